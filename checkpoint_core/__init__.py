@@ -1,0 +1,58 @@
+"""Find, judge and resume the training states of FluxGym (kohya-ss/sd-scripts and accelerate).
+
+Nothing of a checkpoint is ever executed. The tab and the command line are built on what is exported here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from checkpoint_core.audit import (
+    Auditor,
+    AuditReport,
+    CheckpointReport,
+    LatestResumable,
+    RunReport,
+    UnknownName,
+    audit_outputs,
+    find_latest_resumable,
+)
+from checkpoint_core.discovery import OutputsFolderError
+from checkpoint_core.findings import Finding, Severity, Subject, Verdict
+from checkpoint_core.layout import Layout
+
+if TYPE_CHECKING:
+    from checkpoint_core.table import load_table, to_dataframe, to_display
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AuditReport",
+    "Auditor",
+    "CheckpointReport",
+    "Finding",
+    "LatestResumable",
+    "Layout",
+    "OutputsFolderError",
+    "RunReport",
+    "Severity",
+    "Subject",
+    "UnknownName",
+    "Verdict",
+    "audit_outputs",
+    "find_latest_resumable",
+    "load_table",
+    "to_dataframe",
+    "to_display",
+]
+
+_FROM_TABLE = frozenset({"load_table", "to_dataframe", "to_display"})
+
+
+def __getattr__(name: str) -> Any:
+    """Import the table on first use: pandas takes half a second that the command line need not spend."""
+    if name in _FROM_TABLE:
+        from checkpoint_core import table
+
+        return getattr(table, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

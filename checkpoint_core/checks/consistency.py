@@ -1,0 +1,161 @@
+"""The files of a state against each other: one save or two, the same tensors, bytes that were read in full."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import combinations
+
+from checkpoint_core import layout
+from checkpoint_core.catalogue import finding
+from checkpoint_core.facts import (
+    DeepFacts,
+    FileEntry,
+    LoraFacts,
+    OptimizerFacts,
+    SchedulerFacts,
+    StateFacts,
+    WeightsFacts,
+)
+from checkpoint_core.findings import Finding
+from checkpoint_core.layout import Layout
+
+#: A save takes milliseconds a file; a copy without times keeps files that lie side by side within a second or two.
+TOLERANCE_NS = 2 * 1_000_000_000
+#: Optimizers whose moments have the shapes of the parameters.
+_SHAPED = frozenset({"adamw", "adafactor"})
+
+
+def check_consistency(facts: StateFacts) -> Iterator[Finding]:
+    """Every finding about files that do not belong together."""
+    yield from _save_times(facts)
+    yield from _optimizer_against_weights(facts)
+    yield from _learning_rate(facts)
+    if facts.deep:
+        yield from _deep(facts, facts.deep)
+
+
+def _save_times(facts: StateFacts) -> Iterator[Finding]:
+    """A save over an existing directory replaces file by file in its order; killed in between, it leaves the
+    first files new and the rest old. The new ones are then a head of the writing order, in that order."""
+    entries = {entry.name: entry for entry in facts.files}
+    order = [entries[name] for name in _write_order(entries) if name in entries]
+    marker = entries.get(layout.RANDOM_STATES)
+    if marker is None or facts.layout is not Layout.SD_SCRIPTS:
+        return
+    newer = [entry for entry in order if entry.modified_ns > marker.modified_ns + TOLERANCE_NS]
+    if not newer:
+        return
+    older = order[len(newer) :]
+    if newer != order[: len(newer)] or not (_in_order(newer) and _in_order(older)):
+        names = ", ".join(entry.name for entry in newer)
+        yield finding("file-times-disordered", evidence=f"{names} are newer than {marker.name}, written last")
+    elif [entry.name for entry in newer] != [layout.TRAIN_STATE]:  # a newer train_state.json alone was edited
+        yield _interrupted_overwrite(facts, newer, older)
+
+
+def _write_order(entries: dict[str, FileEntry]) -> tuple[str, ...]:
+    """The writing order, with the weights' own name for those that are not in safetensors."""
+    weights = layout.WEIGHTS_SAFE if layout.WEIGHTS_SAFE in entries else layout.WEIGHTS_PICKLED
+    return tuple(weights if name == layout.WEIGHTS_SAFE else name for name in layout.WRITE_ORDER)
+
+
+def _in_order(entries: list[FileEntry]) -> bool:
+    times = [entry.modified_ns for entry in entries]
+    # Files of one save may carry the same coarse clock tick in either order.
+    return all(first <= second + TOLERANCE_NS // 100 for first, second in zip(times, times[1:], strict=False))
+
+
+def _interrupted_overwrite(facts: StateFacts, newer: list[FileEntry], older: list[FileEntry]) -> Finding:
+    gap = (newer[0].modified_ns - older[-1].modified_ns) / 1_000_000_000
+    evidence = (
+        f"{_names(newer)} {'is' if len(newer) == 1 else 'are'} {_duration(gap)} newer than {_names(older)}; "
+        "a save over an existing checkpoint was interrupted"
+    )
+    old_names = {entry.name for entry in older}
+    if old_names == {layout.RANDOM_STATES} or (
+        old_names == {layout.SCHEDULER, layout.RANDOM_STATES} and _same_count(facts)
+    ):
+        return finding("random-states-older", file=layout.RANDOM_STATES, evidence=evidence)
+    return finding("mixed-saves", evidence=evidence)
+
+
+def _same_count(facts: StateFacts) -> bool:
+    """Whether an older scheduler stands at the optimizer's step: then it is the same as the one it lacks."""
+    if not isinstance(facts.optimizer, OptimizerFacts) or not isinstance(facts.scheduler, SchedulerFacts):
+        return False
+    return facts.optimizer.step is not None and facts.optimizer.step == facts.scheduler.last_epoch
+
+
+def _names(entries: list[FileEntry]) -> str:
+    names = [entry.name for entry in entries]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def _optimizer_against_weights(facts: StateFacts) -> Iterator[Finding]:
+    optimizer, weights = facts.optimizer, facts.weights
+    if not isinstance(optimizer, OptimizerFacts) or not isinstance(weights, WeightsFacts):
+        return
+    if not weights.keys_are_lora:
+        return
+    if optimizer.param_count not in _trainable_counts(weights.parts):
+        yield finding(
+            "optimizer-params-mismatch",
+            file=layout.OPTIMIZER,
+            optimizer_count=optimizer.param_count,
+            weights_count=weights.trained_count,
+        )
+    elif optimizer.family in _SHAPED and optimizer.shapes and optimizer.shapes - weights.shapes:
+        shape, count = (optimizer.shapes - weights.shapes).most_common(1)[0]
+        evidence = f"{count} of shape {'×'.join(map(str, shape)) or 'scalar'} are not among the weights"
+        yield finding("optimizer-shapes-mismatch", file=layout.OPTIMIZER, evidence=evidence)
+
+
+def _trainable_counts(parts: Counter[str]) -> set[int]:
+    """How many tensors an optimizer may hold: sd-scripts leaves out a part whose learning rate is 0."""
+    counts = list(parts.values())
+    return {sum(chosen) for size in range(1, len(counts) + 1) for chosen in combinations(counts, size)}
+
+
+def _learning_rate(facts: StateFacts) -> Iterator[Finding]:
+    scheduler = facts.scheduler
+    if not isinstance(scheduler, SchedulerFacts) or not scheduler.last_epoch:
+        return
+    # At step 0 a warm-up stands at 0 rightly; a base of 0 is Adafactor's own schedule.
+    if scheduler.last_lrs and not any(scheduler.last_lrs) and any(scheduler.base_lrs):
+        yield finding("learning-rate-zero", file=layout.SCHEDULER, evidence=f"last_epoch {scheduler.last_epoch}")
+
+
+def _deep(facts: StateFacts, deep: DeepFacts) -> Iterator[Finding]:
+    for file, damage in sorted(deep.damage.items()):
+        part = "optimizer" if file == layout.OPTIMIZER else "weights"
+        yield finding(f"{part}-bytes-changed", file=file, detail=damage.detail)
+    for file, names in sorted(deep.non_finite.items()):
+        part = "optimizer" if file == layout.OPTIMIZER else "weights"
+        yield finding(f"{part}-not-finite", file=file, evidence=_some(names))
+    if deep.pair is not None and deep.pair.same_names:
+        yield _pairing(facts, deep)
+    yield finding("bytes-verified", evidence=f"{deep.bytes_read:,} bytes")
+
+
+def _pairing(facts: StateFacts, deep: DeepFacts) -> Finding:
+    pair = deep.pair
+    assert pair is not None  # noqa: S101 - the caller has looked
+    if not pair.differing:
+        return finding("weights-match-lora", file=layout.WEIGHTS_SAFE, lora_file=pair.lora_file)
+    if isinstance(facts.lora, LoraFacts) and facts.lora.modified_ns > facts.saved_ns + 30 * TOLERANCE_NS:
+        return finding("lora-newer", file=pair.lora_file, lora_file=pair.lora_file)
+    evidence = f"{len(pair.differing)} of {pair.compared} tensors differ, such as {_some(pair.differing)}"
+    return finding("weights-differ-from-lora", file=layout.WEIGHTS_SAFE, lora_file=pair.lora_file, evidence=evidence)
+
+
+def _some(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:3])
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown

@@ -1,0 +1,204 @@
+"""What the described contents of a file mean: structures of `formats` to facts, no disk, no opinion."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from checkpoint_core.facts import (
+    CustomObjectFacts,
+    LoraFacts,
+    OptimizerFacts,
+    RandomStatesFacts,
+    SchedulerFacts,
+    WeightsFacts,
+)
+from checkpoint_core.formats import DamageKind, FormatError
+from checkpoint_core.formats.pickles import Tensor
+from checkpoint_core.formats.safetensors import SafetensorsHeader, TensorEntry
+
+#: A key of a state that only one family of optimizers keeps per parameter, most telling first. Sources: torch
+#: ``optim/*.py``, transformers ``Adafactor``, bitsandbytes ``optim/optimizer.py``, prodigyopt, lion-pytorch.
+_FAMILY_BY_STATE_KEY = (
+    ("state1", "adamw8bit"),
+    ("__bnb_optimizer_quant_state__", "adamw8bit"),
+    ("exp_avg_sq_row", "adafactor"),
+    ("exp_avg_sq_col", "adafactor"),
+    ("p0", "prodigy"),
+    ("exp_avg_sq", "adamw"),
+    ("momentum_buffer", "sgd"),
+    ("exp_avg", "lion"),
+)
+#: The same for a key of the parameter group, for optimizers that keep nothing per parameter.
+_FAMILY_BY_GROUP_KEY = (
+    ("relative_step", "adafactor"), ("d_coef", "prodigy"), ("dampening", "sgd"), ("amsgrad", "adamw"),
+)  # fmt: skip
+#: schedulefree's optimizers mark their groups so (schedulefree ``adamw_schedulefree.py``).
+_SCHEDULE_FREE_KEY = "weight_sum"
+_RANK_KEY = re.compile(r"\.lora_down(\.\d+)?\.weight\Z")
+_LORA_PREFIXES = ("lora_", "lycoris_")
+_PARTS = (("lora_unet_", "unet"), ("lora_te3_", "te3"), ("lora_te1_", "te1"), ("lora_te_", "te1"))
+
+
+def weights_facts(file: str, tensors: Iterable[TensorEntry]) -> WeightsFacts:
+    """A network's weights by names and shapes."""
+    tensors = tuple(tensors)
+    trained = [tensor for tensor in tensors if not tensor.name.endswith(".alpha")]
+    ranks = Counter(tensor.shape[0] for tensor in tensors if tensor.shape and _RANK_KEY.search(tensor.name))
+    return WeightsFacts(
+        file=file,
+        tensor_count=len(tensors),
+        keys_are_lora=bool(tensors) and all(tensor.name.startswith(_LORA_PREFIXES) for tensor in tensors),
+        rank=ranks.most_common(1)[0][0] if ranks else None,
+        shapes=Counter(tensor.shape for tensor in trained),
+        parts=Counter(_part(tensor.name) for tensor in trained),
+    )
+
+
+def _part(name: str) -> str:
+    return next((part for prefix, part in _PARTS if name.startswith(prefix)), "other")
+
+
+def lora_facts(file: str, size_bytes: int, modified_ns: int, header: SafetensorsHeader) -> LoraFacts:
+    """A LoRA file by its header and its ``ss_*`` metadata."""
+    metadata = header.metadata
+    batches = _number(metadata.get("ss_num_batches_per_epoch"))
+    accumulation = _number(metadata.get("ss_gradient_accumulation_steps")) or 1
+    return LoraFacts(
+        file=file,
+        size_bytes=size_bytes,
+        modified_ns=modified_ns,
+        weights=weights_facts(file, header.tensors),
+        epoch=_number(metadata.get("ss_epoch")),
+        steps=_number(metadata.get("ss_steps")),
+        # sd-scripts train_network.py: num_update_steps_per_epoch = ceil(batches / accumulation)
+        steps_per_epoch=-(-batches // accumulation) if batches else None,
+        session_id=metadata.get("ss_session_id"),
+        trainer_commit=metadata.get("ss_sd_scripts_commit_hash"),
+    )
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 16 else None
+
+
+def optimizer_facts(value: Any, read_scalar: Callable[[Tensor], float | None]) -> OptimizerFacts:
+    """An optimizer's ``state_dict``; ``read_scalar`` gives the value of a one-element tensor.
+
+    :raises FormatError: ``CORRUPT`` when it is not the ``state_dict`` of an optimizer.
+    """
+    if not isinstance(value, dict) or not isinstance(value.get("param_groups"), list):
+        raise FormatError(DamageKind.CORRUPT, "it does not hold an optimizer's state and param_groups")
+    state, groups = value.get("state"), [group for group in value["param_groups"] if isinstance(group, dict)]
+    entries = [entry for entry in state.values() if isinstance(entry, dict)] if isinstance(state, dict) else []
+    sizes = tuple(len(group["params"]) for group in groups if isinstance(group.get("params"), list))
+    return OptimizerFacts(
+        family=_family(entries, groups),
+        param_count=sum(sizes),
+        group_sizes=sizes,
+        state_count=len(entries),
+        learning_rates=tuple(_floats(group.get("lr") for group in groups)),
+        step=_optimizer_step(entries, groups, read_scalar),
+        schedule_free=any(_SCHEDULE_FREE_KEY in group for group in groups),
+        shapes=_parameter_shapes(entries),
+    )
+
+
+def _family(entries: list[dict[Any, Any]], groups: list[dict[Any, Any]]) -> str:
+    keys = {str(key) for entry in entries[:50] for key in entry}
+    group_keys = {str(key) for group in groups for key in group}
+    for known, have in ((_FAMILY_BY_STATE_KEY, keys), (_FAMILY_BY_GROUP_KEY, group_keys)):
+        for key, family in known:
+            if key in have:
+                return family
+    return "unknown"
+
+
+def _optimizer_step(
+    entries: list[dict[Any, Any]], groups: list[dict[Any, Any]], read_scalar: Callable[[Tensor], float | None]
+) -> int | None:
+    """The count of updates: of a parameter (torch, Adafactor, 8-bit), else of a group (schedulefree ``k``)."""
+    for holder in (*entries[:1], *groups[:1]):
+        step = holder.get("step", holder.get("k"))
+        if isinstance(step, Tensor):
+            step = read_scalar(step)
+        if isinstance(step, (int, float)) and not isinstance(step, bool):
+            return int(step)
+    return None
+
+
+def _parameter_shapes(entries: list[dict[Any, Any]]) -> Counter[tuple[int, ...]] | None:
+    """The shapes of the parameters that the optimizer keeps moments of, or ``None`` where they cannot be told."""
+    shapes: Counter[tuple[int, ...]] = Counter()
+    for entry in entries:
+        row, column = entry.get("exp_avg_sq_row"), entry.get("exp_avg_sq_col")
+        moment = entry.get("exp_avg_sq", entry.get("exp_avg"))
+        if isinstance(row, Tensor) and isinstance(column, Tensor):
+            # Adafactor factors the last two dimensions: row drops the last, column the one before it.
+            shapes[(*row.shape, *column.shape[-1:])] += 1
+        elif isinstance(moment, Tensor):
+            shapes[tuple(moment.shape)] += 1
+        else:
+            return None
+    return shapes or None
+
+
+def scheduler_facts(value: Any) -> SchedulerFacts:
+    """A scheduler's ``state_dict``.
+
+    :raises FormatError: ``CORRUPT`` when it is not one.
+    """
+    if not isinstance(value, dict):
+        raise FormatError(DamageKind.CORRUPT, "it does not hold a scheduler's state")
+    last_epoch = value.get("last_epoch")
+    return SchedulerFacts(
+        last_epoch=last_epoch if _is_int(last_epoch) else None,
+        last_lrs=tuple(_floats(_items(value.get("_last_lr")))),
+        base_lrs=tuple(_floats(_items(value.get("base_lrs")))),
+    )
+
+
+#: Key in the file to the generator it restores (accelerate ``checkpointing.py``, ``save_accelerator_state``).
+_GENERATORS = {
+    "random_state": "python",
+    "numpy_random_seed": "numpy",
+    "torch_manual_seed": "torch",
+    "torch_cuda_manual_seed": "cuda",
+}
+
+
+def random_states_facts(value: Any) -> RandomStatesFacts:
+    """The random states of one process.
+
+    :raises FormatError: ``CORRUPT`` when it is no dictionary.
+    """
+    if not isinstance(value, dict):
+        raise FormatError(DamageKind.CORRUPT, "it does not hold a table of random states")
+    step, cuda = value.get("step"), value.get("torch_cuda_manual_seed")
+    return RandomStatesFacts(
+        step=step if _is_int(step) else None,
+        generators=tuple(name for key, name in _GENERATORS.items() if value.get(key) is not None),
+        cuda_count=len(cuda) if isinstance(cuda, list) else 0,
+    )
+
+
+def custom_object_facts(value: Any) -> CustomObjectFacts:
+    """A registered object's ``state_dict``, of which ``step`` and ``epoch`` are wanted."""
+    if not isinstance(value, Mapping):
+        return CustomObjectFacts(None, None, is_dict=False)
+    step, epoch = value.get("step"), value.get("epoch")
+    return CustomObjectFacts(step if _is_int(step) else None, epoch if _is_int(epoch) else None, is_dict=True)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _floats(values: Iterable[Any]) -> Iterable[float]:
+    return (float(value) for value in values if isinstance(value, (int, float)) and not isinstance(value, bool))

@@ -1,0 +1,257 @@
+"""What was observed in a state, a LoRA file, a script, a run: values without an opinion.
+
+A reading has three outcomes: the facts, a :class:`Damage` (the file is there but cannot be used, or could not be
+read), or ``None`` (the file is absent). Sizes are bytes, times nanoseconds since the epoch, epochs count from 1.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+from checkpoint_core.formats import DamageKind
+from checkpoint_core.formats.train_state import TrainState
+from checkpoint_core.layout import Layout, StateName
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Why a file gave no facts; ``names`` are the objects outside the allow-list, where that is the reason."""
+
+    kind: DamageKind
+    detail: str
+    names: tuple[str, ...] = ()
+
+
+Reading: TypeAlias = "T | Damage | None"
+
+
+class EntryKind(enum.Enum):
+    """What a directory entry is."""
+
+    FILE = "file"
+    DIRECTORY = "directory"
+    #: A link that leads out of the outputs folder; never followed.
+    OUTSIDE_LINK = "outside-link"
+    OTHER = "other"
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One entry of a state directory, as the directory lists it."""
+
+    name: str
+    size_bytes: int
+    modified_ns: int
+    kind: EntryKind = EntryKind.FILE
+
+
+@dataclass(frozen=True)
+class WeightsFacts:
+    """A weights file by its header. ``shapes`` counts the shapes of the trained tensors (all but ``.alpha``)."""
+
+    file: str
+    tensor_count: int
+    keys_are_lora: bool
+    rank: int | None
+    shapes: Counter[tuple[int, ...]] = field(repr=False)
+    #: Trained tensors by the part of the model that they adapt: ``unet``, ``te1``, ``te3``, or ``other``.
+    parts: Counter[str] = field(repr=False)
+
+    @property
+    def trained_count(self) -> int:
+        """How many trained tensors the file holds."""
+        return self.shapes.total()
+
+
+@dataclass(frozen=True)
+class LoraFacts:
+    """A LoRA file beside the states; the numbers are its ``ss_*`` metadata, ``None`` where absent.
+
+    Source: sd-scripts ``train_network.py``, ``metadata`` and ``save_model``. ``epoch`` is true over resumes,
+    ``steps`` counts from the start of the launch that wrote it.
+    """
+
+    file: str
+    size_bytes: int
+    modified_ns: int
+    weights: WeightsFacts
+    epoch: int | None
+    steps: int | None
+    steps_per_epoch: int | None
+    session_id: str | None
+    trainer_commit: str | None
+
+
+@dataclass(frozen=True)
+class OptimizerFacts:
+    """``optimizer.bin`` described. ``step`` is the optimizer's own count of updates, over the whole lifetime."""
+
+    family: str
+    param_count: int
+    group_sizes: tuple[int, ...]
+    state_count: int
+    learning_rates: tuple[float, ...]
+    step: int | None
+    schedule_free: bool
+    shapes: Counter[tuple[int, ...]] | None = field(repr=False, default=None)
+
+
+@dataclass(frozen=True)
+class SchedulerFacts:
+    """``scheduler.bin`` described. ``last_epoch`` counts updates (times processes) over the whole lifetime."""
+
+    last_epoch: int | None
+    last_lrs: tuple[float, ...]
+    base_lrs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RandomStatesFacts:
+    """``random_states_0.pkl`` described. ``step`` is accelerate's own counter, not the training step."""
+
+    step: int | None
+    generators: tuple[str, ...]
+    cuda_count: int
+
+
+@dataclass(frozen=True)
+class CustomObjectFacts:
+    """``custom_checkpoint_0.pkl`` described; ``is_dict`` is whether it holds a dictionary at its top."""
+
+    step: int | None
+    epoch: int | None
+    is_dict: bool
+
+
+@dataclass(frozen=True)
+class WeightsLoraPair:
+    """The state's weights, cast to the LoRA file's dtype, against the LoRA file of the same epoch, to the bit."""
+
+    lora_file: str
+    same_names: bool
+    differing: tuple[str, ...]
+    compared: int
+
+
+@dataclass(frozen=True)
+class DeepFacts:
+    """What reading every byte told: damage by file, tensors with NaN or Inf by file, and the pairing."""
+
+    damage: dict[str, Damage]
+    non_finite: dict[str, tuple[str, ...]]
+    pair: WeightsLoraPair | None
+    bytes_read: int
+
+
+@dataclass(frozen=True)
+class StateFacts:
+    """Everything observed in one state directory.
+
+    ``observed_ns`` is the clock at the observation; ``changed`` whether the directory changed meanwhile.
+    """
+
+    path: Path
+    name: StateName
+    layout: Layout
+    layout_source: str
+    observed_ns: int
+    changed: bool
+    modified_ns: int
+    files: tuple[FileEntry, ...]
+    problem: Damage | None
+    train_state: Reading[TrainState]
+    weights: Reading[WeightsFacts]
+    optimizer: Reading[OptimizerFacts]
+    scheduler: Reading[SchedulerFacts]
+    random_states: Reading[RandomStatesFacts]
+    custom_object: Reading[CustomObjectFacts]
+    lora: Reading[LoraFacts]
+    deep: DeepFacts | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """The sum of all files in it."""
+        return sum(entry.size_bytes for entry in self.files)
+
+    @property
+    def saved_ns(self) -> int:
+        """When the save was finished: the newest of the files a save writes, or of the directory itself."""
+        return max((entry.modified_ns for entry in self.files), default=self.modified_ns)
+
+    def file(self, name: str) -> FileEntry | None:
+        """The entry of that name, if there is one."""
+        return next((entry for entry in self.files if entry.name == name), None)
+
+
+@dataclass(frozen=True)
+class ScriptFacts:
+    """The flags of a train script that decide about resuming; ``None`` where the script has none.
+
+    Flags: sd-scripts ``train_util.py`` (``add_training_arguments``) and ``train_network.py`` (``setup_parser``).
+    """
+
+    file: str
+    trainer: str
+    layout: Layout
+    output_name: str | None = None
+    output_dir: str | None = None
+    save_state: bool = False
+    resume: str | None = None
+    resume_line: int | None = None
+    resume_from_huggingface: bool = False
+    initial_epoch: int | None = None
+    initial_step: int | None = None
+    skip_until_initial_step: bool = False
+    max_train_epochs: int | None = None
+    max_train_steps: int | None = None
+    num_processes: int = 1
+    network_module: str | None = None
+    optimizer_type: str | None = None
+    lr_scheduler: str | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An entry that was not looked into, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ResumeTarget:
+    """Where the script's present ``--resume`` points, resolved on this machine. ``kind`` is one of ``none``,
+    ``empty``, ``state``, ``lora-file``, ``run-folder``, ``missing``, ``other-world``, ``hub``."""
+
+    kind: str
+    value: str = ""
+    state_name: str | None = None
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """One run: its folder, its script, its states and LoRA files."""
+
+    name: str
+    path: Path
+    modified_ns: int
+    script: ScriptFacts | None
+    script_problem: str | None
+    resume_target: ResumeTarget
+    states: tuple[StateFacts, ...]
+    loras: tuple[Reading[LoraFacts], ...]
+    skipped: tuple[Skipped, ...]
+    free_bytes: int | None
+    problem: Damage | None = None
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Optimizer updates in an epoch, from the newest LoRA file that tells, or ``None``."""
+        told = [lora for lora in self.loras if isinstance(lora, LoraFacts) and lora.steps_per_epoch]
+        return max(told, key=lambda lora: lora.modified_ns).steps_per_epoch if told else None

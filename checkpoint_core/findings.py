@@ -1,0 +1,92 @@
+"""Finding, Severity, Verdict, and the fold from findings to one verdict."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class Severity(enum.Enum):
+    """What a finding does to the training, worst last except for the two that are not about damage."""
+
+    #: Worth knowing, changes nothing.
+    INFO = "info"
+    #: Trains rightly, but something differs.
+    WARNING = "warning"
+    #: Would fail or train wrongly; a cure is known that keeps the training state.
+    FIXABLE = "fixable"
+    #: Will not resume, or would train wrongly, and no cure keeps the training state.
+    ERROR = "error"
+    #: Could not be told; never shown as fine.
+    UNKNOWN = "unknown"
+    #: The files are being written at this moment.
+    SAVING = "saving"
+
+
+class Subject(enum.Enum):
+    """Whom a finding concerns."""
+
+    STATE = "state"
+    SCRIPT = "script"
+    ENVIRONMENT = "environment"
+    RUN = "run"
+
+
+class Verdict(enum.Enum):
+    """The one word about a checkpoint."""
+
+    READY = "ready"
+    READY_WITH_WARNINGS = "ready-with-warnings"
+    NEEDS_FIX = "needs-fix"
+    DAMAGED = "damaged"
+    SAVING = "saving"
+    UNKNOWN = "unknown"
+
+    @property
+    def resumes(self) -> bool:
+        """Whether training can go on from it as it stands."""
+        return self in (Verdict.READY, Verdict.READY_WITH_WARNINGS)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing noticed: a stable code, and in words the cause, what it does to the training, and the cure.
+
+    ``file`` is a file name inside the state directory (or the script's), ``evidence`` the raw observation.
+    """
+
+    code: str
+    severity: Severity
+    subject: Subject
+    message: str
+    effect: str
+    cure: str
+    file: str | None = None
+    evidence: str = ""
+
+
+#: Which verdict each severity leads to, the strongest first: certain damage outweighs doubt, and doubt
+#: outweighs a fix, because nobody can promise that the fix is enough.
+_FOLD = (
+    (Severity.SAVING, Verdict.SAVING),
+    (Severity.ERROR, Verdict.DAMAGED),
+    (Severity.UNKNOWN, Verdict.UNKNOWN),
+    (Severity.FIXABLE, Verdict.NEEDS_FIX),
+    (Severity.WARNING, Verdict.READY_WITH_WARNINGS),
+)
+
+
+def fold(findings: Iterable[Finding]) -> Verdict:
+    """The verdict that a set of findings adds up to; none at all is ``ready``."""
+    severities = {finding.severity for finding in findings}
+    for severity, verdict in _FOLD:
+        if severity in severities:
+            return verdict
+    return Verdict.READY
+
+
+def by_weight(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Findings with the one that decides the verdict first, otherwise in their given order."""
+    order = {severity: rank for rank, (severity, _) in enumerate(_FOLD)}
+    return tuple(sorted(findings, key=lambda finding: order.get(finding.severity, len(order))))

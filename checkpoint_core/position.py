@@ -1,0 +1,152 @@
+"""Where a training stood when a state was saved, and where the trainer would go on; pure arithmetic.
+
+sd-scripts ``train_network.py``: a resumed trainer starts at epoch ``current_step // steps_per_epoch`` (counted
+from 0) and itself counts ``current_step`` from 0 again, so the states of a resumed launch hold relative steps,
+while ``current_epoch`` stays true. ``--initial_step`` and ``--initial_epoch`` take the place of ``current_step``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from checkpoint_core.facts import LoraFacts, OptimizerFacts, SchedulerFacts, ScriptFacts, StateFacts
+from checkpoint_core.formats.train_state import TrainState
+from checkpoint_core.layout import Layout, SavePoint
+
+
+@dataclass(frozen=True)
+class Position:
+    """All that a state tells about where it stands. Epochs count from 1; steps are optimizer updates.
+
+    ``epoch`` is the epoch that was finished (of a step's state: under way); ``step`` the updates from the start of
+    the training to this point; ``mid_epoch`` whether the epoch was not finished. ``lifetime_step`` is what
+    the scheduler counted, repeated epochs included. ``start_epoch`` is where the trainer would go on by the
+    state alone, ``next_epoch`` where it should. ``None`` where it cannot be told.
+    """
+
+    epoch: int | None
+    step: int | None
+    mid_epoch: bool
+    steps_per_epoch: int | None
+    current_epoch: int | None
+    current_step: int | None
+    lifetime_step: int | None
+    optimizer_step: int | None
+    start_epoch: int | None
+    next_epoch: int | None
+
+    @property
+    def is_relative(self) -> bool | None:
+        """Whether the trainer would go on at a wrong epoch by this state's own numbers; ``None``: cannot tell."""
+        if self.start_epoch is None or self.next_epoch is None:
+            return None
+        return self.start_epoch != self.next_epoch
+
+    @property
+    def repeated_steps(self) -> int:
+        """Steps of the epoch under way that the trainer trains a second time."""
+        if not self.mid_epoch or self.step is None or not self.steps_per_epoch:
+            return 0
+        return self.step % self.steps_per_epoch
+
+
+def locate(facts: StateFacts, script: ScriptFacts | None, steps_per_epoch: int | None) -> Position:
+    """Fold all sources of a state's position into one."""
+    if facts.layout is Layout.ACCELERATE_OBJECTS:
+        return _of_custom_object(facts)
+    train_state = facts.train_state if isinstance(facts.train_state, TrainState) else None
+    current_epoch = train_state.current_epoch if train_state else None
+    current_step = train_state.current_step if train_state else None
+    lifetime = _lifetime(facts, script)
+    # The LoRA file of the same save knows the dataset as it was then; the run's other files are second best.
+    if isinstance(facts.lora, LoraFacts) and facts.lora.steps_per_epoch:
+        steps_per_epoch = facts.lora.steps_per_epoch
+    steps_per_epoch = steps_per_epoch or _implied_steps_per_epoch(facts, current_epoch, current_step, lifetime)
+    epoch = current_epoch if current_epoch is not None else _named_epoch(facts)
+    step, mid_epoch = _true_step(facts, epoch, current_step, lifetime, steps_per_epoch)
+    next_epoch = (epoch if mid_epoch else epoch + 1) if epoch is not None else None
+    # Equal counts mean that no resume came before: the trainer's own arithmetic then holds, whatever the numbers.
+    unresumed = current_step is not None and current_step == lifetime and not steps_per_epoch
+    return Position(
+        epoch=epoch,
+        step=step,
+        mid_epoch=mid_epoch,
+        steps_per_epoch=steps_per_epoch,
+        current_epoch=current_epoch,
+        current_step=current_step,
+        lifetime_step=lifetime,
+        optimizer_step=facts.optimizer.step if isinstance(facts.optimizer, OptimizerFacts) else None,
+        start_epoch=next_epoch if unresumed else _epoch_after(current_step, steps_per_epoch),
+        next_epoch=next_epoch,
+    )
+
+
+def _of_custom_object(facts: StateFacts) -> Position:
+    """accelerate's registered object keeps both numbers itself, and the trainer that wrote them reads them."""
+    step = getattr(facts.custom_object, "step", None)
+    epoch = getattr(facts.custom_object, "epoch", None)
+    optimizer_step = facts.optimizer.step if isinstance(facts.optimizer, OptimizerFacts) else None
+    return Position(epoch, step, False, None, epoch, step, _lifetime(facts, None), optimizer_step, None, None)
+
+
+def _lifetime(facts: StateFacts, script: ScriptFacts | None) -> int | None:
+    """``scheduler.last_epoch`` counts each update once a process (accelerate ``scheduler.py``, ``step``)."""
+    if not isinstance(facts.scheduler, SchedulerFacts) or facts.scheduler.last_epoch is None:
+        return None
+    return facts.scheduler.last_epoch // max(1, script.num_processes if script else 1)
+
+
+def _named_epoch(facts: StateFacts) -> int | None:
+    if facts.name.save_point is SavePoint.EPOCH:
+        return facts.name.number
+    return facts.lora.epoch if isinstance(facts.lora, LoraFacts) else None
+
+
+def _implied_steps_per_epoch(
+    facts: StateFacts, epoch: int | None, current_step: int | None, lifetime: int | None
+) -> int | None:
+    """From an epoch's own state, when its counts show that no resume came before it."""
+    at_end = facts.name.save_point in (SavePoint.EPOCH, SavePoint.LAST)
+    if at_end and epoch and current_step and current_step == lifetime and current_step % epoch == 0:
+        return current_step // epoch
+    return None
+
+
+def _true_step(
+    facts: StateFacts, epoch: int | None, current_step: int | None, lifetime: int | None, steps_per_epoch: int | None
+) -> tuple[int | None, bool]:
+    """The step since the start of the training, and whether it lies inside an epoch."""
+    counted = current_step if current_step is not None else lifetime
+    if epoch is None or not steps_per_epoch:
+        return lifetime if lifetime is not None else counted, facts.name.save_point is SavePoint.STEP
+    if facts.name.save_point is SavePoint.EPOCH or not counted:
+        return epoch * steps_per_epoch, False
+    # A launch starts at the beginning of an epoch, so the count inside the epoch is right even when relative.
+    inside = (counted - 1) % steps_per_epoch + 1
+    return (epoch - 1) * steps_per_epoch + inside, inside != steps_per_epoch
+
+
+def _epoch_after(step: int | None, steps_per_epoch: int | None) -> int | None:
+    return step // steps_per_epoch + 1 if step is not None and steps_per_epoch else None
+
+
+def launch_epoch(position: Position, script: ScriptFacts | None) -> int | None:
+    """The epoch (from 1) at which the trainer will go on, the script's own flags considered."""
+    if script is not None and script.initial_step is not None:
+        return _epoch_after(script.initial_step, position.steps_per_epoch)
+    if script is not None and script.initial_epoch is not None:
+        return script.initial_epoch
+    if position.current_step is None:
+        return 1
+    return position.start_epoch
+
+
+def last_epoch(script: ScriptFacts | None, steps_per_epoch: int | None) -> int | None:
+    """How many epochs the script trains; ``--max_train_epochs`` overrides ``--max_train_steps``."""
+    if script is None:
+        return None
+    if script.max_train_epochs is not None:
+        return script.max_train_epochs
+    if script.max_train_steps is not None and steps_per_epoch:
+        return -(-script.max_train_steps // steps_per_epoch)
+    return None

@@ -1,0 +1,164 @@
+"""One reader per kind of file: path to facts.
+
+Each raises :class:`FormatError` for what is wrong with the file; :mod:`checkpoint_core.inspection` turns that
+into a value.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from checkpoint_core import descriptions, layout
+from checkpoint_core.facts import (
+    CustomObjectFacts,
+    LoraFacts,
+    OptimizerFacts,
+    RandomStatesFacts,
+    SchedulerFacts,
+    WeightsFacts,
+)
+from checkpoint_core.formats import DamageKind, FileReader, FormatError
+from checkpoint_core.formats.pickles import Tensor, describe
+from checkpoint_core.formats.safetensors import SafetensorsHeader, TensorEntry, read_header
+from checkpoint_core.formats.torch_zip import TorchZip
+from checkpoint_core.formats.train_state import TrainState
+from checkpoint_core.formats.train_state import read_train_state as parse_train_state
+
+T = TypeVar("T")
+
+#: One-element storages that hold a count (torch's AdamW keeps ``step`` as a float32 tensor).
+_SCALARS = {"Float": "<f", "Double": "<d", "Long": "<q", "Int": "<i"}
+_MAX_INDEX_BYTES = 64 * 1024 * 1024
+_MAX_WHOLE_BYTES = 64 * 1024 * 1024
+
+
+def read_train_state(path: Path) -> TrainState:
+    """``train_state.json``."""
+    with FileReader(path) as reader:
+        return parse_train_state(reader)
+
+
+def read_safetensors(path: Path) -> SafetensorsHeader:
+    """The header of a safetensors file, held against the file's size."""
+    with FileReader(path) as reader:
+        return read_header(reader)
+
+
+def read_lora(path: Path, size_bytes: int, modified_ns: int) -> LoraFacts:
+    """A LoRA file with its metadata."""
+    return descriptions.lora_facts(path.name, size_bytes, modified_ns, read_safetensors(path))
+
+
+def read_optimizer(path: Path) -> OptimizerFacts:
+    """``optimizer.bin``."""
+    return _read_torch(path, descriptions.optimizer_facts)
+
+
+def read_scheduler(path: Path) -> SchedulerFacts:
+    """``scheduler.bin``."""
+    return _read_torch(path, lambda value, _: descriptions.scheduler_facts(value), whole=True)
+
+
+def read_random_states(path: Path) -> RandomStatesFacts:
+    """``random_states_0.pkl``."""
+    return _read_torch(path, lambda value, _: descriptions.random_states_facts(value), whole=True)
+
+
+def read_custom_object(path: Path) -> CustomObjectFacts:
+    """``custom_checkpoint_0.pkl``."""
+    return _read_torch(path, lambda value, _: descriptions.custom_object_facts(value))
+
+
+def _read_torch(
+    path: Path, interpret: Callable[[Any, Callable[[Tensor], float | None]], T], *, whole: bool = False
+) -> T:
+    """Describe a torch file; ``whole`` verifies the tensors' bytes too, for files that are always small."""
+    with FileReader(path) as reader:
+        archive = TorchZip(reader)
+        if whole and reader.size <= _MAX_WHOLE_BYTES:
+            archive.verify_all()
+        else:
+            archive.verify_records()
+        description = describe(archive.pickle_bytes)
+        if description.foreign_names:
+            named = ", ".join(description.foreign_names[:5])
+            raise FormatError(DamageKind.FOREIGN, f"it names {named}", description.foreign_names)
+        _check_storages(archive, description.storages)
+        return interpret(description.value, lambda tensor: _scalar(archive, tensor))
+
+
+def _check_storages(archive: TorchZip, keys: Iterable[str]) -> None:
+    for key in keys:
+        if f"data/{key}" not in archive.members:
+            raise FormatError(DamageKind.CORRUPT, f"the bytes of tensor {key} are not in it")
+
+
+def _scalar(archive: TorchZip, tensor: Tensor) -> float | None:
+    code = _SCALARS.get(tensor.storage.dtype)
+    member = archive.members.get(f"data/{tensor.storage.key}")
+    if code is None or member is None or tensor.shape != () or member.size != struct.calcsize(code):
+        return None
+    return float(struct.unpack(code, archive.read(member))[0])
+
+
+def read_weights(directory: Path, names: frozenset[str]) -> WeightsFacts:
+    """The weights of a state, in whichever form accelerate wrote them.
+
+    :param names: the file names in the directory; one of the weights files must be among them.
+    """
+    if layout.WEIGHTS_SAFE in names:
+        return descriptions.weights_facts(
+            layout.WEIGHTS_SAFE, read_safetensors(directory / layout.WEIGHTS_SAFE).tensors
+        )
+    if layout.WEIGHTS_SAFE_INDEX in names:
+        return _read_shards(directory, layout.WEIGHTS_SAFE_INDEX, lambda path: read_safetensors(path).tensors)
+    if layout.WEIGHTS_PICKLED in names:
+        path = directory / layout.WEIGHTS_PICKLED
+        return descriptions.weights_facts(layout.WEIGHTS_PICKLED, _pickled_tensors(path))
+    return _read_shards(directory, layout.WEIGHTS_PICKLED_INDEX, _pickled_tensors)
+
+
+def shard_names(directory: Path, index: str) -> tuple[str, ...]:
+    """The files that a sharded weights index names.
+
+    :raises FormatError: ``CORRUPT`` when the index is no index, or names a place outside the directory.
+    """
+    with FileReader(directory / index) as reader:
+        if reader.size > _MAX_INDEX_BYTES:
+            raise FormatError(DamageKind.UNSUPPORTED, f"it has {reader.size:,} bytes")
+        try:
+            names = sorted(set(json.loads(reader.at(0, reader.size))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise FormatError(DamageKind.CORRUPT, "it is not an index of weights files") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or "\\" in name:
+            raise FormatError(DamageKind.CORRUPT, f"it names {str(name)[:120]!r}, which is no file of this directory")
+    return tuple(names)
+
+
+def _read_shards(
+    directory: Path, index: str, read: Callable[[Path], tuple[TensorEntry, ...]]
+) -> WeightsFacts:
+    tensors: list[TensorEntry] = []
+    for name in shard_names(directory, index):
+        if (directory / name).is_symlink() or not (directory / name).is_file():
+            raise FormatError(DamageKind.CORRUPT, f"it names {name}, which is missing or a link")
+        tensors.extend(read(directory / name))
+    return descriptions.weights_facts(index, tensors)
+
+
+def _pickled_tensors(path: Path) -> tuple[TensorEntry, ...]:
+    def entries(value: Any, _: object) -> tuple[TensorEntry, ...]:
+        if not isinstance(value, dict):
+            raise FormatError(DamageKind.CORRUPT, "it does not hold a table of tensors")
+        return tuple(
+            TensorEntry(str(name), tensor.storage.dtype, tensor.shape, 0, 0)
+            for name, tensor in value.items()
+            if isinstance(tensor, Tensor)
+        )
+
+    return _read_torch(path, entries)

@@ -1,0 +1,194 @@
+"""Verify every byte: checksums of all members, NaN and Inf, and the weights against the LoRA file of the same save.
+
+The state's weights, cast to the LoRA file's dtype, equal that file bit for bit (measured with sd-scripts, which
+writes both from the same network within milliseconds). So the pair is a checksum that ``model.safetensors`` lacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from checkpoint_core import layout
+from checkpoint_core.facts import Damage, DeepFacts, LoraFacts, OptimizerFacts, StateFacts, WeightsFacts, WeightsLoraPair
+from checkpoint_core.formats import FileReader, FormatError
+from checkpoint_core.formats.pickles import Tensor, describe
+from checkpoint_core.formats.safetensors import TensorEntry, read_header
+from checkpoint_core.formats.torch_zip import Member, TorchZip
+from checkpoint_core.inspection import reading_of
+from checkpoint_core.readers import shard_names
+
+#: Called with the bytes done and the bytes in all.
+Progress = Callable[[int, int], None]
+
+#: Exponent bits, all set for NaN and Inf (IEEE 754; bfloat16 has float32's exponent), by dtype name.
+_EXPONENTS: dict[str, tuple[Any, int]] = {
+    "F16": (np.uint16, 0x7C00), "Half": (np.uint16, 0x7C00),
+    "BF16": (np.uint16, 0x7F80), "BFloat16": (np.uint16, 0x7F80),
+    "F32": (np.uint32, 0x7F800000), "Float": (np.uint32, 0x7F800000),
+    "F64": (np.uint64, 0x7FF0000000000000), "Double": (np.uint64, 0x7FF0000000000000),
+}  # fmt: skip
+_TO_NUMPY = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "I64": np.int64, "I32": np.int32}
+_MAX_NAMES = 20
+
+
+class VerificationCancelled(Exception):
+    """The user cancelled; nothing was changed."""
+
+
+class _Meter:
+    """Counts bytes, reports them, and stops when the user cancels."""
+
+    def __init__(self, total: int, progress: Progress | None, cancelled: Callable[[], bool] | None) -> None:
+        self.done, self.total, self._progress, self._cancelled = 0, total, progress, cancelled
+
+    def count(self, size: int) -> None:
+        self.done += size
+        if self._progress:
+            self._progress(min(self.done, self.total), self.total)
+        if self._cancelled and self._cancelled():
+            raise VerificationCancelled
+
+
+def verify_state(
+    facts: StateFacts, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None
+) -> DeepFacts:
+    """Read all tensors of a state whose files were readable; files that were not are left to `inspection`.
+
+    :raises VerificationCancelled: when ``cancelled`` returns true between two pieces.
+    """
+    damage: dict[str, Damage] = {}
+    non_finite: dict[str, tuple[str, ...]] = {}
+    jobs = list(_jobs(facts))
+    lora = facts.lora if isinstance(facts.lora, LoraFacts) else None
+    pairable = lora is not None and isinstance(facts.weights, WeightsFacts)
+    total = sum(path.stat().st_size for path, _ in jobs) + (lora.size_bytes if lora and pairable else 0)
+    meter = _Meter(total, progress, cancelled)
+    for path, scan in jobs:
+        try:
+            names = tuple(scan(path, meter))
+        except FormatError as error:
+            damage[path.name] = reading_of(error)
+        else:
+            if names:
+                non_finite[path.name] = names
+    pair = None
+    if lora and facts.weights and pairable and layout.WEIGHTS_SAFE == facts.weights.file and not damage:  # type: ignore[union-attr]
+        pair = compare_with_lora(facts.path / layout.WEIGHTS_SAFE, facts.path.parent / lora.file, meter)
+    return DeepFacts(damage, non_finite, pair, meter.done)
+
+
+_Scan = Callable[[Path, _Meter], Iterator[str]]
+
+
+def _jobs(facts: StateFacts) -> Iterator[tuple[Path, _Scan]]:
+    if isinstance(facts.weights, WeightsFacts):
+        for name in _weights_files(facts.path, facts.weights.file):
+            yield facts.path / name, _scan_safetensors if name.endswith(".safetensors") else _scan_torch
+    if isinstance(facts.optimizer, OptimizerFacts):
+        yield facts.path / layout.OPTIMIZER, _scan_torch
+
+
+def _weights_files(directory: Path, file: str) -> tuple[str, ...]:
+    return shard_names(directory, file) if file.endswith(".index.json") else (file,)
+
+
+def _scan_safetensors(path: Path, meter: _Meter) -> Iterator[str]:
+    with FileReader(path) as reader:
+        for tensor in read_header(reader).tensors:
+            data = reader.at(tensor.begin, tensor.end - tensor.begin)
+            meter.count(len(data))
+            if has_non_finite(data, tensor.dtype):
+                yield tensor.name
+
+
+def _scan_torch(path: Path, meter: _Meter) -> Iterator[str]:
+    """The tensors with NaN or Inf; every member's checksum is verified on the way."""
+    with FileReader(path) as reader:
+        archive = TorchZip(reader)
+        description = describe(archive.pickle_bytes)
+        bad: set[str] = set()
+        for member in archive.members.values():
+            key = member.name.removeprefix("data/")
+            if _scan_member(archive, member, description.storages.get(key, ""), meter):
+                bad.add(key)
+        yield from _names_of(description.value, bad)
+
+
+def _scan_member(archive: TorchZip, member: Member, dtype: str, meter: _Meter) -> bool:
+    found = False
+    for chunk in archive.chunks(member):
+        meter.count(len(chunk))
+        found = found or has_non_finite(chunk, dtype)
+    return found
+
+
+def has_non_finite(data: bytes, dtype: str) -> bool:
+    """Whether numbers of a dtype (as safetensors or torch names it) hold NaN or Inf; ``False`` for integers."""
+    kind, mask = _EXPONENTS.get(dtype, (None, 0))
+    if kind is None:
+        return False
+    bits = np.frombuffer(data, kind, len(data) // np.dtype(kind).itemsize)
+    return bool(((bits & kind(mask)) == kind(mask)).any())
+
+
+def _names_of(value: Any, keys: set[str]) -> Iterator[str]:
+    """Where in an optimizer's or a model's state the storages of those keys lie."""
+    if not keys:
+        return
+    state = value.get("state", value) if isinstance(value, dict) else {}
+    found = 0
+    for name, entry in state.items() if isinstance(state, dict) else ():
+        parts = entry.items() if isinstance(entry, dict) else (("", entry),)
+        for part, tensor in parts:
+            if isinstance(tensor, Tensor) and tensor.storage.key in keys and found < _MAX_NAMES:
+                found += 1
+                yield f"{part} of parameter {name}" if part else str(name)
+    if not found:
+        yield f"{len(keys)} tensors"
+
+
+def compare_with_lora(weights: Path, lora: Path, meter: _Meter | None = None) -> WeightsLoraPair | None:
+    """The pairing, or ``None`` where one of the files cannot be read."""
+    try:
+        with FileReader(weights) as ours, FileReader(lora) as theirs:
+            left = {tensor.name: tensor for tensor in read_header(ours).tensors}
+            right = {tensor.name: tensor for tensor in read_header(theirs).tensors}
+            if left.keys() != right.keys():
+                return WeightsLoraPair(lora.name, False, (), 0)
+            differing = []
+            for name, tensor in left.items():
+                data, other = _bytes(ours, tensor), _bytes(theirs, right[name])
+                if meter:
+                    meter.count(len(other))
+                if cast(data, tensor.dtype, right[name].dtype) != other:
+                    differing.append(name)
+            return WeightsLoraPair(lora.name, True, tuple(differing[:_MAX_NAMES]), len(left))
+    except FormatError:
+        return None
+
+
+def _bytes(reader: FileReader, tensor: TensorEntry) -> bytes:
+    return reader.at(tensor.begin, tensor.end - tensor.begin)
+
+
+def cast(data: bytes, source: str, target: str) -> bytes | None:
+    """Numbers of one dtype as another, rounded as torch rounds (to nearest, ties to even); ``None`` if unknown."""
+    if source == target:
+        return data
+    if source == "BF16":
+        values: Any = (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
+    elif source in _TO_NUMPY:
+        values = np.frombuffer(data, _TO_NUMPY[source])
+    else:
+        return None
+    if target == "BF16":
+        bits = values.astype(np.float32).view(np.uint32)
+        return bytes((((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)).tobytes())
+    if target in _TO_NUMPY:
+        with np.errstate(over="ignore"):
+            return bytes(values.astype(_TO_NUMPY[target]).tobytes())
+    return None

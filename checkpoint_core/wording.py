@@ -1,0 +1,83 @@
+"""Words for people that tab, report and command line share; pure."""
+
+from __future__ import annotations
+
+from checkpoint_core.audit import CheckpointReport, RunReport, find_latest_resumable
+from checkpoint_core.findings import Severity, Verdict
+from checkpoint_core.layout import SavePoint
+
+#: A verdict as the table shows it.
+VERDICT_WORDS = {
+    Verdict.READY: "Ready",
+    Verdict.READY_WITH_WARNINGS: "Ready, with warnings",
+    Verdict.NEEDS_FIX: "Needs a fix",
+    Verdict.DAMAGED: "Damaged",
+    Verdict.SAVING: "Being saved",
+    Verdict.UNKNOWN: "Could not tell",
+}
+
+
+def note(checkpoint: CheckpointReport) -> str:
+    """The one thing to know about a checkpoint, empty where there is nothing."""
+    first = next((found for found in checkpoint.findings if found.severity is not Severity.INFO), None)
+    return first.message if first else ""
+
+
+def title(checkpoint: CheckpointReport) -> str:
+    """What a checkpoint is called in a sentence: ``Epoch 12``, ``Step 250``, or the directory's name."""
+    position, save_point = checkpoint.position, checkpoint.facts.name.save_point
+    if save_point is SavePoint.STEP and position.step is not None:
+        return f"Step {position.step:,}"
+    if save_point is not SavePoint.OTHER and position.epoch is not None:
+        return f"Epoch {position.epoch}"
+    return checkpoint.name
+
+
+_STATE_PHRASES = {
+    Verdict.READY: "is ready",
+    Verdict.READY_WITH_WARNINGS: "is ready, with warnings",
+    Verdict.NEEDS_FIX: "needs a fix",
+    Verdict.DAMAGED: "is damaged",
+    Verdict.SAVING: "is being saved",
+    Verdict.UNKNOWN: "could not be judged",
+}
+
+
+def phrase(checkpoint: CheckpointReport, latest: bool = False) -> str:
+    """One sentence about a checkpoint: what it is, its state, and the reason."""
+    told = note(checkpoint)
+    reason = f": {_inside_sentence(told)}" if told else "."
+    return f"{title(checkpoint)}{', the latest,' if latest else ''} {_STATE_PHRASES[checkpoint.verdict]}{reason}"
+
+
+def _inside_sentence(message: str) -> str:
+    """A sentence without its capital, where it follows a colon; names of files and NaN keep theirs."""
+    return message[0].lower() + message[1:] if message[1:2].islower() and message[:3] != "NaN" else message
+
+
+def headline(run: RunReport) -> str:
+    """The one thing to know about a run.
+
+    ``Epoch 12 is ready. Epoch 13, the latest, is damaged: optimizer.bin is truncated: …``
+    """
+    if not run.checkpoints:
+        first = next(iter(run.findings), None)
+        return f"{first.message} {first.cure}" if first else "There are no checkpoints yet."
+    newest, best = run.checkpoints[0], find_latest_resumable(run).checkpoint
+    if best is None:
+        return f"None of the {len(run.checkpoints)} checkpoints resumes as it is. {phrase(newest, latest=True)}"
+    if best is newest:
+        return f"{phrase(newest, latest=True)}"
+    return f"{title(best)} {_STATE_PHRASES[best.verdict]}. {phrase(newest, latest=True)}"
+
+
+def run_summary(run: RunReport) -> str:
+    """A run at a glance, for the picker: how many checkpoints, and whether it goes on."""
+    count = len(run.checkpoints)
+    if not count:
+        return "no checkpoints"
+    best = find_latest_resumable(run).checkpoint
+    noun = "checkpoint" if count == 1 else "checkpoints"
+    if best is None:
+        return f"{count} {noun}, none ready"
+    return f"{count} {noun}, {title(best).lower()} ready"
