@@ -1,0 +1,337 @@
+"""What stands between the tab's handlers and the core: one call a handler, names in, HTML text out.
+
+Names come from the browser and are only ever compared with what is on the disk, never made into a path.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from checkpoint_core import gym, samples
+from checkpoint_core.audit import Auditor, CheckpointReport, RunReport, UnknownName, find_latest_resumable
+from checkpoint_core.collect import diagnosis_for
+from checkpoint_core.discovery import OutputsFolderError
+from checkpoint_core.layout import Layout
+from checkpoint_core.page import action_view, panel_view, table_view
+from checkpoint_core.page.markup import safe_name
+from checkpoint_core.report import Diagnosis, checkpoint_json
+from checkpoint_core.run_command import run_command
+from checkpoint_core.safe_write import WriteFailed
+from checkpoint_core.script_change import (
+    NoScript,
+    Receipt,
+    ScriptChange,
+    ScriptChangedSinceShown,
+    plan_fresh,
+    plan_resume,
+)
+from checkpoint_core.script_words import Dialect
+from checkpoint_core.train_script import InexpressiblePath, ScriptNotUnderstood
+from checkpoint_core.verification import VerificationCancelled
+from checkpoint_core.wording import headline, phrase, run_summary, title
+
+#: What can be wrong with a script or with writing it, each with a text for the user.
+_SCRIPT_TROUBLE = (NoScript, ScriptNotUnderstood, InexpressiblePath, ScriptChangedSinceShown, WriteFailed, UnknownName)
+_PROGRESS_SECONDS = 0.25
+
+EMPTY_OUTPUTS = (
+    "There are no runs yet. FluxGym writes one folder for each LoRA into “outputs”. To be able to resume, open "
+    "“Advanced options” in the Gym tab and tick --save_state before you press “Start training”: each saved epoch "
+    "then gets a checkpoint, which is listed here."
+)
+
+
+@dataclass(frozen=True)
+class RunView:
+    """All that the page shows of one run; every text is HTML. ``selected`` is a checkpoint's name or empty."""
+
+    headline: str
+    table: str
+    panel: str = ""
+    preview: str = ""
+    selected: str = ""
+    resumes: bool = False
+    refusal: str = ""
+    change: ScriptChange | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a press of a button did; ``receipt`` can take it back, ``state_path`` is what is resumed from now."""
+
+    message: str
+    receipt: Receipt | None = None
+    state_path: Path | None = None
+    written: bool = False
+
+
+class Desk:
+    """The tab's one conversation partner for one outputs folder; safe to use from several threads."""
+
+    def __init__(self, outputs: Path | str) -> None:
+        self.outputs = Path(outputs).absolute()
+        self._auditors: dict[Layout | None, Auditor] = {}
+        self._verifying: dict[tuple[str, str], threading.Event] = {}
+        self._thumbnail = lru_cache(maxsize=256)(lambda path, _: samples.thumbnail(path))
+
+    def auditor(self, layout: str = "") -> Auditor:
+        """The auditor for a layout by its name; any other text leaves the choice to the script."""
+        chosen = next((kind for kind in Layout if kind.value == layout), None)
+        return self._auditors.setdefault(chosen, Auditor(self.outputs, chosen))
+
+    def choices(self) -> list[tuple[str, str]]:
+        """The runs for the picker, newest first: what is shown, and the name; none where the folder is missing."""
+        try:
+            runs = self.auditor().audit().runs
+        except OutputsFolderError:
+            return []
+        newest = sorted(runs, key=lambda run: run.facts.modified_ns, reverse=True)
+        return [(f"{safe_name(run.name)} ({safe_name(run_summary(run))})", safe_name(run.name)) for run in newest]
+
+    def run(self, name: str, layout: str = "") -> RunReport:
+        """A run by the name that the page shows.
+
+        :raises UnknownName: when it is no plain child of the outputs folder.
+        :raises OutputsFolderError: when the folder is missing.
+        """
+        auditor = self.auditor(layout)
+        real = next((each for each in auditor.run_names() if safe_name(each) == name), None)
+        if real is None:
+            raise UnknownName(f"There is no run “{name}” in {self.outputs}. It may have been removed; refresh.")
+        return auditor.audit_run(real)
+
+    def checkpoint(self, run: RunReport, name: str) -> CheckpointReport:
+        """A checkpoint by the name that the page shows.
+
+        :raises UnknownName: when the run has none of that name.
+        """
+        found = next((item for item in run.checkpoints if safe_name(item.name) == name), None)
+        if found is None:
+            raise UnknownName(f"The run “{safe_name(run.name)}” has no checkpoint “{name}”. It may have been removed.")
+        return found
+
+    def show(self, run_name: str, selected: str, sort: str, layout: str = "") -> RunView:
+        """A run's page. Where the selected checkpoint is gone, the one that is best to resume takes its place."""
+        if not run_name:
+            return RunView(action_view.info_view(self._nothing()), "")
+        try:
+            run = self.run(run_name, layout)
+        except (UnknownName, OutputsFolderError) as error:
+            return RunView(action_view.error_view(str(error)), "")
+        names = {safe_name(item.name) for item in run.checkpoints}
+        if selected not in names:
+            best = find_latest_resumable(run).checkpoint
+            selected = safe_name(best.name) if best else ""
+        shown = (table_view.headline_view(run), table_view.table_view(run, selected, sort))
+        if not selected:
+            return RunView(*shown, panel=panel_view.nothing_selected(bool(names)))
+        return self._with_panel(run, self.checkpoint(run, selected), *shown)
+
+    def _nothing(self) -> str:
+        try:
+            return EMPTY_OUTPUTS if not self.auditor().run_names() else "Choose a run."
+        except OutputsFolderError as error:
+            return str(error)
+
+    def _with_panel(self, run: RunReport, item: CheckpointReport, headline_html: str, table_html: str) -> RunView:
+        change, preview, resumes = None, "", item.verdict.resumes
+        refusal = action_view.refusal(item)
+        if resumes:
+            try:
+                change = plan_resume(run.facts.path, item.name)
+                preview = action_view.preview_view(change.diff, change.notes)
+            except _SCRIPT_TROUBLE as error:
+                resumes, refusal = False, "The train script cannot be changed; see below."
+                preview = action_view.error_view(str(error))
+        images = (self._thumbnail(path, path.stat().st_mtime_ns) for path in samples.find_samples(item, self.outputs))
+        panel = panel_view.panel_view(item, [image for image in images if image])
+        return RunView(headline_html, table_html, panel, preview, safe_name(item.name), resumes, refusal, change)
+
+    def resume(self, run_name: str, selected: str, shown: ScriptChange | None, layout: str = "") -> Outcome:
+        """Check the checkpoint once more and write what was shown; where the script changed since, nothing."""
+        try:
+            run = self.run(run_name, layout)
+            item = self.checkpoint(run, selected)
+            if not item.verdict.resumes:
+                return Outcome(action_view.error_view(f"{title(item)} does not resume. {action_view.refusal(item)}"))
+            change = shown or plan_resume(run.facts.path, item.name)
+            return self._done(f"The train script now resumes from {title(item).lower()}.", run, change, item.facts.path)
+        except (*_SCRIPT_TROUBLE, OutputsFolderError) as error:
+            return Outcome(action_view.error_view(str(error)))
+
+    def start_fresh(self, run_name: str) -> Outcome:
+        """Remove ``--resume`` from the run's script."""
+        try:
+            run = self.run(run_name)
+            what = "The train script now starts from the beginning: --resume is gone."
+            return self._done(what, run, plan_fresh(run.facts.path), None)
+        except (*_SCRIPT_TROUBLE, OutputsFolderError) as error:
+            return Outcome(action_view.error_view(str(error)))
+
+    def _done(self, what: str, run: RunReport, change: ScriptChange, state: Path | None) -> Outcome:
+        receipt = change.execute()
+        backup = receipt.backup.name if receipt.backup else None
+        lines = (*change.summary, *change.notes) if not change.is_noop else ("The script already said so.",)
+        run_it = run_command(change.path, run.facts.script.output_dir if run.facts.script else None)
+        message = action_view.done_view(what, run_it.command, run_it.folder, backup, lines)
+        return Outcome(message, None if change.is_noop else receipt, state, written=True)
+
+    def undo(self, receipt: Receipt) -> Outcome:
+        """Bring the script back as it was before, unless somebody changed it since."""
+        try:
+            receipt.undo()
+        except (*_SCRIPT_TROUBLE, LookupError) as error:
+            return Outcome(action_view.error_view(str(error)), receipt)
+        target = self._present_target(receipt.path)
+        return Outcome(
+            action_view.info_view(f"{receipt.path.name} is as it was before."), state_path=target, written=True
+        )
+
+    def _present_target(self, script: Path) -> Path | None:
+        """The state that a script resumes from now, if it is one of its run."""
+        try:
+            run = self.auditor().audit_run(script.parent.name)
+            return run.checkpoint(run.facts.resume_target.state_name or "").facts.path
+        except (UnknownName, OutputsFolderError):
+            return None
+
+    def preview_fresh(self, run_name: str) -> tuple[str, bool]:
+        """What “Start fresh” would change, and whether there is anything to change."""
+        try:
+            change = plan_fresh(self.run(run_name).facts.path)
+        except (*_SCRIPT_TROUBLE, OutputsFolderError) as error:
+            return action_view.error_view(str(error)), False
+        if change.is_noop:
+            return action_view.info_view("The train script has no --resume: it starts from the beginning already."), False
+        return action_view.fresh_view(change.diff), True
+
+    def box_value(self, state: str | bool) -> str:
+        """What FluxGym's text box ``--resume`` must hold for a state's path, or to be cleared."""
+        dialect = Dialect.BAT if os.name == "nt" else Dialect.SH
+        return gym.box_value(Path(state) if isinstance(state, str) else None, dialect)
+
+    def verify(self, run_name: str, selected: str, layout: str = "") -> Iterator[str]:
+        """Read every byte of a checkpoint; yields what to show meanwhile, at the end nothing but an error's text."""
+        try:
+            item = self.checkpoint(self.run(run_name, layout), selected)
+        except (UnknownName, OutputsFolderError) as error:
+            yield action_view.error_view(str(error))
+            return
+        key = (run_name, selected)
+        if key in self._verifying:
+            yield action_view.info_view(f"{title(item)} is being verified already.")
+            return
+        cancel = self._verifying[key] = threading.Event()
+        try:
+            yield from self._verification(item, self.auditor(layout), cancel)
+        finally:
+            cancel.set()  # a browser that goes away ends the reading too
+            self._verifying.pop(key, None)
+
+    def _verification(self, item: CheckpointReport, auditor: Auditor, cancel: threading.Event) -> Iterator[str]:
+        counts, trouble = [0, 1], list[str]()
+
+        def work() -> None:
+            try:
+                auditor.verify(item.run, item.name, _keep(counts), cancel.is_set)
+            except VerificationCancelled:
+                trouble.append(action_view.info_view("Cancelled. Nothing was changed."))
+            except (UnknownName, OutputsFolderError, OSError) as error:
+                trouble.append(action_view.error_view(f"Not verified: {error}"))
+
+        thread = threading.Thread(target=work, name="verify-checkpoint", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            yield action_view.progress_view(counts[0], counts[1], item)
+            thread.join(_PROGRESS_SECONDS)
+        yield trouble[0] if trouble else ""
+
+    def cancel(self, run_name: str, selected: str) -> None:
+        """Stop reading a checkpoint, if it is being read."""
+        if event := self._verifying.get((run_name, selected)):
+            event.set()
+
+    def diagnosis(self, run_name: str, layout: str = "") -> Diagnosis:
+        """The report of a run.
+
+        :raises UnknownName: when there is no such run.
+        :raises OutputsFolderError: when the outputs folder is missing.
+        """
+        return diagnosis_for(self.run(run_name, layout))
+
+    def summary(self) -> list[dict[str, object]]:
+        """The runs for programs: name, number of checkpoints, headline, newest that resumes; newest first."""
+        runs = sorted(self.auditor().audit().runs, key=lambda run: run.facts.modified_ns, reverse=True)
+        return [
+            {
+                "run": safe_name(run.name),
+                "checkpoints": len(run.checkpoints),
+                "headline": safe_name(headline(run)),
+                "latest_resumable": safe_name(best.name) if (best := find_latest_resumable(run).checkpoint) else None,
+            }
+            for run in runs
+        ]
+
+    def table_records(self, run_name: str) -> list[dict[str, object]]:
+        """A run's checkpoints for programs, newest first.
+
+        :raises UnknownName: when there is no such run.
+        """
+        return [checkpoint_json(item) for item in self.run(run_name).checkpoints]
+
+    def check(self, run_name: str, checkpoint: str) -> dict[str, object]:
+        """One checkpoint for programs.
+
+        :raises UnknownName: when there is no such run or checkpoint.
+        """
+        return checkpoint_json(self.checkpoint(self.run(run_name), checkpoint))
+
+    def preview_json(self, run_name: str, checkpoint: str) -> dict[str, object]:
+        """What a resume would change: ``resumes``, ``reason``, ``diff``, ``notes``.
+
+        :raises UnknownName: when there is no such run or checkpoint.
+        """
+        run = self.run(run_name)
+        item = self.checkpoint(run, checkpoint)
+        if not item.verdict.resumes:
+            return {"resumes": False, "reason": safe_name(phrase(item)), "diff": "", "notes": []}
+        try:
+            change = plan_resume(run.facts.path, item.name)
+        except _SCRIPT_TROUBLE as error:
+            return {"resumes": False, "reason": safe_name(str(error)), "diff": "", "notes": []}
+        notes = [safe_name(line) for line in (*change.summary, *change.notes)]
+        return {"resumes": True, "reason": "", "diff": safe_name(change.diff), "notes": notes}
+
+    def resume_json(self, run_name: str, checkpoint: str) -> dict[str, object]:
+        """Write what :meth:`preview_json` shows: ``applied``, ``reason``, ``command``, ``folder``, ``backup``.
+
+        :raises UnknownName: when there is no such run or checkpoint.
+        """
+        shown = self.preview_json(run_name, checkpoint)
+        if not shown["resumes"]:
+            return {"applied": False, "reason": shown["reason"]}
+        run = self.run(run_name)
+        try:
+            receipt = plan_resume(run.facts.path, self.checkpoint(run, checkpoint).name).execute()
+        except _SCRIPT_TROUBLE as error:
+            return {"applied": False, "reason": safe_name(str(error))}
+        run_it = run_command(receipt.path, run.facts.script.output_dir if run.facts.script else None)
+        return {
+            "applied": True,
+            "reason": "",
+            "command": safe_name(run_it.command),
+            "folder": safe_name(run_it.folder),
+            "backup": safe_name(receipt.backup.name) if receipt.backup else None,
+        }
+
+
+def _keep(counts: list[int]) -> Callable[[int, int], None]:
+    def report(done: int, total: int) -> None:
+        counts[:] = (done, total)
+
+    return report

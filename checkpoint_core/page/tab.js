@@ -1,0 +1,66 @@
+() => {
+  // Runs once when the page loads. The tab's HTML speaks to the server through hidden text boxes: an element with
+  // data-ck-box writes its data-ck-value into the box of that id. Listeners sit on the document, because Gradio
+  // replaces the HTML whenever it changes.
+  if (window.fluxgymCheckpoints) return;
+  window.fluxgymCheckpoints = true;
+  const root = () => document.getElementById("ck-root");
+  const visible = () => { const it = root(); return !!it && it.offsetParent !== null; };
+
+  let counter = 0;
+  const write = (id, value) => {
+    const box = document.querySelector(`#${id} textarea, #${id} input`);
+    if (!box) return;
+    const kind = box.tagName === "TEXTAREA" ? HTMLTextAreaElement : HTMLInputElement;
+    // The counter lets the same value be sent twice. The event does not bubble: Gradio listens at the box itself, and
+    // FluxGym's listener on the document must not take it for typing in the Gym tab.
+    Object.getOwnPropertyDescriptor(kind.prototype, "value").set.call(box, `${++counter}|${value}`);
+    box.dispatchEvent(new Event("input", { bubbles: false }));
+  };
+  const press = (event) => {
+    const target = event.target.closest && event.target.closest("#ck-root [data-ck-box]");
+    if (!target) return;
+    event.preventDefault();
+    write(target.dataset.ckBox, target.dataset.ckValue);
+  };
+  document.addEventListener("click", press);
+  document.addEventListener("keydown", (event) => {
+    const row = event.target.closest && event.target.closest("#ck-root .ck-row");
+    if (!row) return;
+    if (event.key === "Enter" || event.key === " ") press(event);
+    const next = { ArrowDown: row.nextElementSibling, ArrowUp: row.previousElementSibling }[event.key];
+    if (next) { event.preventDefault(); next.focus(); }
+  });
+  // The table is replaced when a row is selected or sorted: put the keyboard's focus back where it was.
+  let focused = null;
+  document.addEventListener("focusin", (event) => {
+    const it = event.target.closest && event.target.closest("#ck-root [data-ck-box]");
+    focused = it ? [it.dataset.ckBox, it.dataset.ckValue, it.closest("th") && it.closest("th").className] : null;
+  });
+  new MutationObserver(() => {
+    if (!focused || document.activeElement !== document.body || !visible()) return;
+    for (const it of root().querySelectorAll("[data-ck-box]")) {
+      const head = it.closest("th");
+      const same = focused[2] ? head && head.className === focused[2] : it.dataset.ckValue === focused[1];
+      if (it.dataset.ckBox === focused[0] && same) { it.focus({ preventScroll: true }); return; }
+    }
+  }).observe(document.body, { childList: true, subtree: true });
+
+  // FluxGym regenerates its train script a second after any typing on the page, which would undo a change made by
+  // hand in the Gym tab: typing in this tab (the run picker has a search field) ends at the tab's root.
+  document.addEventListener("focusin", () => {
+    const it = root();
+    if (!it || it.dataset.ckGuarded || !document.getElementById("autoscroll")) return;
+    it.dataset.ckGuarded = "yes";
+    it.addEventListener("input", (event) => event.stopPropagation());
+  });
+  // FluxGym also scrolls the page to its bottom twice a second while a training logs: not while this tab is shown.
+  const scrollTo = window.scrollTo.bind(window);
+  window.scrollTo = (...where) => {
+    if (document.getElementById("autoscroll") && visible() && where[1] === document.body.scrollHeight) return;
+    scrollTo(...where);
+  };
+  window.setInterval(() => {
+    if (visible() && !document.hidden) { const it = document.getElementById("ck-poll"); if (it) it.click(); }
+  }, 10000);
+}

@@ -1,0 +1,239 @@
+"""The one writer: a file is replaced in one atomic step, its mode and owner kept, its earlier bytes kept beside it.
+
+Every step leaves the file either old or new, whenever the process dies: the new bytes go to a temporary file in
+the same folder, reach the disk (fsync), and take the file's name in one `os.replace`. A backup is made the same
+way before. The operating system's own calls are used throughout, so that a test can stop the writer at each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+#: Temporary files older than this many seconds were left by a writer that was killed.
+STALE_AFTER_SECONDS = 3600.0
+_LOCK_WAIT_SECONDS = 10.0
+#: Windows alone needs it, so that bytes are written as they are.
+_BINARY: int = getattr(os, "O_BINARY", 0)
+
+
+class WriteFailed(OSError):
+    """The file could not be written; it still holds its earlier bytes. The text says why and what to do."""
+
+
+class ChangedMeanwhile(RuntimeError):
+    """The file no longer holds the bytes that the caller expected; nothing was written."""
+
+
+def replace_bytes(
+    path: Path, data: bytes, *, expected: bytes | None, backup: bool = True, keep: int = 5
+) -> Path | None:
+    """Replace an existing file's bytes; returns the backup's path, or None when none was made.
+
+    A link is followed and its target replaced. `expected` are the bytes that the file must hold now (None: any).
+    Backups are `NAME.bak` (the newest), `NAME.bak.1`, …, at most `keep` of them. Bytes that are there already are not
+    written again. Raises ChangedMeanwhile, or WriteFailed with the earlier file in place.
+    """
+    if keep < 1:
+        raise ValueError("keep must be at least 1: a file is never replaced without a way back")
+    target = Path(os.path.realpath(path))
+    with _explained(target), _locked(target):
+        current = _current(target, expected)
+        if current == data:
+            return None
+        status = os.stat(target)
+        if not status.st_mode & stat.S_IWUSR:
+            raise PermissionError(errno.EACCES, "the file is write-protected")
+        _sweep(target)
+        kept = _back_up(target, current, status, keep) if backup else None
+        with _temporary(target, data, status) as temporary:
+            _current(target, current)
+            os.replace(temporary, target)
+        _sync_folder(target.parent)
+        return kept
+
+
+def new_file(path: Path, data: bytes) -> Path:
+    """Write a file of the program's own, such as a report, in one step; an earlier one of that name is replaced.
+
+    Raises WriteFailed.
+    """
+    target = Path(os.path.realpath(path))
+    with _explained(target), _locked(target):
+        _sweep(target)
+        with _temporary(target, data, None) as temporary:
+            os.replace(temporary, target)
+        _sync_folder(target.parent)
+    return path
+
+
+def backups_of(path: Path) -> list[Path]:
+    """The backups of a file, newest first, up to the first gap in their numbers."""
+    found: list[Path] = []
+    while _backup_path(path, len(found)).is_file():
+        found.append(_backup_path(path, len(found)))
+    return found
+
+
+def _backup_path(path: Path, age: int) -> Path:
+    """Where the backup of this age (0: newest) lies."""
+    return path.with_name(f"{path.name}.bak" + (f".{age}" if age else ""))
+
+
+def _current(target: Path, expected: bytes | None) -> bytes:
+    """The file's bytes; raises ChangedMeanwhile when they are not the expected ones."""
+    current = _read(target)
+    if expected is not None and current != expected:
+        raise ChangedMeanwhile(f"{target.name} was changed by someone else meanwhile; nothing was written.")
+    return current
+
+
+def _back_up(target: Path, current: bytes, status: os.stat_result, keep: int) -> Path:
+    """Keep the current bytes as the newest backup; an attempt that was cut short is not repeated beside itself."""
+    newest = _backup_path(target, 0)
+    present = len(backups_of(target))
+    if present and _read(newest) == current:
+        return newest
+    with _temporary(target, current, status) as temporary:
+        # From the oldest on, so that a writer killed in between leaves a gap and loses nothing but the oldest.
+        for age in reversed(range(min(present, keep - 1))):
+            os.replace(_backup_path(target, age), _backup_path(target, age + 1))
+        os.replace(temporary, newest)
+    _sync_folder(target.parent)
+    return newest
+
+
+def _read(path: Path) -> bytes:
+    """All bytes of a file."""
+    descriptor = os.open(path, os.O_RDONLY | _BINARY)
+    try:
+        parts: list[bytes] = []
+        while part := os.read(descriptor, 1 << 20):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _temporary(target: Path, data: bytes, status: os.stat_result | None) -> Iterator[Path]:
+    """A file beside the target that holds the data, on the disk, with the target's mode and owner; gone on failure."""
+    path = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    # Readable by nobody else until it has its own mode: a script may hold a token.
+    descriptor = os.open(
+        path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666 if status is None else 0o600
+    )
+    try:
+        try:
+            _write_all(descriptor, data)
+            if status is not None:
+                _keep_owner_and_mode(path, status)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        yield path
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        raise
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    """Write all bytes; the system may take fewer at a time."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _keep_owner_and_mode(path: Path, status: os.stat_result) -> None:
+    """Give the file another's owner as far as this user may, and its mode.
+
+    Changing the owner clears some mode bits, so the mode comes last. Without the group, the group's rights are
+    withheld: they would go to a group that had none.
+    """
+    mode = stat.S_IMODE(status.st_mode)
+    own = os.stat(path)
+    if (own.st_uid, own.st_gid) != (status.st_uid, status.st_gid) and hasattr(os, "chown"):
+        with contextlib.suppress(OSError):
+            os.chown(path, -1, status.st_gid)
+        with contextlib.suppress(OSError):
+            os.chown(path, status.st_uid, -1)
+        if os.stat(path).st_gid != status.st_gid:
+            mode &= ~stat.S_IRWXG
+    os.chmod(path, mode)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let a new name reach the disk; Windows has no such call, some network file systems refuse it."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(target: Path) -> None:
+    """Remove temporary files of this target that a killed writer left long ago."""
+    prefix = f".{target.name}."
+    for name in os.listdir(target.parent):
+        middle = name[len(prefix) : -len(".tmp")]
+        if name == f"{prefix}{middle}.tmp" and len(middle) == 8 and set(middle) <= set("0123456789abcdef"):
+            leftover = target.with_name(name)
+            with contextlib.suppress(OSError):
+                if time.time() - os.stat(leftover).st_mtime > STALE_AFTER_SECONDS:
+                    os.unlink(leftover)
+
+
+@contextlib.contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """Keep two tabs from writing the same file at once; the lock lies outside the user's folders."""
+    digest = hashlib.sha256(os.fsencode(target)).hexdigest()[:16]
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    lock = FileLock(
+        Path(tempfile.gettempdir()) / f"checkpoint-core-{user}-{digest}.lock", timeout=_LOCK_WAIT_SECONDS
+    )
+    with lock:
+        yield
+
+
+@contextlib.contextmanager
+def _explained(target: Path) -> Iterator[None]:
+    """Turn the system's errors into one that says what they mean and what to do."""
+    try:
+        yield
+    except Timeout as error:
+        raise WriteFailed(
+            f"{target} is being written by another window; nothing was changed. Try again."
+        ) from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise WriteFailed(
+            error.errno,
+            f"{target.name} was not written ({reason}); it is as it was before. {_cure(error, target)}",
+        ) from error
+
+
+def _cure(error: OSError, target: Path) -> str:
+    """What to do about the system's error."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "Make room on the disk and try again."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"Allow writing to it and to its folder {target.parent}, and try again."
+    if error.errno == errno.ENOENT:
+        return f"Check that {target} still exists."
+    return "Look into this error and try again."

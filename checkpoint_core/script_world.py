@@ -1,0 +1,69 @@
+"""The path of a state directory as the train script's own machine or container knows it."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from checkpoint_core.train_script import TrainScript
+
+_WINDOWS_ABSOLUTE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeValue:
+    """What to write after `--resume`, and what the user should know about it."""
+
+    value: str
+    note: str | None = None
+
+
+def resume_value(script: TrainScript, run_dir: Path, state_name: str) -> ResumeValue:
+    """The state directory's path in the script's own world.
+
+    The script's `--output_dir` tells which world that is: a folder of the run's name that is not this run's folder
+    here is the same run seen from another machine or container. Raises ValueError for a state name that is not
+    the plain name of a child.
+    """
+    if state_name in ("", ".", "..") or re.search(r"[/\\\0]", state_name):
+        raise ValueError(f"{state_name!r} is not the name of a folder inside the run")
+    here = Path(os.path.abspath(run_dir))
+    value = str(here / state_name)
+    written = script.value("--output_dir")
+    if written is None:
+        why = script.unknown("--output_dir") or "The script has no --output_dir."
+        return ResumeValue(value, f"{why} The path given is the one on this machine.")
+    if _is_here(written, here):
+        return ResumeValue(value)
+    elsewhere = _pure(written)
+    if elsewhere is not None and elsewhere.name == here.name:
+        return ResumeValue(
+            str(elsewhere / state_name),
+            f"The script names the run's folder as {written}, another machine's or container's path for {here}; "
+            "--resume is written in the same way.",
+        )
+    return ResumeValue(
+        value,
+        f"The script's --output_dir is {written}, which is not this run's folder {here}; "
+        "the path given is the one on this machine.",
+    )
+
+
+def _is_here(written: str, here: Path) -> bool:
+    """Whether a path of the script is the run's folder on this machine; FluxGym runs scripts two folders above it."""
+    if _WINDOWS_ABSOLUTE.match(written) and os.name != "nt":
+        return False
+    candidate = Path(here.parent.parent, written)
+    try:
+        return os.path.samefile(candidate, here)
+    except (OSError, ValueError):
+        return os.path.abspath(candidate) == str(here)
+
+
+def _pure(written: str) -> PurePosixPath | PureWindowsPath | None:
+    """An absolute path of either kind; None for a relative one."""
+    if _WINDOWS_ABSOLUTE.match(written):
+        return PureWindowsPath(written)
+    return PurePosixPath(written) if written.startswith("/") else None
