@@ -1,0 +1,59 @@
+"""Fixtures that every test may use; importing this costs no torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.world import PROJECT, SETTLED_SECONDS, World, age, copy_world, make_world, once, unpack_real_runs
+
+
+@pytest.fixture(scope="session")
+def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this test session, the same one in every pytest-xdist worker."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def world_template(shared_dir: Path) -> Path:
+    """The trained world that tests copy; never change it."""
+    return once(shared_dir, "world", make_world)
+
+
+@pytest.fixture
+def world(world_template: Path, tmp_path: Path) -> World:
+    """A copy of the valid world for one test to break."""
+    return copy_world(world_template, tmp_path / "fluxgym")
+
+
+@pytest.fixture
+def fluxgym_root(world: World) -> Path:
+    """The FluxGym folder of this test's world."""
+    return world.root
+
+
+@pytest.fixture(scope="session")
+def real_runs(shared_dir: Path) -> Path:
+    """The runs that the real trainer wrote, times kept; read only, copy what is to be changed."""
+    return once(shared_dir, "real", unpack_real_runs) / "real_runs"
+
+
+@pytest.fixture(scope="session")
+def registered_states(shared_dir: Path) -> Path:
+    """States with registered objects: folders `safetensors`, `bin` and `sharded`; read only, copy to change.
+
+    See tests/registered_states.py for what they hold.
+    """
+    return once(shared_dir, "registered", _make_registered_states)
+
+
+def _make_registered_states(folder: Path) -> None:
+    command = [sys.executable, "-m", "tests.registered_states", str(folder)]
+    subprocess.run(command, cwd=PROJECT, check=True, capture_output=True)
+    for state in folder.iterdir():
+        age(state, SETTLED_SECONDS)

@@ -1,0 +1,220 @@
+"""The house rules that can be read off the source: who imports what, who writes, spawns and prints.
+
+Every rule is a function from one module's syntax tree to the lines that break it, and is itself tested on a line
+that must be caught: a rule that sees nothing would pass for ever.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parent.parent
+CORE = PROJECT / "checkpoint_core"
+MODULES = sorted(CORE.rglob("*.py"))
+MOST_LINES = 400
+
+IMPORT_HOMES = {
+    "gradio": (),
+    "torch": ("trainer_side/",),
+    "accelerate": ("trainer_side/",),
+    "pandas": ("table.py",),
+    "pickle": ("formats/pickles.py", "trainer_side/"),
+    "subprocess": ("environment.py", "rehearsal.py", "supervisor.py", "trainer_side/"),
+    "multiprocessing": (),
+}
+"""Where in checkpoint_core each of these may be imported; nowhere else."""
+
+KEEP_OFF_THE_DISK = ("checks/", "report.py", "report_", "table.py", "recovery.py", "host_install.py")
+WRITERS = ("safe_write.py", "trainer_side/")
+PRINTERS = ("cli.py", "trainer_side/")
+
+DISK_MODULES = {"os", "shutil", "tempfile", "glob", "fileinput", "mmap"}
+READING = {
+    "open",
+    "exists",
+    "is_file",
+    "is_dir",
+    "iterdir",
+    "glob",
+    "rglob",
+    "stat",
+    "lstat",
+    "read_text",
+    "read_bytes",
+}
+WRITING = {"write_text", "write_bytes", "unlink", "mkdir", "rmdir", "rename", "touch", "chmod", "symlink_to"}
+WRITING_FUNCTIONS = {
+    *(
+        f"os.{name}"
+        for name in ("remove", "unlink", "rename", "replace", "mkdir", "makedirs", "rmdir", "chmod")
+    ),
+    *(f"shutil.{name}" for name in ("rmtree", "move", "copy", "copy2", "copyfile", "copytree", "chown")),
+}
+EXECUTING = {
+    "eval",
+    "exec",
+    "compile",
+    "pickle.load",
+    "pickle.loads",
+    "pickle.Unpickler",
+    "torch.load",
+    "__import__",
+}
+
+Rule = Callable[[ast.Module], list[int]]
+
+
+def calls(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
+    """Every call, under its name as written: ``open``, ``os.replace``, ``path.mkdir``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def imported(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Every imported module's outermost package, with its line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.split(".")[0], node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.split(".")[0], node.lineno
+
+
+def importing(package: str) -> Rule:
+    """Lines that import ``package``."""
+    return lambda tree: [line for name, line in imported(tree) if name == package]
+
+
+def touching_the_disk(tree: ast.Module) -> list[int]:
+    """Lines that could read or change a file."""
+    by_import = [line for name, line in imported(tree) if name in DISK_MODULES]
+    by_call = [call.lineno for name, call in calls(tree) if name.split(".")[-1] in READING]
+    return by_import + by_call + writing(tree)
+
+
+def writing(tree: ast.Module) -> list[int]:
+    """Lines that change a file."""
+    return [
+        call.lineno
+        for name, call in calls(tree)
+        if name in WRITING_FUNCTIONS or name.split(".")[-1] in WRITING or opens_for_writing(name, call)
+    ]
+
+
+def opens_for_writing(name: str, call: ast.Call) -> bool:
+    """Whether a call is an ``open`` with a mode that writes. An archive made in memory is not ours to judge."""
+    if name.split(".")[-1] != "open":
+        return False
+    arguments = [*call.args, *(keyword.value for keyword in call.keywords if keyword.arg == "mode")]
+    modes = [a.value for a in arguments if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+    return any(set(mode) & set("wax+") and set(mode) <= set("rwabtx+") for mode in modes)
+
+
+def printing(tree: ast.Module) -> list[int]:
+    """Lines that write to the terminal."""
+    return [
+        call.lineno
+        for name, call in calls(tree)
+        if name == "print" or name.startswith(("sys.stdout.", "sys.stderr."))
+    ]
+
+
+def executing(tree: ast.Module) -> list[int]:
+    """Lines that could run what a file holds."""
+    return [call.lineno for name, call in calls(tree) if name in EXECUTING]
+
+
+def acting_on_import(tree: ast.Module) -> list[int]:
+    """Statements at module level that do something: bare calls, loops, ``with``. Definitions and names are fine."""
+    harmless = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.If)
+    return [
+        node.lineno
+        for node in tree.body
+        if not isinstance(node, harmless)
+        and not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+    ]
+
+
+def inside(module: Path, places: tuple[str, ...]) -> bool:
+    """Whether a module of the core is one of ``places``: a file, a folder ending in "/", or a name's beginning."""
+    return module.relative_to(CORE).as_posix().startswith(places)
+
+
+def offences(rule: Rule, among: list[Path]) -> list[str]:
+    """``file:line`` for each line of these modules that breaks the rule."""
+    return [
+        f"{module.relative_to(PROJECT).as_posix()}:{line}"
+        for module in among
+        for line in rule(ast.parse(module.read_bytes()))
+    ]
+
+
+@pytest.mark.parametrize(("package", "homes"), IMPORT_HOMES.items())
+def test_each_package_is_imported_only_at_its_home(package: str, homes: tuple[str, ...]) -> None:
+    assert offences(importing(package), [m for m in MODULES if not inside(m, homes)]) == []
+
+
+def test_judging_and_reporting_never_touch_the_disk() -> None:
+    judging = [module for module in MODULES if inside(module, KEEP_OFF_THE_DISK)]
+    assert judging
+    assert offences(touching_the_disk, judging) == []
+
+
+def test_only_the_one_writer_writes() -> None:
+    assert offences(writing, [m for m in MODULES if not inside(m, WRITERS)]) == []
+
+
+def test_only_the_command_line_prints() -> None:
+    assert offences(printing, [m for m in MODULES if not inside(m, PRINTERS)]) == []
+
+
+def test_nothing_from_a_checkpoint_is_executed_in_the_interface() -> None:
+    interface = [m for m in MODULES if not inside(m, ("trainer_side/",))]
+    assert offences(executing, [*interface, PROJECT / "fluxgym_resume_tab.py"]) == []
+
+
+def test_nothing_happens_at_import() -> None:
+    assert offences(acting_on_import, MODULES) == []
+
+
+def test_every_module_can_be_read_in_one_sitting() -> None:
+    lengths = {m.relative_to(PROJECT).as_posix(): len(m.read_text("utf-8").splitlines()) for m in MODULES}
+    assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
+
+
+def test_python_3_10_reads_every_module() -> None:
+    for module in [*MODULES, PROJECT / "fluxgym_resume_tab.py"]:
+        ast.parse(module.read_bytes(), filename=str(module), feature_version=(3, 10))
+
+
+@pytest.mark.parametrize(
+    ("rule", "line"),
+    [
+        (importing("torch"), "import torch.nn"),
+        (importing("torch"), "def f():\n    from torch import Tensor"),
+        (touching_the_disk, "import shutil"),
+        (touching_the_disk, "folder.iterdir()"),
+        (touching_the_disk, "with open(name) as file: pass"),
+        (writing, "path.write_text('x')"),
+        (writing, "os.replace(a, b)"),
+        (writing, "open(name, 'wb')"),
+        (writing, "path.open(mode='a')"),
+        (printing, "print('x')"),
+        (printing, "sys.stderr.write('x')"),
+        (executing, "pickle.load(file)"),
+        (executing, "eval('1')"),
+        (acting_on_import, "logging.basicConfig()"),
+        (acting_on_import, "for x in y: pass"),
+    ],
+)
+def test_a_rule_catches_what_it_forbids(rule: Rule, line: str) -> None:
+    assert rule(ast.parse(line))
+
+
+@pytest.mark.parametrize("line", ["open(name, 'rb')", "'a'.replace('a', 'b')", "zip.open('data.pkl')"])
+def test_reading_and_string_editing_are_not_writing(line: str) -> None:
+    assert writing(ast.parse(line)) == []
