@@ -216,6 +216,23 @@ def test_a_marker_that_points_outside_removes_nothing_there(
     assert outside.read_text() == (linked / "kept.txt").read_text() == "mine"
 
 
+def test_a_folder_of_any_name_gives_scripts_that_bash_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = replace(RUNS["night-city"], finish=lambda run, folder: None)
+    monkeypatch.setattr(sample_outputs, "SAMPLES", (run,))
+    gym = tmp_path / 'Zoë\'s "gym" $HOME `x`'
+    make_sample_outputs(gym)
+    text = (run_dir(gym, run) / "train.sh").read_text(encoding="utf-8")
+    stand_in = 'accelerate() { printf "%s\\0" "$@"; }\n'
+    arguments = subprocess.run(["bash", "-c", stand_in + text], capture_output=True, check=True).stdout.split(
+        b"\0"
+    )
+    resume = arguments[arguments.index(b"--resume") + 1].decode()
+    assert Path(resume) == run_dir(gym, run) / "night-city-000002-state"
+    assert Path(resume).is_dir()
+
+
 def test_a_name_that_the_file_system_refuses_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ The forms are those of FluxGym's app.py (gen_sh, gen_toml, the start of a traini
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,10 +50,10 @@ def train_script(folder: GymFolder, options: TrainOptions, advanced: Sequence[st
         "--mixed_precision bf16",
         "--num_cpu_threads_per_process 1",
         "sd-scripts/flux_train_network.py",
-        f"--pretrained_model_name_or_path {_quoted(models / 'unet/flux1-dev.sft')}",
-        f"--clip_l {_quoted(models / 'clip/clip_l.safetensors')}",
-        f"--t5xxl {_quoted(models / 'clip/t5xxl_fp16.safetensors')}",
-        f"--ae {_quoted(models / 'vae/ae.sft')}",
+        f"--pretrained_model_name_or_path {quoted(models / 'unet/flux1-dev.sft')}",
+        f"--clip_l {quoted(models / 'clip/clip_l.safetensors')}",
+        f"--t5xxl {quoted(models / 'clip/t5xxl_fp16.safetensors')}",
+        f"--ae {quoted(models / 'vae/ae.sft')}",
         "--cache_latents_to_disk",
         "--save_model_as safetensors",
         "--sdpa --persistent_data_loader_workers",
@@ -67,7 +68,7 @@ def train_script(folder: GymFolder, options: TrainOptions, advanced: Sequence[st
         '--optimizer_args "relative_step=False" "scale_parameter=False" "warmup_init=False"',
         f"--lr_scheduler {options.lr_scheduler}",
         "--max_grad_norm 0.0",
-        f'--sample_prompts={_quoted(run_dir / "sample_prompts.txt")} --sample_every_n_steps="{sample_every}"',
+        f'--sample_prompts={quoted(run_dir / "sample_prompts.txt")} --sample_every_n_steps="{sample_every}"',
         f"--learning_rate {options.learning_rate:g}",
         "--cache_text_encoder_outputs",
         "--cache_text_encoder_outputs_to_disk",
@@ -75,8 +76,8 @@ def train_script(folder: GymFolder, options: TrainOptions, advanced: Sequence[st
         "--highvram",
         f"--max_train_epochs {options.max_train_epochs}",
         f"--save_every_n_epochs {options.save_every_n_epochs}",
-        f"--dataset_config {_quoted(run_dir / 'dataset.toml')}",
-        f"--output_dir {_quoted(run_dir)}",
+        f"--dataset_config {quoted(run_dir / 'dataset.toml')}",
+        f"--output_dir {quoted(run_dir)}",
         f"--output_name {options.output_name}",
         "--timestep_sampling shift",
         "--discrete_flow_shift 3.1582",
@@ -88,7 +89,7 @@ def train_script(folder: GymFolder, options: TrainOptions, advanced: Sequence[st
     return " \\\n  ".join([*lines, *advanced]) + ("" if advanced else " \\")
 
 
-def _quoted(path: Path) -> str:
+def quoted(path: Path) -> str:
     """Return a path in double quotes, as FluxGym writes paths, with what bash would expand in them escaped."""
     return '"' + re.sub(r'(["\\$`])', r"\\\1", str(path)) + '"'
 
@@ -108,11 +109,16 @@ def dataset_config(folder: GymFolder) -> str:
             "keep_tokens = 1",
             "",
             "  [[datasets.subsets]]",
-            f"  image_dir = '{folder.dataset_dir}'",
+            f"  image_dir = {_toml_text(str(folder.dataset_dir))}",
             "  class_tokens = 'p3rs0n'",
             f"  num_repeats = {REPEATS}",
         )
     )
+
+
+def _toml_text(text: str) -> str:
+    # FluxGym always takes the literal form, which cannot hold an apostrophe; JSON's form is TOML's basic one.
+    return f"'{text}'" if "'" not in text else json.dumps(text, ensure_ascii=False)
 
 
 def write_run_files(

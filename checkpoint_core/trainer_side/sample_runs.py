@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from checkpoint_core.trainer_side.fluxgym_files import GymFolder, write_image, write_run_files
+from checkpoint_core.trainer_side.fluxgym_files import GymFolder, quoted, write_image, write_run_files
 from checkpoint_core.trainer_side.train_options import TrainOptions
 
 READY, WARNINGS, NEEDS_FIX, DAMAGED = "ready", "ready-with-warnings", "needs-fix", "damaged"
@@ -86,7 +86,8 @@ class SampleRun:
 
     def advanced_flags(self, folder: GymFolder) -> tuple[str, ...]:
         """The flags of FluxGym's "Advanced options" in the run's script."""
-        return tuple(flag.format(every=self.every, run=folder.run_dir) for flag in self.advanced)
+        after_2 = quoted(self.state_dir(folder, 2))
+        return tuple(flag.format(every=self.every, after_2=after_2) for flag in self.advanced)
 
     def train(self, folder: GymFolder, options: TrainOptions, started: datetime) -> None:
         """Train for real and date what was saved: an epoch after `started` for every epoch trained."""
@@ -221,7 +222,7 @@ SAMPLES: tuple[SampleRun, ...] = (
         trained=2,
         verdicts=_verdicts("night-city", {1: READY, 2: READY, 3: NEEDS_FIX, 4: NEEDS_FIX}),
         finish=_resume_once,
-        advanced=(*_BY_EPOCH, '--resume "{run}/night-city-000002-state"'),
+        advanced=(*_BY_EPOCH, "--resume {after_2}"),
     ),
     SampleRun(
         name="watercolor-fox",

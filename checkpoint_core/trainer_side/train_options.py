@@ -17,9 +17,9 @@ class TrainOptions:
     """The flags of one start of the trainer, named as sd-scripts names them.
 
     Steps and epochs are counted from 1 in names and flags. Not of sd-scripts: `steps_per_epoch` stands for
-    the data set, whose size decides it upstream; `stop_after_step`, counted within this start, ends the
-    training there as a kill would, without the last state and the last LoRA file; `loss_log` receives one
-    JSON line a step; `quiet` silences the bar and the lines on stdout.
+    the data set, whose size decides it upstream; `stop_after_step`, by the trainer's own count, which begins
+    anew at every start, ends the training there as a kill would, without the last state and the last LoRA
+    file; `loss_log` receives one JSON line a step; `quiet` silences the bar and the lines on stdout.
     """
 
     output_dir: Path
