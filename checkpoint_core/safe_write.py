@@ -1,8 +1,9 @@
-"""The one writer: a file is replaced in one atomic step, its mode and owner kept, its earlier bytes kept beside it.
+"""The one writer: a file is replaced in one atomic step, mode and owner kept, its earlier bytes beside it.
 
-Every step leaves the file either old or new, whenever the process dies: the new bytes go to a temporary file in
-the same folder, reach the disk (fsync), and take the file's name in one `os.replace`. A backup is made the same
-way before. The operating system's own calls are used throughout, so that a test can stop the writer at each.
+Every step leaves the file either old or new, whenever the process dies: the new bytes go to a temporary
+file in the same folder, reach the disk (fsync), and take the file's name in one `os.replace`. A backup is
+made the same way before. The operating system's own calls are used throughout, so that a test can stop the
+writer at each.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 import stat
 import tempfile
@@ -40,9 +42,9 @@ def replace_bytes(
 ) -> Path | None:
     """Replace an existing file's bytes; returns the backup's path, or None when none was made.
 
-    A link is followed and its target replaced. `expected` are the bytes that the file must hold now (None: any).
-    Backups are `NAME.bak` (the newest), `NAME.bak.1`, …, at most `keep` of them. Bytes that are there already are not
-    written again. Raises ChangedMeanwhile, or WriteFailed with the earlier file in place.
+    A link is followed and its target replaced. `expected` are the bytes that the file must hold now (None:
+    any). Backups are `NAME.bak` (the newest), `NAME.bak.1`, …, at most `keep` of them. Bytes that are there
+    already are not written again. Raises ChangedMeanwhile, or WriteFailed with the earlier file in place.
     """
     if keep < 1:
         raise ValueError("keep must be at least 1: a file is never replaced without a way back")
@@ -64,7 +66,7 @@ def replace_bytes(
 
 
 def new_file(path: Path, data: bytes) -> Path:
-    """Write a file of the program's own, such as a report, in one step; an earlier one of that name is replaced.
+    """Write a file of the program's own, such as a report, in one step, over an earlier one of that name.
 
     Raises WriteFailed.
     """
@@ -99,13 +101,13 @@ def _current(target: Path, expected: bytes | None) -> bytes:
 
 
 def _back_up(target: Path, current: bytes, status: os.stat_result, keep: int) -> Path:
-    """Keep the current bytes as the newest backup; an attempt that was cut short is not repeated beside itself."""
+    """Keep the current bytes as the newest backup, unless an attempt that was cut short did so already."""
     newest = _backup_path(target, 0)
     present = len(backups_of(target))
     if present and _read(newest) == current:
         return newest
     with _temporary(target, current, status) as temporary:
-        # From the oldest on, so that a writer killed in between leaves a gap and loses nothing but the oldest.
+        # Oldest first: a writer killed in between leaves a gap and loses nothing but the oldest.
         for age in reversed(range(min(present, keep - 1))):
             os.replace(_backup_path(target, age), _backup_path(target, age + 1))
         os.replace(temporary, newest)
@@ -127,7 +129,7 @@ def _read(path: Path) -> bytes:
 
 @contextlib.contextmanager
 def _temporary(target: Path, data: bytes, status: os.stat_result | None) -> Iterator[Path]:
-    """A file beside the target that holds the data, on the disk, with the target's mode and owner; gone on failure."""
+    """A synced file beside the target with its mode and owner and this data; gone on failure."""
     path = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     # Readable by nobody else until it has its own mode: a script may hold a token.
     descriptor = os.open(
@@ -158,8 +160,8 @@ def _write_all(descriptor: int, data: bytes) -> None:
 def _keep_owner_and_mode(path: Path, status: os.stat_result) -> None:
     """Give the file another's owner as far as this user may, and its mode.
 
-    Changing the owner clears some mode bits, so the mode comes last. Without the group, the group's rights are
-    withheld: they would go to a group that had none.
+    Changing the owner clears some mode bits, so the mode comes last. Without the group, the group's rights
+    are withheld: they would go to a group that had none.
     """
     mode = stat.S_IMODE(status.st_mode)
     own = os.stat(path)
@@ -174,29 +176,30 @@ def _keep_owner_and_mode(path: Path, status: os.stat_result) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Let a new name reach the disk; Windows has no such call, some network file systems refuse it."""
+    """Let a new name reach the disk, where that can be had.
+
+    Windows has no such call, some network file systems and folders that may not be listed refuse it. The
+    new name stands by then, so a refusal is no failure of the write.
+    """
     if os.name == "nt":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
-            raise
-    finally:
-        os.close(descriptor)
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _sweep(target: Path) -> None:
-    """Remove temporary files of this target that a killed writer left long ago."""
-    prefix = f".{target.name}."
-    for name in os.listdir(target.parent):
-        middle = name[len(prefix) : -len(".tmp")]
-        if name == f"{prefix}{middle}.tmp" and len(middle) == 8 and set(middle) <= set("0123456789abcdef"):
-            leftover = target.with_name(name)
+    """Remove temporary files of this target that a killed writer left long ago, where the folder can be listed."""
+    leftover = re.compile(re.escape(f".{target.name}.") + r"[0-9a-f]{8}\.tmp")
+    with contextlib.suppress(OSError):
+        for name in filter(leftover.fullmatch, os.listdir(target.parent)):
+            path = target.with_name(name)
             with contextlib.suppress(OSError):
-                if time.time() - os.stat(leftover).st_mtime > STALE_AFTER_SECONDS:
-                    os.unlink(leftover)
+                if time.time() - os.stat(path).st_mtime > STALE_AFTER_SECONDS:
+                    os.unlink(path)
 
 
 @contextlib.contextmanager

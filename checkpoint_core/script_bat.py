@@ -7,6 +7,7 @@ program splits what cmd hands it. cmd and the program each have their own idea o
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ _BLANK = " \t"
 _DELIMITERS = " \t,;="
 _ARGUMENT = re.compile(r"%(\*|~[fdpnxsatzFDPNXSATZ]*(\$[^:%\n]+:)?[0-9]|[0-9])")
 _VARIABLE = re.compile(r"%[^%\r\n]+%")
-_LOOP_VARIABLE = re.compile(r"%%~?[A-Za-z]")
 _CONDITIONAL = {"if", "for", "else"}
 _DELAYED = re.compile(r"\bsetlocal\b[^\n]*\benabledelayedexpansion\b", re.IGNORECASE)
 
@@ -26,15 +26,16 @@ _DELAYED = re.compile(r"\bsetlocal\b[^\n]*\benabledelayedexpansion\b", re.IGNORE
 def quote(value: str, *, delayed: bool = False, called: bool = False) -> str:
     """The value in double quotes, `%` doubled, a closing backslash doubled.
 
-    `delayed` says that the script expands `!`, `called` that the command is started with `call`, which expands
-    `%` a second time and doubles `^`. Raises InexpressiblePath where cmd has no way to hand over the value.
+    `delayed` says that the script expands `!`, `called` that the command is started with `call`, which
+    expands `%` a second time and doubles `^`. Raises InexpressiblePath where cmd has no way to hand over
+    the value.
     """
     refuse_unwritable(value)
     impossible = '"' + "!" * delayed + "%^" * called
     for character in impossible:
         if character in value:
             raise InexpressiblePath(
-                f"{value!r} holds {character!r}, which this batch script cannot hand to the trainer: rename the folder."
+                f"{value!r} holds {character!r}, which this batch script cannot hand over: rename the folder."
             )
     backslashes = len(value) - len(value.rstrip("\\"))
     return '"' + value.replace("%", "%%") + "\\" * backslashes + '"'
@@ -61,7 +62,7 @@ class _Character:
 
 
 def _percent_expanded(text: str) -> Iterator[_Character]:
-    """Phase 1: `%%` is one percent sign, `%1`, `%*` and `%NAME%` are unknown, a lone `%` vanishes; CR is dropped."""
+    """Phase 1: `%%` is a percent sign, `%1`, `%*` and `%NAME%` are unknown, a lone `%` and CR vanish."""
     at = 1 if text.startswith("\ufeff") else 0
     while at < len(text):
         if text[at] == "\r":
@@ -152,7 +153,7 @@ class _Reader:
             raise self._refusal(self.at, "this rem swallows the next line; take the ^ at its end away.")
 
     def _simple_command(self) -> tuple[list[_Character], bool]:
-        """The characters that cmd hands on, without redirections, up to the next separator, which is consumed."""
+        """The characters that cmd hands on, without redirections, up to and with the next separator."""
         handed: list[_Character] = []
         quoted = False
         if self._first_token() in _CONDITIONAL:
@@ -190,7 +191,7 @@ class _Reader:
             if self._value() == "\n":
                 raise self._refusal(
                     self.at,
-                    "the line before ends in ^ and this one is empty: cmd hands the trainer a line end. Delete it.",
+                    "it is empty and the one before ends in ^: cmd hands over a line end. Delete it.",
                 )
         if self.at < len(self.characters):
             character = self.characters[self.at]
@@ -246,9 +247,8 @@ def _program_words(text: str, characters: Sequence[_Character]) -> Iterator[Word
             continue
         end, parts, several = _program_word(characters, at)
         start_offset, end_offset = characters[at].start, characters[end - 1].end
-        known = None not in parts
-        head = "".join(parts[: len(parts) if known else parts.index(None)])  # type: ignore[arg-type]
-        value = head if known else None
+        head = "".join(part for part in itertools.takewhile(lambda each: each is not None, parts) if part)
+        value = None if None in parts else head
         yield Word(start_offset, end_offset, text[start_offset:end_offset], value, head, several)
         at = end
 

@@ -47,7 +47,8 @@ class ScriptChangedSinceShown(RuntimeError):
     def __init__(self, path: Path) -> None:
         """Name the script and say what to do."""
         super().__init__(
-            f"{path.name} was changed after it was shown here; nothing was written. Look at the new preview and try again."
+            f"{path.name} was changed after it was shown here; nothing was written. "
+            "Look at the new preview and try again."
         )
 
 
@@ -122,7 +123,7 @@ class Receipt:
 
 @dataclass(frozen=True)
 class ScriptChange:
-    """A planned change of a script. `summary` says what is done, `notes` what the user should know besides."""
+    """A planned change of a script: `summary` says what is done, `notes` what else to know."""
 
     path: Path
     before: bytes
@@ -137,7 +138,7 @@ class ScriptChange:
 
     @property
     def diff(self) -> str:
-        """A unified diff to read; empty when nothing changes. Line ends show only where the two sides differ in them."""
+        """A unified diff to read, empty when nothing changes; carriage returns show where the sides differ."""
         before, after = _lines(self.before), _lines(self.after)
         if {line.endswith("\r\n") for line in before + after if line.endswith("\n")} == {True}:
             before, after = ([line.replace("\r\n", "\n") for line in side] for side in (before, after))
@@ -175,7 +176,7 @@ def plan_fresh(run_dir: Path, *, dialect: Dialect | None = None) -> ScriptChange
 
 
 def plan_edits(run_dir: Path, edits: Sequence[Edit], *, dialect: Dialect | None = None) -> ScriptChange:
-    """Plan any edits of the run's script, in their order; raises NoScript, ScriptNotUnderstood, InexpressiblePath."""
+    """Plan edits of the run's script; raises NoScript, ScriptNotUnderstood, InexpressiblePath."""
     path = _script_path(run_dir, dialect)
     return _plan(path, path.read_bytes(), edits, [])
 
@@ -223,7 +224,7 @@ def _code_page_notes(script: TrainScript, edits: Sequence[Edit]) -> list[str]:
     foreign = any(isinstance(edit, SetValue) and not edit.value.isascii() for edit in edits)
     if script.dialect is Dialect.BAT and foreign and "65001" not in script.text:
         return [
-            "The path has letters that cmd reads rightly only in code page 65001: run `chcp 65001` before training."
+            "The path has letters that cmd reads rightly only in code page 65001: run `chcp 65001` first."
         ]
     return []
 
@@ -231,7 +232,7 @@ def _code_page_notes(script: TrainScript, edits: Sequence[Edit]) -> list[str]:
 def _write(write: Writer, path: Path, data: bytes, expected: bytes) -> Path | None:
     try:
         return write(path, data, expected=expected)
-    except (ChangedMeanwhile, FileNotFoundError) as error:
+    except ChangedMeanwhile as error:
         raise ScriptChangedSinceShown(path) from error
 
 

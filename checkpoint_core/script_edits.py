@@ -39,11 +39,12 @@ def apply(text: str, splices: Sequence[Splice]) -> str:
 def line_after(text: str, dialect: Dialect, words: Sequence[Word], line: str) -> Splice:
     """A new continued line after the last of the words, in the script's own line ends and indent.
 
-    Whatever follows that word stays behind the new line: a continuation that leads nowhere, a redirection, a comment.
+    Whatever follows that word stays behind the new line: a continuation that leads nowhere, a redirection,
+    a comment.
     """
     newline = _newline(text, dialect)
     end = words[-1].end
-    return Splice(end, end, f" {dialect.mark}{newline}{_indent(text, dialect, words)}{line}")
+    return Splice(end, end, f" {dialect.mark}{newline}{_indent(text, words)}{line}")
 
 
 def replaced(argument: Argument, quoted: str, *, joined: bool) -> Splice:
@@ -55,12 +56,14 @@ def replaced(argument: Argument, quoted: str, *, joined: bool) -> Splice:
     return Splice(argument.values[0].start, argument.values[0].end, quoted)
 
 
-def removed(text: str, dialect: Dialect, argument: Argument, before: int, after: int | None) -> list[list[Splice]]:
+def removed(
+    text: str, dialect: Dialect, argument: Argument, before: int, after: int | None
+) -> list[list[Splice]]:
     """Ways to take an argument out, best first.
 
-    `before` is the offset where the word before it ends, `after` where the next flag begins, if there is one. The
-    best way undoes `line_after` exactly. The last one keeps all space around, for when the neighbours would grow
-    together.
+    `before` is the offset where the word before it ends, `after` where the next flag begins, if there is
+    one. The best way undoes `line_after` exactly. The last one keeps all space around, for when the
+    neighbours would grow together.
     """
     words = (argument.word, *argument.values)
     if not all(_is_gap(text, dialect, left.end, right.start) for left, right in pairwise(words)):
@@ -101,8 +104,8 @@ def _newline(text: str, dialect: Dialect) -> str:
     return "\r\n" if text[end - 1 : end] == "\r" else "\n"
 
 
-def _indent(text: str, dialect: Dialect, words: Sequence[Word]) -> str:
-    """How far the last continued line of the command is indented; FluxGym's two spaces where there is none."""
+def _indent(text: str, words: Sequence[Word]) -> str:
+    """The indent of the command's last continued line; FluxGym's two spaces where there is none."""
     for word in reversed(words):
         line_start = text.rfind("\n", 0, word.start) + 1
         lead = text[line_start : word.start]

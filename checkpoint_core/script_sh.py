@@ -19,7 +19,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9@*#?$!-]")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\[[^]]*\])?\+?=")
 _REDIRECTION = re.compile(r"&>>?|<<<|<>|<&|>>|>&|>\||<|>")
 _FILE_NUMBER = re.compile(r"[0-9]+|\{[A-Za-z_][A-Za-z0-9_]*\}")
-_BRACES = re.compile(r"\{[^{}]*(,|\.\.)")
+_CONTINUATION = re.compile(r"\\\r?\n")
 _OPENERS = {"if", "for", "while", "until", "case", "select", "{"}
 _CLOSERS = {"fi", "done", "esac", "}"}
 #: Words after which another command starts on the same line.
@@ -113,7 +113,7 @@ class _Reader:
         if operator in "<>" and following == "(":
             raise self._refusal(self.at, "a process substitution is beyond this reader.")
         numbered = operator[0] in "<>" and words and words[-1].end == self.at
-        if numbered and _FILE_NUMBER.fullmatch(words[-1].raw):
+        if numbered and _FILE_NUMBER.fullmatch(_CONTINUATION.sub("", words[-1].raw)):
             words.pop()
         self.at += len(operator)
 
@@ -134,7 +134,7 @@ class _Reader:
         return int(self.text.startswith("\n", self.at))
 
     def _continuation_length(self) -> int:
-        """How many characters a backslash and its line end have; at the end of the text the backslash alone."""
+        """The length of a backslash and its line end; at the end of the text of the backslash alone."""
         for mark in ("\\\r\n", "\\\n"):
             if self.text.startswith(mark, self.at):
                 return len(mark)
@@ -143,8 +143,8 @@ class _Reader:
     def _skip_space(self) -> bool:
         """Step over one blank, one continuation, or a comment up to its line end; False when none is here.
 
-        A backslash at the end of a comment does not continue it (Bash Reference Manual, 3.1.3), so a flag that was
-        commented out in the middle of a command ends the command.
+        A backslash at the end of a comment does not continue it (Bash Reference Manual, 3.1.3), so a flag
+        that was commented out in the middle of a command ends the command.
         """
         if self.text[self.at] in _BLANK:
             self.at += 1
@@ -161,21 +161,29 @@ class _Reader:
         """The word that starts here."""
         start = self.at
         parts: list[str] = []
-        known, several = True, False
-        head: str | None = None
-        while (
-            self.at < len(self.text) and not self._newline_length() and self.text[self.at] not in _ENDS_WORD
-        ):
-            literal, splits = self._part(start, "".join(parts))
-            if literal is None:
-                head = "".join(parts) if head is None else head
-                known = False
-                several = several or splits
-            else:
-                parts.append(literal)
-        value = "".join(parts)
+        unknown_from: int | None = None
+        several = False
+        brace: tuple[int, int] | None = None
+        while not self._at_word_end():
+            here, before = self.at, "".join(parts)
+            if self.text[here] == "{" and brace is None:
+                brace = here, len(parts)
+            literal, splits = self._part(start, before)
+            if literal is None and unknown_from is None:
+                unknown_from = len(parts)
+            several = several or splits
+            parts.append(literal or "")
+        if brace and re.search(r",|\.\.", self.text[brace[0] : self.at]):
+            # Brace expansion: every word that comes of it begins with the text before the brace.
+            unknown_from = brace[1] if unknown_from is None else min(unknown_from, brace[1])
+            several = several or "".join(parts[: brace[1]])[:1] in ("", "-")
+        value = "".join(parts) if unknown_from is None else None
         raw = self.text[start : self.at]
-        return Word(start, self.at, raw, value if known else None, value if head is None else head, several)
+        return Word(start, self.at, raw, value, "".join(parts[:unknown_from]), several)
+
+    def _at_word_end(self) -> bool:
+        """Whether the character here belongs to no word."""
+        return self.at >= len(self.text) or self._newline_length() > 0 or self.text[self.at] in _ENDS_WORD
 
     def _part(self, start: int, before: str) -> tuple[str | None, bool]:
         """The next piece of a word: its literal text, or None and whether the shell may split it."""
@@ -192,7 +200,7 @@ class _Reader:
             return self._double_quoted()
         if here in "$`":
             return self._expansion(quoted=False)
-        if here in _PATTERN or (here == "{" and _BRACES.match(self.text, self.at)):
+        if here in _PATTERN:
             self.at += 1
             # Every file that a pattern finds begins with the text before it.
             return None, not before or before.startswith("-")
@@ -211,7 +219,7 @@ class _Reader:
         return self.text[begin:end]
 
     def _double_quoted(self) -> tuple[str | None, bool]:
-        """A double-quoted part: only `$`, backtick, `"`, backslash and line end are special after a backslash."""
+        """A double-quoted part; a backslash counts only before `$`, backtick, `"`, backslash and line end."""
         opening = self.at
         self.at += 1
         literal: list[str] = []

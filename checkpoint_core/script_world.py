@@ -23,9 +23,9 @@ class ResumeValue:
 def resume_value(script: TrainScript, run_dir: Path, state_name: str) -> ResumeValue:
     """The state directory's path in the script's own world.
 
-    The script's `--output_dir` tells which world that is: a folder of the run's name that is not this run's folder
-    here is the same run seen from another machine or container. Raises ValueError for a state name that is not
-    the plain name of a child.
+    The script's `--output_dir` tells which world that is: a folder of the run's name that is not this run's
+    folder here is the same run seen from another machine or container. Raises ValueError for a state name
+    that is not the plain name of a child.
     """
     if state_name in ("", ".", "..") or re.search(r"[/\\\0]", state_name):
         raise ValueError(f"{state_name!r} is not the name of a folder inside the run")
@@ -41,8 +41,8 @@ def resume_value(script: TrainScript, run_dir: Path, state_name: str) -> ResumeV
     if elsewhere is not None and elsewhere.name == here.name:
         return ResumeValue(
             str(elsewhere / state_name),
-            f"The script names the run's folder as {written}, another machine's or container's path for {here}; "
-            "--resume is written in the same way.",
+            f"The script names the run's folder as {written}, another machine's or container's path "
+            f"for {here}; --resume is written in the same way.",
         )
     return ResumeValue(
         value,
@@ -52,7 +52,7 @@ def resume_value(script: TrainScript, run_dir: Path, state_name: str) -> ResumeV
 
 
 def _is_here(written: str, here: Path) -> bool:
-    """Whether a path of the script is the run's folder on this machine; FluxGym runs scripts two folders above it."""
+    """Whether the script's path is the run's folder here; FluxGym runs scripts two folders above it."""
     if _WINDOWS_ABSOLUTE.match(written) and os.name != "nt":
         return False
     candidate = Path(here.parent.parent, written)

@@ -1,4 +1,4 @@
-"""A train script read without losing a byte: its trainer, its flags, and copies of it with one flag changed."""
+"""A train script read without losing a byte: its trainer, its flags, and copies with one flag changed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def dialect_of(path: Path) -> Dialect:
 
 
 def find_script(run_dir: Path, *, platform: str = sys.platform) -> Path | None:
-    """The run's train script, or None; of two the one that FluxGym writes on this platform (app.py, `gen_sh`)."""
+    """The run's train script, or None; of two the one FluxGym writes on this platform (app.py, `gen_sh`)."""
     names = ("train.bat", "train.sh") if platform == "win32" else ("train.sh", "train.bat")
     return next((run_dir / name for name in names if (run_dir / name).is_file()), None)
 
@@ -69,7 +69,7 @@ class TrainScript:
 
     @property
     def launcher_arguments(self) -> tuple[str, ...]:
-        """The words between the launcher and the trainer; source text where only the shell knows the value."""
+        """The words between launcher and trainer; source text where only the shell knows the value."""
         return tuple(word.shown for word in self.command.launcher)
 
     @property
@@ -117,8 +117,8 @@ class TrainScript:
     def with_value(self, flag: str, value: str) -> TrainScript:
         """The script with the flag set to the value, once: the last occurrence is changed, others vanish.
 
-        Raises InexpressiblePath when the script's language cannot carry the value, ScriptNotUnderstood when the
-        flag might hide in a variable, ValueError for a flag that takes no value or several.
+        Raises InexpressiblePath when the script's language cannot carry the value, ScriptNotUnderstood when
+        the flag might hide in a variable, ValueError for a flag that takes no value or several.
         """
         if flag in SWITCHES | MANY_VALUED or not _FLAG.fullmatch(flag):
             raise ValueError(f"{flag} is not a flag with one value")
@@ -126,7 +126,9 @@ class TrainScript:
         if len(given) == 1 and given[0].value == value and given[0].is_spelled_out:
             return self
         if value == "--":
-            raise InexpressiblePath("'--' cannot be a value: the trainer's argparse drops it in every spelling.")
+            raise InexpressiblePath(
+                "'--' cannot be a value: the trainer's argparse drops it in every spelling."
+            )
         quoted = self._quoted(value)
         joined = value.startswith("-")
         if not given:
@@ -138,7 +140,7 @@ class TrainScript:
         return script._replaced(last, quoted, value, joined=joined)
 
     def with_switch(self, flag: str) -> TrainScript:
-        """The script with a flag that takes no value, such as `--save_state`; the same script if it is there."""
+        """The script with a flag that takes no value (`--save_state`); the same script if it is there."""
         if not _FLAG.fullmatch(flag):
             raise ValueError(f"{flag} is not a flag")
         return self if self._editable(flag) else self._inserted(flag, [flag])
@@ -158,7 +160,7 @@ class TrainScript:
         return script_bat.quote(value, delayed=delayed, called=self.command.called)
 
     def _editable(self, flag: str) -> tuple[Argument, ...]:
-        """The flag's occurrences; raises ScriptNotUnderstood when there may be more, or words that belong to none."""
+        """The flag's occurrences; raises ScriptNotUnderstood when more may hide, or stray words follow."""
         for word in self.arguments.hiding:
             reason = f"{word.raw} may hold further flags, {flag} among them; {self._cure(word)}."
             raise not_understood(self.text, word.start, reason)
@@ -215,7 +217,11 @@ class TrainScript:
         words = self.command.arguments
         expected = tuple(word.shown for word in words if word.start not in gone)
         before = max(word.end for word in (self.command.trainer, *words) if word.end <= start)
-        after = [word.start for word in words[: self.arguments.reach] if word.start > start and word.start not in gone]
+        after = [
+            word.start
+            for word in words[: self.arguments.reach]
+            if word.start > start and word.start not in gone
+        ]
         ways = script_edits.removed(self.text, self.dialect, argument, before, min(after, default=None))
         return self._first_that_holds(ways, expected, start)
 
@@ -262,11 +268,11 @@ def _refuse_batch_surprises(text: str, command: TrainingCommand) -> None:
                 text, word.start, "`call` reads `%` and `^` a second time; start the program directly."
             )
         lead = text[text.rfind("\n", 0, word.start) + 1 : word.start]
-        if not lead.strip() and re.match(r"(?i)rem$|::", word.shown):
+        if not lead.strip() and re.match(r"(?i)rem$|::", word.raw):
             raise not_understood(
                 text,
                 word.start,
-                "inside a continued command this is no comment: cmd hands it to the trainer. Delete the line.",
+                "within a command this is no comment: cmd hands it to the trainer. Delete the line.",
             )
 
 

@@ -20,8 +20,8 @@ _NEGATIVE_NUMBER = re.compile(r"-\d+|-\d*\.\d+")
 class Argument:
     """One flag as it stands in the script.
 
-    `flag` is what the trainer takes it for, `word` where it is written, `joined` says `--flag=value`, `values`
-    are the words it takes and `strays` those after them that belong to no flag.
+    `flag` is what the trainer takes it for, `word` where it is written, `joined` says `--flag=value`,
+    `values` are the words it takes and `strays` those after them that belong to no flag.
     """
 
     flag: str
@@ -50,7 +50,7 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """All flags of a command line in order, and the words of which only the running shell knows what they are."""
+    """All flags of a command line in order, and the words that only the running shell can read."""
 
     given: tuple[Argument, ...]
     hiding: tuple[Word, ...]
@@ -89,7 +89,7 @@ def _is_flag(word: Word) -> bool:
 
 
 def _may_be_a_flag(word: Word, current: Argument | None) -> bool:
-    """Whether a word with an expansion could turn out to be a flag: where no value is awaited, it must be one."""
+    """Whether a word with an expansion could be a flag: where no value is awaited, it must be one."""
     if word.value is not None or "=" in word.head:
         return False
     return word.head.startswith("-") or (not word.head and not _awaits_value(current))

@@ -1,7 +1,8 @@
 """The flags of sd-scripts' `flux_train_network.py`, and which of them an abbreviated spelling means.
 
-Source: the parser that `flux_train_network.py` puts together (`setup_parser`), a plain `argparse.ArgumentParser`, so
-any unambiguous beginning of a flag is that flag (argparse documentation, "Argument abbreviations").
+Source: the parser that `flux_train_network.py` puts together (`setup_parser`), a plain
+`argparse.ArgumentParser`, so any unambiguous beginning of a flag is that flag (argparse documentation,
+"Argument abbreviations").
 """
 
 from __future__ import annotations
@@ -77,8 +78,9 @@ KNOWN = SWITCHES | MANY_VALUED | ONE_VALUED
 def meant_flag(spelling: str) -> str:
     """The flag that a spelling means, or the spelling itself where it means none or several.
 
-    argparse refuses `--resum` because `--resume_from_huggingface` begins with it too. Here such a beginning means
-    `--resume`, the flag that all the candidates begin with, so that an edit finds it and writes it out.
+    argparse refuses `--resum` because `--resume_from_huggingface` begins with it too. Here such a beginning
+    means `--resume`, the flag that all the candidates begin with, so that an edit finds it and writes it
+    out.
     """
     if spelling in KNOWN or not spelling.startswith("--") or len(spelling) < 3:
         return spelling

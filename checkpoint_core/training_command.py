@@ -27,7 +27,7 @@ class TrainingCommand:
 
 
 def find_training_command(commands: Sequence[Command], text: str) -> TrainingCommand:
-    """The one training command of a script; raises ScriptNotUnderstood when there is none, several, or a hidden one."""
+    """The one training command; raises ScriptNotUnderstood when there is none, several, or a hidden one."""
     found: list[tuple[Command, int]] = []
     for command in commands:
         start = _launch_end(command.words)
@@ -59,7 +59,9 @@ def _split(command: Command, start: int, text: str) -> TrainingCommand:
         if _is_python_file(words[index]):
             called = any(_program(word) == "call" for word in words[:start])
             return TrainingCommand(words[start:index], words[index], words[index + 1 :], called)
-    reason = "the launcher is given no .py file to run; was the command cut short by a comment or a missing continuation?"
+    reason = (
+        "the launcher is given no .py file to run; does a comment or a missing continuation cut it short?"
+    )
     raise not_understood(text, words[0].start, reason)
 
 

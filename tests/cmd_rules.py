@@ -1,8 +1,9 @@
 """An independent reading of how cmd.exe and a C program take a batch line apart, to test ours against.
 
-Written from the rules as they are documented and not from the project's reader: phase by phase on plain strings,
-where the project's reader makes one pass with offsets. Sources: "How does the Windows Command Interpreter (CMD.EXE)
-parse scripts?" (Stack Overflow 4094699) and Microsoft's "Parsing C++ command-line arguments".
+Written from the rules as they are documented and not from the project's reader: phase by phase on plain
+strings, where the project's reader makes one pass with offsets. Sources: "How does the Windows Command
+Interpreter (CMD.EXE) parse scripts?" (Stack Overflow 4094699) and Microsoft's "Parsing C++ command-line
+arguments".
 """
 
 from __future__ import annotations

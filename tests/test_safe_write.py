@@ -54,7 +54,7 @@ for die_at, folder in enumerate(sys.argv[2:]):
 
 
 def exit_codes_of_dying_writers(folders: list[Path], new: bytes) -> list[int]:
-    """Let a writer die in each folder, one call later each time; 137 where it died, 0 where it came to its end."""
+    """Let a writer die in each folder, one call later each time: 137 where it died, 0 where it did not."""
     told = subprocess.run(
         [sys.executable, "-c", _KILLED, new.hex(), *map(str, folders)],
         env=dict(os.environ, PYTHONPATH=ROOT),
@@ -173,7 +173,7 @@ def test_a_link_is_followed_and_stays_a_link(script: Path, tmp_path: Path) -> No
 @posix_only
 def test_a_write_protected_script_is_respected(script: Path) -> None:
     script.chmod(0o444)
-    with pytest.raises(WriteFailed, match="write-protected.*as it was before.*Allow writing"):
+    with pytest.raises(WriteFailed, match=r"write-protected.*as it was before.*Allow writing"):
         replace_bytes(script, NEW, expected=OLD)
     assert script.read_bytes() == OLD
     assert names(script) == {"train.sh"}
@@ -198,6 +198,27 @@ def test_any_refusal_of_the_system_leaves_the_old_file_and_no_litter(
     assert caught.value.errno == 28
     assert script.read_bytes() == OLD
     assert names(script) == {"train.sh"}
+
+
+@posix_only
+def test_a_folder_that_cannot_be_listed_or_synced_is_written_all_the_same(
+    script: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a folder with the rights -wx: names can be made in it, but it cannot be opened."""
+    system_open = os.open
+
+    def refused(*_: object) -> list[str]:
+        raise PermissionError(13, "Permission denied")
+
+    def open_no_folder(path: Path, flags: int, *mode: int) -> int:
+        return system_open(path, flags, *mode) if path != script.parent else int(refused()[0])
+
+    monkeypatch.setattr(os, "listdir", refused)
+    monkeypatch.setattr(os, "open", open_no_folder)
+    backup = replace_bytes(script, NEW, expected=OLD)
+    monkeypatch.undo()
+    assert backup is not None
+    assert (script.read_bytes(), backup.read_bytes()) == (NEW, OLD)
 
 
 @posix_only
@@ -261,7 +282,9 @@ def test_after_a_killed_writer_the_next_one_finds_its_way(tmp_path: Path) -> Non
 
 def test_leftovers_of_a_killed_writer_are_removed_once_they_are_old(script: Path) -> None:
     old, fresh = script.with_name(".train.sh.0123abcd.tmp"), script.with_name(".train.sh.89abcdef.tmp")
-    others = [script.with_name(name) for name in (".train.sh.notes.tmp", ".train.bat.0123abcd.tmp", ".train.sh.tmp")]
+    others = [
+        script.with_name(name) for name in (".train.sh.notes.tmp", ".train.bat.0123abcd.tmp", ".train.sh.tmp")
+    ]
     for path in (old, fresh, *others):
         path.write_bytes(b"left")
     long_ago = os.stat(old).st_mtime - safe_write.STALE_AFTER_SECONDS - 60

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 from hypothesis import HealthCheck, assume, event, example, given, settings
 from hypothesis import strategies as st
@@ -18,13 +17,17 @@ TEMPLATES = {
     "dangling-newline": HEAD + "  --loss_type l2 \\\n",
     "dangling-blank-lines": HEAD + "  --loss_type l2 \\\n\n   \n",
     "no-final-newline": HEAD + "  --loss_type l2",
-    "mark-inside-a-line": HEAD + '  --optimizer_type adamw8bit \\--sample_prompts="a b" \\\n  --loss_type l2 \\\n',
+    "mark-inside-a-line": HEAD
+    + '  --optimizer_type adamw8bit \\--sample_prompts="a b" \\\n  --loss_type l2 \\\n',
     "space-only-line": HEAD + "  --seed 42 \\\n   \\\n  --loss_type l2 \\\n   \n",
     "tabs": HEAD.replace("  ", "\t") + "\t--seed\t42\t\\\n\t--loss_type\tl2\n",
     "no-indent": HEAD.replace("  ", "") + "--seed 42 \\\n--loss_type l2\n",
-    "one-line": "accelerate launch --mixed_precision bf16 sd-scripts/flux_train_network.py --seed 42 --loss_type l2\n",
-    "surrounded": "#!/bin/bash\nset -e\nexport A='b c'\ncd . && : \\\n  ok\n# accelerate launch x.py --resume no\n"
-    "if [ 1 = 1 ]; then\n  :\nfi\nCUDA_VISIBLE_DEVICES=0 " + HEAD + "  --loss_type l2 # the end\nprintf done\n",
+    "one-line": HEAD.replace(" \\\n ", "").replace(" \\\n", " ") + "--seed 42 --loss_type l2\n",
+    "surrounded": "#!/bin/bash\nset -e\nexport A='b c'\ncd . && : \\\n  ok\n"
+    "# accelerate launch x.py --resume no\n"
+    "if [ 1 = 1 ]; then\n  :\nfi\nCUDA_VISIBLE_DEVICES=0 "
+    + HEAD
+    + "  --loss_type l2 # the end\nprintf done\n",
     "redirected": HEAD + "  --loss_type l2 > log.txt 2>&1\n",
     "redirected-closely": HEAD + "  --loss_type l2>log.txt; :\n",
     "background": "exec " + HEAD + "  --loss_type l2 & wait\n",
@@ -72,7 +75,7 @@ def test_our_reading_is_what_bash_hands_over(bash: FakeAccelerate, name: str) ->
 @example(name="dangling", path="-my run")
 @example(name="resume-there", path="--resume")
 @example(name="redirected-closely", path="2")
-@example(name="one-line", path="it's a \"$HOME\" `run` \\")
+@example(name="one-line", path='it\'s a "$HOME" `run` \\')
 @example(name="no-final-newline", path="~")
 def test_the_trainer_gets_exactly_the_path(bash: FakeAccelerate, name: str, path: str) -> None:
     text = TEMPLATES[name]
@@ -114,8 +117,32 @@ fragments = st.lists(
         st.text("ab-= \t'\"\\#~", max_size=5),
         st.text("ab $`*?[]{},!\"'\\;&|<>()#\n", max_size=4),
         st.sampled_from(
-            [" \\\n  ", "\\\n", "\\", '"a b"', "'a b'", " --a ", " --b=", " # c\n", " #c \\\n", '"\\$\\x"', "$'a\\'b'"]
-            + [" >log", " 2>&1", "2>log", " | a", " && a", ";", " &", '"', "'", "\\\r\n", " -- ", '"$(a "b")"', "${A:-b}"]
+            [
+                " \\\n  ",
+                "\\\n",
+                "\\",
+                '"a b"',
+                "'a b'",
+                " --a ",
+                " --b=",
+                " # c\n",
+                " #c \\\n",
+                '"\\$\\x"',
+                "$'a\\'b'",
+                " >log",
+                " 2>&1",
+                "2>log",
+                " | a",
+                " && a",
+                ";",
+                " &",
+                '"',
+                "'",
+                "\\\r\n",
+                " -- ",
+                '"$(a "b")"',
+                "${A:-b}",
+            ]
         ),
     ),
     max_size=8,
@@ -145,7 +172,7 @@ def test_generated_text_is_read_as_bash_reads_it(bash: FakeAccelerate, tail: str
     assert ["launch", "t.py", *script.trainer_arguments] == handed
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(tail=fragments, path=paths)
 def test_generated_text_is_edited_without_harm(bash: FakeAccelerate, tail: str, path: str) -> None:
     script, handed = agreeing(bash, tail)
@@ -159,7 +186,9 @@ def test_generated_text_is_edited_without_harm(bash: FakeAccelerate, tail: str, 
     assert changed.without("--resume").to_bytes() == script.to_bytes()
 
 
-@pytest.mark.parametrize("end", ["  --a 1 \\", "  --a 1 \\\n", "  --a 1", "  --a 1\n", "  --a 1\t \\\n\n", "  --a 1  \n"])
+@pytest.mark.parametrize(
+    "end", ["  --a 1 \\", "  --a 1 \\\n", "  --a 1", "  --a 1\n", "  --a 1\t \\\n\n", "  --a 1  \n"]
+)
 def test_setting_and_removing_keeps_every_kind_of_end(end: str) -> None:
     text = HEAD + end
     assert parsed(text).with_value("--resume", "/x").without("--resume").to_bytes() == text.encode()

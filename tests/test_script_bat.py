@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import HealthCheck, assume, event, example, given, settings
 from hypothesis import strategies as st
@@ -13,17 +15,21 @@ from tests.fake_accelerate import trainer_reads, without_resume
 HEAD = "accelerate launch ^\r\n  --mixed_precision bf16 ^\r\n  sd-scripts/flux_train_network.py ^\r\n"
 
 TEMPLATES = {
-    "dangling": HEAD + '  --seed 42 ^\r\n  --output_dir "C:\\fluxgym\\outputs\\my lora" ^\r\n  --loss_type l2 ^',
+    "dangling": HEAD
+    + '  --seed 42 ^\r\n  --output_dir "C:\\fluxgym\\outputs\\my lora" ^\r\n  --loss_type l2 ^',
     "dangling-newline": HEAD + "  --loss_type l2 ^\r\n",
     "no-final-newline": HEAD + "  --loss_type l2",
     "unix-line-ends": HEAD.replace("\r\n", "\n") + "  --loss_type l2\n",
-    "mark-inside-a-line": HEAD + '  --optimizer_type adamw8bit ^--sample_prompts="a b" ^\r\n  --loss_type l2 ^\r\n  ',
+    "mark-inside-a-line": HEAD
+    + '  --optimizer_type adamw8bit ^--sample_prompts="a b" ^\r\n  --loss_type l2 ^\r\n  ',
     "space-only-line": HEAD + "  --seed 42 ^\r\n   ^\r\n  --loss_type l2 ^\r\n   \r\n",
     "tabs": HEAD.replace("  ", "\t") + "\t--seed\t42\t^\r\n\t--loss_type\tl2\r\n",
     "no-indent": HEAD.replace("  ", "") + "--seed 42 ^\r\n--loss_type l2\r\n",
     "one-line": "accelerate launch --mixed_precision bf16 sd-scripts/flux_train_network.py --loss_type l2",
     "surrounded": "@echo off\r\nrem accelerate launch x.py ^\r\n:: note\r\nif exist a (\r\n  echo b\r\n)\r\n"
-    'set "A=b c"\r\ncd . && echo ok ^\r\n  more\r\n@' + HEAD + "  --loss_type l2\r\nif errorlevel 1 pause\r\n",
+    'set "A=b c"\r\ncd . && echo ok ^\r\n  more\r\n@'
+    + HEAD
+    + "  --loss_type l2\r\nif errorlevel 1 pause\r\n",
     "redirected": HEAD + "  --loss_type l2 > log.txt 2>&1\r\necho done\r\n",
     "redirected-closely": HEAD + "  --loss_type l2>log.txt & echo done\r\n",
     "piped": HEAD + "  --loss_type l2 2>&1 | more\r\n",
@@ -70,7 +76,7 @@ def test_our_reading_is_what_cmd_hands_over(name: str) -> None:
     assert handed_to_accelerate(body(name)) == [arguments]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(name=st.sampled_from(sorted(TEMPLATES)), path=paths)
 @example(name="dangling", path="-my run")
 @example(name="no-indent", path="C:\\ends\\")
@@ -104,19 +110,37 @@ def test_set_is_idempotent_and_undone_by_remove(name: str, path: str) -> None:
 
 fragments = st.lists(
     st.one_of(
-        st.text("ab-=^\" \t\\%;,", max_size=5),
+        st.text('ab-=^" \t\\%;,', max_size=5),
         st.sampled_from(
-            [" ^\r\n  ", "^\r\n", "^", '"a b"', " --a ", " --b=", "%%", "^^", '^"', '\\"', '""', " >log", " 2>&1", "2>log", " & a"]
+            [
+                " ^\r\n  ",
+                "^\r\n",
+                "^",
+                '"a b"',
+                " --a ",
+                " --b=",
+                "%%",
+                "^^",
+                '^"',
+                '\\"',
+                '""',
+                " >log",
+                " 2>&1",
+                "2>log",
+                " & a",
+            ]
         ),
     ),
     max_size=8,
 ).map("".join)
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(tail=fragments, path=paths)
 def test_generated_text_is_read_and_edited_as_cmd_would(tail: str, path: str) -> None:
     text = "accelerate launch t.py --seed 1" + tail
+    # What a caret or a redirection meets in a variable is for the running cmd to know.
+    assume(not re.search(r"[\^>]\s*[^\s]*%", tail.replace("%%", "")))
     try:
         script = parsed(text)
         changed = script.with_value("--resume", path)
@@ -135,12 +159,15 @@ def test_generated_text_is_read_and_edited_as_cmd_would(tail: str, path: str) ->
         assert changed.without("--resume").to_bytes() == text.encode()
 
 
-@pytest.mark.parametrize(("text", "path", "character"), [
-    ("", 'a "quoted" name', '"'),
-    ("setlocal EnableDelayedExpansion\r\n", "wow!", "!"),
-    ("call ", "100%", "%"),
-    ("call ", "a^b", "^"),
-])
+@pytest.mark.parametrize(
+    ("text", "path", "character"),
+    [
+        ("", 'a "quoted" name', '"'),
+        ("setlocal EnableDelayedExpansion\r\n", "wow!", "!"),
+        ("call ", "100%", "%"),
+        ("call ", "a^b", "^"),
+    ],
+)
 def test_what_cmd_cannot_carry_is_refused(text: str, path: str, character: str) -> None:
     script = parsed(text + "accelerate launch t.py --seed 1")
     with pytest.raises(InexpressiblePath, match="rename the folder") as caught:
@@ -148,18 +175,25 @@ def test_what_cmd_cannot_carry_is_refused(text: str, path: str, character: str) 
     assert repr(character) in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "line", "reason"), [
-    ("accelerate launch t.py ^\r\n  --seed 1 ^\r\n\r\necho done", 3, "is empty"),
-    ("accelerate launch t.py ^\r\nrem --resume x ^\r\n  --seed 1", 2, "no comment"),
-    ("accelerate launch t.py ^\r\n  :: --resume x ^\r\n  --seed 1", 2, "no comment"),
-    ("@echo off\r\nif exist a (\r\n  accelerate launch t.py --seed 1\r\n)\r\n", 3, "a condition"),
-    ("for %%i in (1 2) do accelerate launch t.py --seed %%i", 1, "a loop"),
-    ("if exist a accelerate launch t.py", 1, "a condition"),
-    ("setlocal enabledelayedexpansion\naccelerate launch t.py --output_name wow!", 2, "enabledelayedexpansion"),
-    ("call accelerate launch t.py --output_name 100%%", 1, "call"),
-    ("rem accelerate^\r\naccelerate launch t.py", 1, "swallows"),
-    ("cmd /c \"accelerate launch t.py\"", 1, "quoted command"),
-])
+@pytest.mark.parametrize(
+    ("text", "line", "reason"),
+    [
+        ("accelerate launch t.py ^\r\n  --seed 1 ^\r\n\r\necho done", 3, "is empty"),
+        ("accelerate launch t.py ^\r\nrem --resume x ^\r\n  --seed 1", 2, "no comment"),
+        ("accelerate launch t.py ^\r\n  :: --resume x ^\r\n  --seed 1", 2, "no comment"),
+        ("@echo off\r\nif exist a (\r\n  accelerate launch t.py --seed 1\r\n)\r\n", 3, "a condition"),
+        ("for %%i in (1 2) do accelerate launch t.py --seed %%i", 1, "a loop"),
+        ("if exist a accelerate launch t.py", 1, "a condition"),
+        (
+            "setlocal enabledelayedexpansion\naccelerate launch t.py --output_name wow!",
+            2,
+            "enabledelayedexpansion",
+        ),
+        ("call accelerate launch t.py --output_name 100%%", 1, "call"),
+        ("rem accelerate^\r\naccelerate launch t.py", 1, "swallows"),
+        ('cmd /c "accelerate launch t.py"', 1, "quoted command"),
+    ],
+)
 def test_what_batch_makes_unknowable_is_refused_with_its_line(text: str, line: int, reason: str) -> None:
     with pytest.raises(ScriptNotUnderstood, match=reason) as caught:
         parsed(text)
@@ -175,6 +209,20 @@ def test_flags_that_may_hide_in_a_variable_stop_an_edit(hiding: str) -> None:
     assert caught.value.line_number == 3
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        "echo a>>b.txt",
+        "echo )(",
+        "if 1==1 (\r\n  if 2==2 (\r\n    echo x\r\n  ) else (echo y)\r\n)",
+        ":label ^\r\n more",
+    ],
+)
+def test_commands_before_the_training_do_not_matter(before: str) -> None:
+    script = parsed(f"{before}\r\naccelerate launch t.py 1>>log.txt --seed %%7\r\n")
+    assert script.trainer_arguments == ("--seed", "%7")
+
+
 def test_a_quoted_variable_is_one_unknown_value() -> None:
     script = parsed('accelerate launch t.py --output_dir "%OUT%\\run" --seed 1')
     assert script.value("--output_dir") is None
@@ -182,14 +230,17 @@ def test_a_quoted_variable_is_one_unknown_value() -> None:
     assert script.with_value("--resume", "C:\\x").value("--resume") == "C:\\x"
 
 
-@pytest.mark.parametrize(("line", "expected"), [
-    (r'a "b c" d', ["a", "b c", "d"]),
-    (r'"ab\"c" "\\" d', ['ab"c', "\\", "d"]),
-    (r'a\\\b d"e f"g h', ["a\\\\\\b", "de fg", "h"]),
-    (r'a\\\"b c d', ['a\\"b', "c", "d"]),
-    (r'a\\\\"b c" d e', ["a\\\\b c", "d", "e"]),
-    ('a"b"" c d', ['ab" c d']),
-])
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (r'a "b c" d', ["a", "b c", "d"]),
+        (r'"ab\"c" "\\" d', ['ab"c', "\\", "d"]),
+        (r'a\\\b d"e f"g h', ["a\\\\\\b", "de fg", "h"]),
+        (r"a\\\"b c d", ['a\\"b', "c", "d"]),
+        (r'a\\\\"b c" d e', ["a\\\\b c", "d", "e"]),
+        ('a"b"" c d', ['ab" c d']),
+    ],
+)
 def test_the_independent_rules_agree_with_the_documented_examples(line: str, expected: list[str]) -> None:
     assert argv(line) == expected
 

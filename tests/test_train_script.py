@@ -23,7 +23,7 @@ SCRIPT = """accelerate launch \\
   --pretrained_model_name_or_path "/fluxgym/models/unet/flux1-dev.sft" \\
   --sdpa --persistent_data_loader_workers \\
   --network_dim 4 \\
-  --optimizer_type adamw8bit \\--sample_prompts="/fluxgym/outputs/my lora/sample_prompts.txt" --sample_every_n_steps="20" \\
+  --optimizer_type adamw8bit \\--sample_prompts="/gym/outputs/my lora/prompts.txt" --sample_every_n_steps="20" \\
   --network_args "train_blocks=single" 'b=2' \\
   --output_dir "/fluxgym/outputs/my lora" \\
   --loss_type l2 \\"""
@@ -43,8 +43,10 @@ def test_trainer_and_launcher_are_told_apart() -> None:
 def test_values_are_what_the_trainer_gets() -> None:
     script = parsed(SCRIPT)
     assert script.value("--output_dir") == "/fluxgym/outputs/my lora"
-    assert script.value("--sample_prompts") == "/fluxgym/outputs/my lora/sample_prompts.txt"
+    assert script.value("--sample_prompts") == "/gym/outputs/my lora/prompts.txt"
     assert script.values("--network_args") == ("train_blocks=single", "b=2")
+    assert parsed(SCRIPT.replace("--sdpa", "--optimizer_args=a=1")).values("--optimizer_args") == ("a=1",)
+    assert script.values("--optimizer_args") == ()
     assert script.has("--persistent_data_loader_workers")
     assert script.value("--sdpa") is None
     assert script.line_of("--sample_every_n_steps") == 8
@@ -129,14 +131,33 @@ def test_of_several_only_the_last_place_remains() -> None:
 )
 def test_a_flag_is_removed_with_its_own_space_only(given: str, left: str) -> None:
     text = SCRIPT.replace("  --sdpa", given + "  --sdpa")
-    assert parsed(text).without("--resume").to_bytes().decode() == SCRIPT.replace("  --sdpa", left + "  --sdpa")
+    assert parsed(text).without("--resume").to_bytes().decode() == SCRIPT.replace(
+        "  --sdpa", left + "  --sdpa"
+    )
 
 
-@pytest.mark.parametrize("beside", ["--resume_from_huggingface", "--res=1", "--resume_from_hub", "--resolution 512"])
+@pytest.mark.parametrize(
+    "beside", ["--resume_from_huggingface", "--res=1", "--resume_from_hub", "--resolution 512"]
+)
 def test_what_is_not_ours_is_not_touched(beside: str) -> None:
     text = SCRIPT.replace("--sdpa", beside + " --sdpa")
     assert parsed(text).without("--resume").to_bytes() == text.encode()
     assert beside in parsed(text).with_value("--resume", "x").to_bytes().decode()
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ("--seed 1 --resume X>log", "--seed 1 >log"),
+        ("--seed 1 --resume >log X", "--seed 1  >log "),
+        ("--seed 1 >log --resume X", "--seed 1 >log "),
+        ("--resume X --seed 1 >log", "--seed 1 >log"),
+    ],
+)
+def test_a_redirection_beside_a_removed_flag_stays_one(given: str, left: str) -> None:
+    changed = parsed(f"accelerate launch t.py {given}\n").without("--resume")
+    assert changed.to_bytes().decode() == f"accelerate launch t.py {left}\n"
+    assert changed.trainer_arguments == ("--seed", "1")
 
 
 def test_the_hub_flag_is_seen_and_noted() -> None:
@@ -180,6 +201,11 @@ def test_a_flag_that_takes_no_single_value_is_the_callers_mistake(flag: str) -> 
         parsed(SCRIPT).with_value(flag, "x")
 
 
+def test_a_switch_must_look_like_a_flag() -> None:
+    with pytest.raises(ValueError, match="not a flag"):
+        parsed(SCRIPT).with_switch("save_state")
+
+
 @pytest.mark.parametrize("value", ["a\nb", "a\r", "a\0", "\ud800", "--"])
 @pytest.mark.parametrize("dialect", list(Dialect))
 def test_values_that_no_script_can_carry(value: str, dialect: Dialect) -> None:
@@ -208,7 +234,7 @@ def test_values_that_no_script_can_carry(value: str, dialect: Dialect) -> None:
         'eval "$(conda shell.bash hook)"\naccelerate launch t.py',
         "if [ -d env ]; then\n  source env/bin/activate\nfi\naccelerate launch t.py",
         "case $A in\n  (a) b ;;\n  c) d ;;\nesac\naccelerate launch t.py",
-        "log() { echo \"$@\"; }\nfunction other {\n  :\n}\naccelerate launch t.py",
+        'log() { echo "$@"; }\nfunction other {\n  :\n}\naccelerate launch t.py',
     ],
 )
 def test_ways_to_start_the_training(command: str) -> None:
@@ -263,19 +289,36 @@ def test_a_refusal_survives_pickling() -> None:
 
 
 @pytest.mark.parametrize(
-    "hiding", ["$EXTRA", '"$@"', "$(cat flags)", "`cat flags`", "${A[@]}", '"${A[@]}"', "*", '--sdpa "$X"', "--$X", "a$X"]
+    "hiding",
+    [
+        "$EXTRA",
+        '"$@"',
+        "$(cat flags)",
+        "`cat flags`",
+        "${A[@]}",
+        '"${A[@]}"',
+        "*",
+        '--sdpa "$X"',
+        "--$X",
+        "a$X",
+    ],
 )
 def test_flags_that_may_hide_stop_an_edit_but_not_the_reading(hiding: str) -> None:
     script = parsed(SCRIPT + f"\n  {hiding}")
     assert script.value("--network_dim") == "4"
     assert "line 12" in (script.unknown("--resume") or "")
     for edit in (lambda: script.with_value("--resume", "x"), lambda: script.without("--resume")):
-        with pytest.raises(ScriptNotUnderstood, match="may hold further flags, --resume among them") as caught:
+        with pytest.raises(
+            ScriptNotUnderstood, match="may hold further flags, --resume among them"
+        ) as caught:
             edit()
         assert caught.value.line_number == 12
 
 
-@pytest.mark.parametrize("value", ['"$OUT"', '"$OUT/a b"', "~/x", "a*", '"`pwd`"', "$'a\\tb'", '"${OUT:-x y}"'])
+@pytest.mark.parametrize(
+    "value",
+    ['"$OUT"', '"$OUT/a b"', "~/x", "a*", '"`pwd`"', "$'a\\tb'", '"${OUT:-x y}"', "a{b,c}", 'x{1..3" "}'],
+)
 def test_an_unknown_value_is_none_with_a_reason(value: str) -> None:
     script = parsed(SCRIPT.replace('"/fluxgym/outputs/my lora" ', value + " "))
     assert script.value("--output_dir") is None
@@ -310,5 +353,8 @@ def test_the_script_of_this_platform_comes_first(tmp_path: Path) -> None:
 
 def test_the_suffix_tells_the_language() -> None:
     assert [dialect_of(Path(name)) for name in ("train.sh", "TRAIN.BAT", "x.cmd", "x")] == [
-        Dialect.SH, Dialect.BAT, Dialect.BAT, Dialect.SH,
+        Dialect.SH,
+        Dialect.BAT,
+        Dialect.BAT,
+        Dialect.SH,
     ]
