@@ -13,13 +13,13 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 from rich.text import Text
 
 from checkpoint_core import console_view, exit_code
 from checkpoint_core.audit import (
-    AuditReport,
     Auditor,
+    AuditReport,
     CheckpointReport,
     RunReport,
     UnknownName,
@@ -27,11 +27,12 @@ from checkpoint_core.audit import (
 )
 from checkpoint_core.audit_state import ScriptUnusable, audit_state
 from checkpoint_core.collect import diagnosis_for
-from checkpoint_core.discovery import OutputsFolderError
+from checkpoint_core.discovery import OutputsFolderError, find_runs
 from checkpoint_core.exit_code import ExitCode
 from checkpoint_core.layout import Layout
 from checkpoint_core.plain_text import printable
 from checkpoint_core.report_schema import check_json, scan_json
+from checkpoint_core.run_command import run_command
 from checkpoint_core.safe_write import WriteFailed, backups_of, new_file
 from checkpoint_core.script_change import (
     NoScript,
@@ -43,7 +44,7 @@ from checkpoint_core.script_change import (
     plan_fresh,
     plan_resume,
 )
-from checkpoint_core.train_command import train_command
+from checkpoint_core.script_facts import read_script
 from checkpoint_core.train_script import InexpressiblePath, ScriptNotUnderstood, find_script
 from checkpoint_core.wording import title
 
@@ -125,13 +126,14 @@ def check(
     deep: Annotated[bool, typer.Option("--deep", help="Read every byte: checksums, NaN and Inf.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Judge one checkpoint, with every finding: cause, what happens to the training, cure.
+    """Judge one checkpoint and tell every finding.
 
+    A finding is told as its cause, what happens to the training, and the cure.
     Exit status: 0 it will resume; 1 it will not, or there is no state directory; 2 could not tell (an unreadable
     file, a save that is still going on).
     """
     with _problems_told():
-        with _progress("Reading every byte", enabled=deep) as bar:
+        with _progress("Reading every byte", DownloadColumn(), enabled=deep) as bar:
             task = bar.add_task("")
             checkpoint = audit_state(
                 state, script, layout, deep, lambda done, total: bar.update(task, completed=done, total=total)
@@ -163,7 +165,9 @@ def resume(
     """Write --resume into the run's train script, and say how to train.
 
     The change is shown as a diff, the old script is kept as a backup, and a checkpoint that will not resume is
-    refused. Exit status: 0 done; 1 refused, the script is as it was; 2 wrong usage.
+    refused.
+
+    Exit status: 0 done; 1 refused, the script is as it was; 2 wrong usage.
     """
     with _problems_told():
         if sum((state is not None, latest, fresh, undo)) > 1:
@@ -194,10 +198,12 @@ def report(
     ] = None,
     layout: LayoutOption = None,
 ) -> None:
-    """Write a diagnosis to send to whoever helps: Markdown, JSON and the small files in one zip.
+    """Write a diagnosis to send to whoever helps.
 
-    Home folders, user names and tokens are taken out, and there are no weights in it. An existing file is not
-    overwritten. Exit status: 0 written; 1 it could not be written; 2 wrong usage.
+    It is one zip with Markdown, JSON and the run's small files. Home folders, user names and tokens are taken out,
+    and there are no weights in it. An existing file is not overwritten.
+
+    Exit status: 0 written; 1 it could not be written; 2 wrong usage.
     """
     with _problems_told():
         diagnosis = diagnosis_for(_audited(Path(os.path.abspath(run_dir)), layout))
@@ -216,7 +222,7 @@ def report(
 def _scanned(auditor: Auditor, run: str | None) -> AuditReport:
     if run is not None:
         return AuditReport(auditor.outputs, time.time_ns(), (auditor.audit_run(run),), ())
-    with _progress("Reading runs") as bar:
+    with _progress("Reading runs", MofNCompleteColumn()) as bar:
         task = bar.add_task("", total=len(auditor.run_names()))
         return auditor.audit(lambda _: bar.advance(task))
 
@@ -229,10 +235,18 @@ def _audited(folder: Path, layout: Layout | None) -> RunReport:
     if not folder.is_dir():
         raise _Usage(f"There is no folder {folder}. Give a run's folder, such as outputs/my-lora.")
     try:
-        return Auditor(folder.parent, layout).audit_run(folder.name)
+        run = Auditor(folder.parent, layout).audit_run(folder.name)
     except UnknownName as error:
         hint = "Give a run's folder, such as outputs/my-lora; a link to a folder elsewhere is not followed."
         raise _Usage(f"{folder} is not a run's folder. {hint}") from error
+    if not run.checkpoints and run.facts.script is None and (runs := _runs_in(folder)):
+        raise _Usage(f"{folder} is not a run's folder but holds some. Give one of them: {', '.join(runs)}.")
+    return run
+
+
+def _runs_in(folder: Path) -> list[str]:
+    """The runs with checkpoints or a script in a folder that was taken for a run itself."""
+    return [found.path.name for found in find_runs(folder) if found.states or find_script(found.path)]
 
 
 def _chosen(run: RunReport, state: str | None) -> CheckpointReport:
@@ -305,13 +319,14 @@ def _carry_out(change: ScriptChange, folder: Path, dry_run: bool) -> None:
 
 
 def _tell_how_to_go_on(receipt: Receipt, folder: Path) -> None:
-    root = folder.parent.parent
+    script, _ = read_script(receipt.path)
+    run_it = run_command(folder / receipt.path.name, script.output_dir if script else None)
     if receipt.backup:
         _say(f"Written: {receipt.path}")
         _say(f"Backup: {receipt.backup}")
         _say("To undo: the same command with --undo, or copy the backup over the script.")
-    _say(f"To train, run this in {root}, with FluxGym's environment active:")
-    _say(f"  {train_command(receipt.path, root)}")
+    _say(f"To train, run this in {run_it.folder}, with FluxGym's environment active:")
+    _say(f"  {run_it.command}")
 
 
 @contextmanager
@@ -342,7 +357,7 @@ def _console(stderr: bool = False) -> Console:
 
 
 def _show(view: RenderableType) -> None:
-    _console().print(view)
+    _console().print(view, crop=False)
 
 
 def _say(line: str) -> None:
@@ -363,15 +378,8 @@ def _print_csv(report: AuditReport) -> None:
     typer.echo(text.encode("utf-8", "surrogateescape"), nl=False)
 
 
-def _progress(what: str, enabled: bool = True) -> Progress:
+def _progress(what: str, amount: ProgressColumn, enabled: bool = True) -> Progress:
     """A bar on stderr, so that stdout holds the answer alone; none where no terminal shows it."""
     console = _console(stderr=True)
-    unit = DownloadColumn() if what == "Reading every byte" else TextColumn("{task.completed:.0f}")
-    return Progress(
-        TextColumn(what),
-        BarColumn(),
-        unit,
-        console=console,
-        transient=True,
-        disable=not (enabled and console.is_terminal),
-    )
+    shown = enabled and console.is_terminal
+    return Progress(TextColumn(what), BarColumn(), amount, console=console, transient=True, disable=not shown)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -57,13 +56,13 @@ def run_view(run: RunReport) -> RenderableType:
 
 
 def _table(checkpoints: Iterable[CheckpointReport]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
-    table.add_column("State", no_wrap=True)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("State")
     table.add_column("Checkpoint", overflow="fold")
     for title in ("Epoch", "Step"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("Saved", no_wrap=True)
-    table.add_column("Size", justify="right", no_wrap=True)
+        table.add_column(title, justify="right")
+    table.add_column("Saved")
+    table.add_column("Size", justify="right")
     for item in checkpoints:
         table.add_row(
             verdict_view(item.verdict),
@@ -88,15 +87,14 @@ def _number(value: int | None) -> str:
 def _notes(checkpoints: Iterable[CheckpointReport]) -> Iterator[RenderableType]:
     for item in checkpoints:
         if told := note(item):
-            yield Padding(Text(f"{printable(item.name)}: {printable(told)}"), (0, 0, 0, 2))
+            yield Padding(Text(f"{printable(item.name)}: {printable(told)}"), (0, 0, 0, 2), expand=False)
 
 
 def checkpoint_view(checkpoint: CheckpointReport) -> RenderableType:
     """One checkpoint: its verdict, where it stands, and every finding."""
     facts, position = checkpoint.facts, checkpoint.position
-    parts: list[RenderableType] = [
-        Text.assemble(verdict_view(checkpoint.verdict), ": ", (printable(str(facts.path)), "bold"))
-    ]
+    path = (printable(str(facts.path)), "bold")
+    parts: list[RenderableType] = [_unbroken(Text.assemble(verdict_view(checkpoint.verdict), ": ", path))]
     if facts.files:
         parts.append(
             Text(
@@ -115,16 +113,22 @@ def findings_view(findings: Iterable[Finding]) -> Iterator[RenderableType]:
         # A note that neither does anything nor asks for anything needs one line.
         if found.severity is not Severity.INFO:
             told = f"Training: {printable(found.effect)}\nCure: {printable(found.cure)}"
-            yield Padding(Text(told), (0, 0, 0, 4))
+            yield Padding(Text(told), (0, 0, 0, 4), expand=False)
 
 
 def diff_view(diff: str) -> RenderableType:
     """A unified diff with its added and removed lines coloured."""
-    shown = Text()
-    for line in diff.splitlines():
-        style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
-        shown.append(printable(line, keep="\t") + "\n", style)
-    return shown
+    styles = {"+": "green", "-": "red", "@": "cyan"}
+    # In a group, because the console joins bare texts into one that forgets how they are to be wrapped.
+    return Group(
+        *(_unbroken(Text(printable(line, keep="\t"), styles.get(line[:1], ""))) for line in diff.splitlines())
+    )
+
+
+def _unbroken(text: Text) -> Text:
+    """The text with its lines as they are, however wide: what is copied from them must be whole."""
+    text.no_wrap, text.overflow = True, "ignore"
+    return text
 
 
 def _left_out(name: str, reason: str) -> Text:

@@ -15,8 +15,8 @@ SECRET = "[redacted]"
 USER = "[user]"
 HOME = "~"
 
-#: A shell's word: quoted pieces and bare ones side by side. Never another flag.
-_WORD = r"""(?!-{1,2}[A-Za-z])(?:"(?:[^"\\]|\\.)*"|'[^']*'|\\.|\^.|[^\s"'\\^])+"""
+#: A shell's word: quoted pieces and bare ones side by side, an unbalanced quote too. Never another flag.
+_WORD = r"""(?!--[A-Za-z])(?:"(?:[^"\\\r\n]|\\.)*"|'[^'\r\n]*'|[\\^].|\S)+"""
 #: Between a flag and its value: ``=``, or white space that may hold continuation marks.
 _GAP = r"""(?:["']?\s*=\s*|["']?(?:\s|[\\^]\r?\n)+)"""
 _SECRET_FLAG = (
@@ -34,7 +34,7 @@ _SECRETS = (
     re.compile(rf"""(?P<kept>(?<![\w-]){_SECRET_NAME}["']?\s*[=:]\s*){_WORD}""", re.IGNORECASE),
     re.compile(r"(?P<kept>\bbearer\s+)[\w.~+/=-]+", re.IGNORECASE),
     re.compile(r"(?P<kept>\bwandb\b[^\r\n]{0,120}?\b)[0-9a-f]{40}\b", re.IGNORECASE),
-    re.compile(r"(?P<kept>[a-z][a-z0-9+.-]*://)[^\s/@\"']+(?=@)", re.IGNORECASE),
+    re.compile(r"(?P<kept>(?<![a-z0-9+.-])[a-z][a-z0-9+.-]*://)[^\s/@\"']+(?=@)", re.IGNORECASE),
     re.compile(r"(?P<kept>[?&](?:[\w-]*token|api_?key|key|sig|[\w-]*signature)=)[^\s&\"'#]+", re.IGNORECASE),
     # Tokens that tell by their own look: Hugging Face, Weights & Biases, GitHub, OpenAI.
     re.compile(r"(?P<kept>)(?:hf_|api_org_)[A-Za-z0-9]{20,}"),
@@ -103,7 +103,9 @@ def _is_folder(home: str) -> bool:
 
 def _either_slash(path: str) -> str:
     """A pattern for a path with its separators written either way, or doubled as in JSON."""
-    return r"[\\/]{1,2}".join(re.escape(part) for part in re.split(r"[\\/]", path.rstrip("\\/")))
+    parts = [re.escape(part) for part in re.split(r"[\\/]+", path.strip("\\/"))]
+    lead = r"[\\/]" if path[0] in "\\/" else ""
+    return lead + r"[\\/]{1,2}".join(parts)
 
 
 def _decoded(data: bytes) -> str | None:
