@@ -8,73 +8,39 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
-import runpy
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import gradio as gr
 import typer
 
-from checkpoint_core import host_install
+from checkpoint_core.app_edit import NotEdited, NotFluxGym, add_tab, app_in, outputs_in, remove_tab
+from checkpoint_core.discovery import OutputsFolderError
 from checkpoint_core.gym import Gym, find_gym
-from checkpoint_core.page import desk as desk_module
+from checkpoint_core.host_page import run_app, snapshot
+from checkpoint_core.page import answers
 from checkpoint_core.page.action_view import error_view, info_view
-from checkpoint_core.page.assets import SCRIPT, STYLE
-from checkpoint_core.page.desk import Desk, RunView
+from checkpoint_core.page.assets import DOWNLOAD, OPENED, SCRIPT, STYLE
+from checkpoint_core.page.desk import LAYOUTS, Desk, Outcome, RunView
 from checkpoint_core.page.markup import SELECTED_BOX, SORT_BOX
 from checkpoint_core.page.table_view import DEFAULT_SORT
-from checkpoint_core.safe_write import ChangedMeanwhile, WriteFailed, replace_bytes
+from checkpoint_core.safe_write import WriteFailed
 
-_LAYOUTS = [("Automatic (from the train script)", "auto"), ("sd-scripts", "sd-scripts")]
-_LAYOUTS.append(("accelerate with registered objects", "accelerate-objects"))
+_LAYOUT_LABEL = "Judge checkpoints by the files of"
+_KNOWS_SHOW_API = "show_api" in inspect.signature(gr.Button.click).parameters
 #: Gradio 6 renamed the switch that keeps an event out of the API's documentation.
-_UNLISTED: dict[str, Any] = (
-    {"show_api": False} if "show_api" in inspect.signature(gr.Button.click).parameters else {"api_visibility": "private"}
-)
-_LISTED = {} if "show_api" in _UNLISTED else {"api_visibility": "public"}
-#: Gradio 5 and 6 pad HTML unless told otherwise; 4.44.1 has no such switch and does not.
-_BARE: dict[str, Any] = {"padding": False} if "padding" in inspect.signature(gr.HTML.__init__).parameters else {}
+_UNLISTED: dict[str, Any] = {"show_api": False} if _KNOWS_SHOW_API else {"api_visibility": "private"}
+_LISTED: dict[str, Any] = {} if _KNOWS_SHOW_API else {"api_visibility": "public"}
 _QUIET: dict[str, Any] = {"show_progress": "hidden", **_UNLISTED}
-
-
-@dataclass
-class _Page:
-    """The components of one built tab."""
-
-    runs: gr.Dropdown
-    layout: gr.Dropdown
-    refresh: gr.Button
-    poll: gr.Button
-    headline: gr.HTML
-    table: gr.HTML
-    panel: gr.HTML
-    preview: gr.HTML
-    refusal: gr.HTML
-    resume: gr.Button
-    verify: gr.Button
-    cancel: gr.Button
-    fresh: gr.Button
-    fresh_yes: gr.Button
-    fresh_no: gr.Button
-    download: gr.Button
-    undo: gr.Button
-    progress: gr.HTML
-    result: gr.HTML
-    report: gr.File
-    selected_box: gr.Textbox
-    sort_box: gr.Textbox
-    selected: gr.State
-    sort: gr.State
-    change: gr.State
-    receipt: gr.State
-    shown: gr.State
-    state_path: gr.State
+#: Gradio 5 and 6 pad HTML unless told otherwise; 4.44.1 has no such switch and does not.
+_PADS_HTML = "padding" in inspect.signature(gr.HTML.__init__).parameters
+_BARE: dict[str, Any] = {"padding": False} if _PADS_HTML else {}
 
 
 def build_tab(outputs: Path | str, gym: Gym | None = None) -> gr.Column:
@@ -86,192 +52,167 @@ def build_tab(outputs: Path | str, gym: Gym | None = None) -> gr.Column:
     """
     desk = Desk(outputs)
     with gr.Column(elem_id="ck-root") as root:
-        page = _components(gym)
+        page = _Page(gym)
     _wire_views(desk, page)
-    _wire_actions(desk, page, gym)
+    _wire_script(desk, page, gym)
+    _wire_verify(desk, page)
+    _wire_download(desk, page)
     _wire_api(desk)
     return root
 
 
-def _components(gym: Gym | None) -> _Page:
-    gr.HTML(f"<style>{STYLE}</style>", elem_classes=["ck-hidden"])
-    with gr.Row(elem_classes=["ck-bar"]):
-        runs = gr.Dropdown([], label="Run", scale=6, min_width=240, interactive=True, filterable=True)
-        refresh = gr.Button("Refresh", scale=0, min_width=110, size="sm")
-    headline, table, panel, preview = (_html() for _ in range(4))
-    with gr.Row(elem_classes=["ck-bar"]):
-        resume = gr.Button("Resume from this checkpoint", size="sm", variant="primary", interactive=False, min_width=240)
-        verify = gr.Button("Verify every byte", size="sm", interactive=False, min_width=150)
-        fresh = gr.Button("Start fresh", size="sm", interactive=False, min_width=120)
-        download = gr.Button("Download diagnosis", size="sm", interactive=False, min_width=160)
-    refusal, progress = _html("ck-refusal"), _html()
-    cancel = gr.Button("Cancel", visible=False)
-    with gr.Row():
-        fresh_yes = gr.Button("Yes, remove --resume", visible=False, variant="primary", min_width=180)
-        fresh_no = gr.Button("No, keep it", visible=False, min_width=120)
-    result = _html("ck-result")
-    undo = gr.Button("Undo", visible=False)
-    report = gr.File(label="Diagnosis", visible=False, interactive=False)
-    with gr.Accordion("Options", open=False):
-        layout = gr.Dropdown(_LAYOUTS, value="auto", label="Judge checkpoints by the files of", interactive=True)
-        gr.HTML(info_view(gym.describe()) if gym else "")
-    # In the page though not seen: `visible=False` would keep them out of it on Gradio 5 and 6.
-    selected_box = gr.Textbox("", elem_id=SELECTED_BOX, elem_classes=["ck-hidden"], label="Selected checkpoint")
-    sort_box = gr.Textbox("", elem_id=SORT_BOX, elem_classes=["ck-hidden"], label="Sort")
-    poll = gr.Button("Poll", elem_id="ck-poll", elem_classes=["ck-hidden"])
-    states = (gr.State(""), gr.State(DEFAULT_SORT), gr.State(None), gr.State(None), gr.State(None), gr.State(None))
-    return _Page(
-        runs, layout, refresh, poll, headline, table, panel, preview, refusal, resume, verify, cancel, fresh, fresh_yes,
-        fresh_no, download, undo, progress, result, report, selected_box, sort_box, *states,
-    )  # fmt: skip
+class _Page:
+    """The components of one built tab, in their order on the page."""
+
+    def __init__(self, gym: Gym | None) -> None:
+        gr.HTML(f"<style>{STYLE}</style>", elem_classes=["ck-hidden"])
+        with gr.Row(elem_classes=["ck-bar"]):
+            self.runs = gr.Dropdown([], label="Run", scale=6, min_width=240, interactive=True)
+            self.refresh = _button("Refresh", 110, scale=0)
+        self.headline, self.table, self.panel, self.preview = (_html() for _ in range(4))
+        with gr.Row(elem_classes=["ck-bar"]):
+            self.resume = _button("Resume from this checkpoint", 240, variant="primary", interactive=False)
+            self.verify = _button("Verify every byte", 150, interactive=False)
+            self.fresh = _button("Start fresh", 120, interactive=False)
+            self.download = _button("Download diagnosis", 160, interactive=False)
+        self.refusal, self.progress = _html("ck-refusal"), _html()
+        self.cancel = gr.Button("Cancel", visible=False)
+        self.result = _html("ck-result")
+        with gr.Row():
+            self.fresh_yes = _button("Yes, remove --resume", 180, variant="primary", visible=False)
+            self.fresh_no = _button("No, keep it", 120, visible=False)
+        self.undo = gr.Button("Undo", visible=False)
+        self.report = gr.File(label="Diagnosis", visible=False, interactive=False)
+        with gr.Accordion("Options", open=False):
+            self.layout = gr.Dropdown(LAYOUTS, value="auto", label=_LAYOUT_LABEL, interactive=True)
+            gr.HTML(info_view(gym.describe()) if gym else "")
+        # In the page though not seen: `visible=False` would keep them out of it on Gradio 5 and 6.
+        self.selected_box = gr.Textbox("", elem_id=SELECTED_BOX, elem_classes=["ck-hidden"], label="Selected")
+        self.sort_box = gr.Textbox("", elem_id=SORT_BOX, elem_classes=["ck-hidden"], label="Sort")
+        self.poll = gr.Button("Poll", elem_id="ck-poll", elem_classes=["ck-hidden"])
+        self.selected, self.sort = gr.State(""), gr.State(DEFAULT_SORT)
+        self.choices, self.shown, self.change, self.fresh_change = (gr.State(None) for _ in range(4))
+        self.receipt, self.resumed_from, self.verifying = (gr.State(None) for _ in range(3))
+
+    @property
+    def seen(self) -> list[Any]:
+        """The inputs of every handler that shows a run: what the user has chosen, and what is shown."""
+        return [self.runs, self.selected, self.sort, self.layout, self.shown]
+
+    @property
+    def views(self) -> list[Any]:
+        """The outputs that show a run, in the order of :func:`_view_updates`."""
+        return [
+            *(self.headline, self.table, self.panel, self.preview, self.refusal),
+            *(self.selected, self.change, self.shown),
+            *(self.resume, self.verify, self.fresh, self.download),
+        ]
+
+    @property
+    def talk(self) -> list[Any]:
+        """The outputs below the buttons that speak of one run and must not outlive a change to another."""
+        return [self.result, self.undo, self.fresh_yes, self.fresh_no]
+
+
+def _button(label: str, min_width: int, **more: Any) -> gr.Button:
+    return gr.Button(label, size="sm", min_width=min_width, **more)
 
 
 def _html(elem_id: str | None = None) -> gr.HTML:
     return gr.HTML("", elem_id=elem_id, elem_classes=["ck-part"], **_BARE)
 
 
-def _view_outputs(page: _Page) -> list[Any]:
-    return [
-        page.headline, page.table, page.panel, page.preview, page.refusal, page.selected, page.change, page.shown,
-        page.resume, page.verify, page.fresh, page.download,
-    ]  # fmt: skip
+def _shown(is_shown: bool) -> Any:
+    return gr.update(visible=is_shown)
+
+
+def _silence() -> list[Any]:
+    """Updates for ``talk``: nothing said, nothing asked."""
+    return ["", _shown(False), _shown(False), _shown(False)]
 
 
 def _view_updates(view: RunView, before: RunView | None = None) -> list[Any]:
-    """Updates for :func:`_view_outputs`; none at all where nothing differs, so that a refresh moves nothing."""
+    """Updates for ``views``; none at all where nothing differs, so that a refresh moves nothing."""
     if view == before:
         return [gr.skip()] * 12
-    has_run = bool(view.table)
+    refusal = error_view(view.refusal) if view.refusal else ""
+    has_run = gr.update(interactive=bool(view.table))
     return [
-        view.headline, view.table, view.panel, view.preview, error_view(view.refusal) if view.refusal else "",
-        view.selected, view.change, view,
-        gr.update(interactive=view.resumes), gr.update(interactive=bool(view.selected)),
-        gr.update(interactive=has_run), gr.update(interactive=has_run),
-    ]  # fmt: skip
+        *(view.headline, view.table, view.panel, view.preview, refusal, view.selected, view.change, view),
+        *(gr.update(interactive=view.resumes), gr.update(interactive=bool(view.selected)), has_run, has_run),
+    ]
+
+
+def _show(desk: Desk, run: str | None, selected: str, sort: str, layout: str, before: Any) -> list[Any]:
+    return _view_updates(desk.show(run or "", selected, sort, layout), before)
 
 
 def _wire_views(desk: Desk, page: _Page) -> None:
     """Everything that shows and changes nothing."""
-    seen = [page.runs, page.selected, page.sort, page.layout, page.shown]
-    views = _view_outputs(page)
+    show = partial(_show, desk)
 
-    def show(run: str | None, selected: str, sort: str, layout: str, before: RunView | None) -> list[Any]:
-        return _view_updates(desk.show(run or "", selected, sort, layout), before)
-
-    def refresh(run: str | None, selected: str, sort: str, layout: str, before: RunView | None) -> list[Any]:
+    def refresh(listed: Any, run: str | None, *seen: Any) -> list[Any]:
         choices = desk.choices()
         names = [name for _, name in choices]
-        run = run if run in names else (names[0] if names else None)
-        return [gr.update(choices=choices, value=run), *show(run, selected, sort, layout, before)]
+        kept = run if run in names else next(iter(names), None)
+        # An unchanged list is not sent again: it would close the picker under the user's hand.
+        picker = gr.skip() if choices == listed and kept == run else gr.update(choices=choices, value=kept)
+        talk = [gr.skip()] * 4 if kept == run else _silence()
+        return [choices, picker, *talk, *show(kept, *seen)]
 
-    def pick(run: str | None, sort: str, layout: str) -> list[Any]:
-        return [*_view_updates(desk.show(run or "", "", sort, layout)), "", "", gr.update(visible=False)]
+    def pick(run: str | None, _: str, sort: str, layout: str, before: RunView | None) -> list[Any]:
+        return [*_silence(), "", *show(run, "", sort, layout, before)]
 
-    def select(message: str, run: str | None, sort: str, layout: str, before: RunView | None) -> list[Any]:
+    def select(message: str, run: str | None, _: str, *seen: Any) -> list[Any]:
         # The page puts a counter before the value: the same row can be pressed twice, and 5.x may fire twice.
-        return show(run, message.partition("|")[2], sort, layout, before)
+        return show(run, message.partition("|")[2], *seen)
 
-    def resort(message: str, run: str | None, selected: str, layout: str, before: RunView | None) -> list[Any]:
+    def resort(message: str, run: str | None, selected: str, _: str, *seen: Any) -> list[Any]:
         sort = message.partition("|")[2] or DEFAULT_SORT
-        return [sort, *show(run, selected, sort, layout, before)]
+        return [sort, *show(run, selected, sort, *seen)]
 
-    page.refresh.click(refresh, seen, [page.runs, *views], **_UNLISTED)
-    page.poll.click(refresh, seen, [page.runs, *views], **_QUIET)
+    refreshed = [page.choices, page.runs, *page.talk, *page.views]
+    page.refresh.click(refresh, [page.choices, *page.seen], refreshed, **_UNLISTED)
+    page.poll.click(refresh, [page.choices, *page.seen], refreshed, **_QUIET)
     # `input`, not `change`: a refresh that sets the same value again must not start everything anew.
-    page.runs.input(
-        pick, [page.runs, page.sort, page.layout], [*views, page.result, page.progress, page.undo], **_QUIET
-    )
-    page.layout.input(show, seen, views, **_QUIET)
-    page.selected_box.change(
-        select, [page.selected_box, page.runs, page.sort, page.layout, page.shown], views, **_QUIET
-    )
-    page.sort_box.change(
-        resort, [page.sort_box, page.runs, page.selected, page.layout, page.shown], [page.sort, *views], **_QUIET
-    )
+    page.runs.input(pick, page.seen, [*page.talk, page.progress, *page.views], **_QUIET)
+    page.layout.input(show, page.seen, page.views, **_QUIET)
+    page.selected_box.change(select, [page.selected_box, *page.seen], page.views, **_QUIET)
+    page.sort_box.change(resort, [page.sort_box, *page.seen], [page.sort, *page.views], **_QUIET)
 
 
-def _wire_actions(desk: Desk, page: _Page, gym: Gym | None) -> None:
-    """Everything that changes a script, reads for long, or downloads."""
-    views = _view_outputs(page)
-    seen = [page.runs, page.selected, page.sort, page.layout]
-    done = [page.result, page.receipt, page.undo, page.state_path, page.fresh_yes, page.fresh_no]
+def _wire_script(desk: Desk, page: _Page, gym: Gym | None) -> None:
+    """Everything that changes a script."""
+    written = [*page.talk, page.receipt, page.resumed_from, *page.views]
 
-    def outcome(result: desk_module.Outcome, view: RunView) -> list[Any]:
-        can_undo, closed = gr.update(visible=result.receipt is not None), gr.update(visible=False)
-        # The path is a token too: True after “Start fresh”, None where nothing was written.
-        carried = (str(result.state_path) if result.state_path else True) if result.written else None
-        return [result.message, result.receipt, can_undo, carried, closed, closed, *_view_updates(view)]
+    def on(button: gr.Button, given: gr.State, act: Callable[..., Outcome]) -> Any:
+        def press(what: Any, run: str | None, selected: str, sort: str, layout: str, _: Any) -> list[Any]:
+            result = act(what, run or "", selected, layout)
+            # The path is a token too: True after “Start fresh”, None where nothing was written.
+            resumed_from = (str(result.state_path) if result.state_path else True) if result.written else None
+            talk = [result.message, _shown(result.receipt is not None), _shown(False), _shown(False)]
+            return [*talk, result.receipt, resumed_from, *_show(desk, run, selected, sort, layout, None)]
 
-    def resume(run: str, selected: str, sort: str, layout: str, change: Any) -> list[Any]:
-        result = desk.resume(run or "", selected, change, layout)
-        return outcome(result, desk.show(run or "", selected, sort, layout))
-
-    def fresh(run: str, selected: str, sort: str, layout: str) -> list[Any]:
-        return outcome(desk.start_fresh(run or ""), desk.show(run or "", selected, sort, layout))
-
-    def undo(run: str, selected: str, sort: str, layout: str, receipt: Any) -> list[Any]:
-        return outcome(desk.undo(receipt), desk.show(run or "", selected, sort, layout))
+        return button.click(press, [given, *page.seen], written, **_UNLISTED)
 
     def ask_fresh(run: str) -> list[Any]:
-        shown, possible = desk.preview_fresh(run or "")
-        return [shown, gr.update(visible=possible), gr.update(visible=possible), gr.update(visible=False)]
+        told, change = desk.preview_fresh(run or "")
+        return [told, _shown(False), _shown(change is not None), _shown(change is not None), change]
 
-    def verify(run: str, selected: str, sort: str, layout: str) -> Iterator[list[Any]]:
-        told = ""
-        for told in desk.verify(run or "", selected, layout):
-            yield [told, gr.update(visible=True), *([gr.skip()] * len(views))]
-        yield [told, gr.update(visible=False), *_view_updates(desk.show(run or "", selected, sort, layout))]
-
-    resumed = page.resume.click(resume, [*seen, page.change], [*done, *views], **_UNLISTED)
-    freshened = page.fresh_yes.click(fresh, seen, [*done, *views], **_UNLISTED)
-    page.fresh.click(ask_fresh, page.runs, [page.result, page.fresh_yes, page.fresh_no, page.undo], **_UNLISTED)
-    page.fresh_no.click(
-        lambda: ["", gr.update(visible=False), gr.update(visible=False)],
-        None,
-        [page.result, page.fresh_yes, page.fresh_no],
-        **_UNLISTED,
+    page.fresh.click(ask_fresh, page.runs, [*page.talk, page.fresh_change], **_UNLISTED)
+    page.fresh_no.click(_silence, None, page.talk, **_UNLISTED)
+    events = (
+        on(page.resume, page.change, lambda plan, run, name, layout: desk.resume(run, name, plan, layout)),
+        on(page.fresh_yes, page.fresh_change, lambda plan, run, *_: desk.start_fresh(run, plan)),
+        on(page.undo, page.receipt, lambda receipt, *_: desk.undo(receipt)),
     )
-    undone = page.undo.click(undo, [*seen, page.receipt], [*done, *views], **_UNLISTED)
-    page.verify.click(verify, seen, [page.progress, page.cancel, *views], concurrency_limit=4, **_QUIET)
-    page.cancel.click(lambda run, name: desk.cancel(run or "", name), [page.runs, page.selected], None, **_UNLISTED)
-    _wire_download(desk, page)
     if gym is not None and gym.is_connected:
-        for event in (resumed, freshened, undone):
+        for event in events:
             _carry_into_gym(event, page, gym, desk)
 
 
-def _wire_download(desk: Desk, page: _Page) -> None:
-    def make(run: str, layout: str) -> Any:
-        return gr.update(value=_written_report(desk, run or "", layout), visible=True)
-
-    made = page.download.click(make, [page.runs, page.layout], page.report, **_UNLISTED)
-    # A file that a handler has just made is not downloaded by itself: the page follows its link.
-    made.then(None, page.report, None, js=_FOLLOW_LINK, **_UNLISTED)
-
-
-_FOLLOW_LINK = """(file) => {
-  const it = Array.isArray(file) ? file[0] : file;
-  if (!it || !it.url) return;
-  const link = document.createElement("a");
-  link.href = it.url; link.download = it.orig_name || "diagnosis.zip";
-  document.body.appendChild(link); link.click(); link.remove();
-}"""
-
-
-def _written_report(desk: Desk, run: str, layout: str = "auto") -> str:
-    """A run's diagnosis as a zip file in a folder of its own, from which Gradio serves it."""
-    try:
-        report = desk.diagnosis(run, layout)
-    except LookupError as error:
-        raise gr.Error(str(error)) from error
-    folder = Path(tempfile.mkdtemp(prefix="fluxgym-diagnosis-"))
-    path = folder / report.file_name
-    path.write_bytes(report.zip_bytes)
-    return str(path)
-
-
 def _carry_into_gym(event: Any, page: _Page, gym: Gym, desk: Desk) -> None:
-    """After a resume: set FluxGym's own components, so that its “Start training” does not undo the choice."""
+    """After a change: set FluxGym's own components, so that its “Start training” does not undo the choice."""
 
     def carry(state: str | bool | None, run: str, message: str, *values: Any) -> list[Any]:
         if state is None:
@@ -280,8 +221,46 @@ def _carry_into_gym(event: Any, page: _Page, gym: Gym, desk: Desk) -> None:
         kept = result if result is not None else [gr.skip()] * len(gym.targets)
         return [message + info_view(told), *kept]
 
-    inputs = [page.state_path, page.runs, page.result, *gym.inputs]
+    inputs = [page.resumed_from, page.runs, page.result, *gym.inputs]
     event.then(carry, inputs, [page.result, *gym.targets], **_QUIET)
+
+
+def _wire_verify(desk: Desk, page: _Page) -> None:
+    """Reading every byte, with progress and cancel. The user may go on to other checkpoints meanwhile."""
+
+    def verify(run: str, selected: str, layout: str) -> Iterator[list[Any]]:
+        told = ""
+        for told in desk.verify(run or "", selected, layout):
+            yield [told, _shown(True), (run or "", selected)]
+        yield [told, _shown(False), None]
+
+    inputs, outputs = [page.runs, page.selected, page.layout], [page.progress, page.cancel, page.verifying]
+    verified = page.verify.click(verify, inputs, outputs, concurrency_limit=4, **_QUIET)
+    # A step of its own, so that it shows what is selected when the reading ends, not when it began.
+    verified.then(partial(_show, desk), page.seen, page.views, **_QUIET)
+    page.cancel.click(lambda key: desk.cancel(*key) if key else None, page.verifying, None, **_UNLISTED)
+
+
+def _wire_download(desk: Desk, page: _Page) -> None:
+    def make(run: str, layout: str) -> Any:
+        return gr.update(value=str(desk.diagnosis_file(run or "", layout)), visible=True)
+
+    made = page.download.click(_telling(make), [page.runs, page.layout], page.report, **_UNLISTED)
+    made.then(None, page.report, None, js=DOWNLOAD, **_UNLISTED)
+
+
+def _telling(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, with what it raises for the caller's mistakes as a message that Gradio passes on."""
+
+    def told(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except (LookupError, OutputsFolderError, WriteFailed) as error:
+            raise gr.Error(str(error)) from error
+
+    # For the names of an endpoint's parameters; `functools.wraps` does more than Gradio 4 can read.
+    told.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    return told
 
 
 def _wire_api(desk: Desk) -> None:
@@ -290,14 +269,13 @@ def _wire_api(desk: Desk) -> None:
     answer, file = gr.JSON(visible=False), gr.File(visible=False)
 
     def endpoint(name: str, function: Any, inputs: list[Any], output: Any = answer) -> None:
-        gr.Button(name, visible=False).click(function, inputs, output, api_name=name, **_LISTED)
+        gr.Button(name, visible=False).click(_telling(function), inputs, output, api_name=name, **_LISTED)
 
-    endpoint("runs", desk.summary, [])
-    endpoint("checkpoint_table", desk.table_records, [run])
-    endpoint("check", desk.check, [run, checkpoint])
-    endpoint("preview_resume", desk.preview_json, [run, checkpoint])
-    endpoint("apply_resume", desk.resume_json, [run, checkpoint])
-    endpoint("diagnosis_report", lambda name: _written_report(desk, name), [run], file)
+    endpoint("runs", partial(answers.runs, desk), [])
+    endpoint("checkpoint_table", partial(answers.checkpoint_table, desk), [run])
+    for function in (answers.check, answers.preview_resume, answers.apply_resume):
+        endpoint(function.__name__, partial(function, desk), [run, checkpoint])
+    endpoint("diagnosis_report", lambda name: str(desk.diagnosis_file(name)), [run], file)
 
 
 def mount(demo: gr.Blocks, fluxgym: Path | str | None = None) -> None:
@@ -308,27 +286,24 @@ def mount(demo: gr.Blocks, fluxgym: Path | str | None = None) -> None:
     :param demo: FluxGym's page.
     :param fluxgym: FluxGym's folder; by default the one that the running ``app.py`` lies in.
     """
-    tabs = next((block for block in demo.blocks.values() if isinstance(block, gr.Tabs)), None)
-    if tabs is None:
-        logging.getLogger(__name__).error("The Checkpoints tab was not added: the page has no tabs.")
-        return
-    before = list(tabs.children)
+    restore = snapshot(demo)
     try:
-        root = Path(fluxgym) if fluxgym else Path(getattr(sys.modules["__main__"], "__file__", "") or ".").parent
+        tabs = _tabs_of(demo)
+        if tabs is None:
+            raise LookupError("the page has no tabs")
+        root = fluxgym or Path(getattr(sys.modules["__main__"], "__file__", None) or "app.py").parent
         with tabs, gr.TabItem("Checkpoints", id="checkpoints", elem_id="ck-tab") as tab:
-            build_tab(root.absolute() / "outputs", find_gym(demo.blocks.values(), demo.fns.values()))
+            build_tab(Path(root).absolute() / "outputs", find_gym(demo.blocks.values(), demo.fns.values()))
         # A tab that is opened shows what is on the disk now; opened or not, it costs FluxGym's page nothing.
-        tab.select(None, None, None, js=_OPENED, **_UNLISTED)
+        tab.select(None, None, None, js=OPENED, **_UNLISTED)
         demo.load(None, None, None, js=SCRIPT, **_UNLISTED)
     except Exception:  # whatever happens, FluxGym starts
-        tabs.children[:] = before
+        restore()
         logging.getLogger(__name__).exception("The Checkpoints tab was not added.")
 
 
-_OPENED = """() => { const press = () => {
-  const it = document.getElementById("ck-poll");
-  if (it) it.click(); else window.setTimeout(press, 50);
-}; press(); }"""
+def _tabs_of(page: gr.Blocks) -> gr.Tabs | None:
+    return next((block for block in page.blocks.values() if isinstance(block, gr.Tabs)), None)
 
 
 def make_app(outputs: Path | str) -> gr.Blocks:
@@ -336,7 +311,7 @@ def make_app(outputs: Path | str) -> gr.Blocks:
     with gr.Blocks(title="Checkpoints") as demo:
         build_tab(outputs)
         demo.load(None, None, None, js=SCRIPT, **_UNLISTED)
-        demo.load(None, None, None, js=_OPENED, **_UNLISTED)
+        demo.load(None, None, None, js=OPENED, **_UNLISTED)
     return demo
 
 
@@ -349,23 +324,19 @@ def launch(fluxgym: Path, arguments: list[str]) -> None:
     close = gr.Blocks.__exit__
 
     def mount_then_close(self: gr.Blocks, kind: Any = None, error: Any = None, trace: Any = None) -> Any:
-        if kind is None and self.parent is None and any(isinstance(block, gr.Tabs) for block in self.blocks.values()):
+        if kind is None and self.parent is None and _tabs_of(self) is not None:
             gr.Blocks.__exit__ = close  # type: ignore[method-assign]
             mount(self, fluxgym)
         return close(self, kind, error, trace)
 
     gr.Blocks.__exit__ = mount_then_close  # type: ignore[method-assign]
-    os.chdir(fluxgym)
-    # This project moves to the end of the path: nothing of FluxGym is shadowed by it.
-    here, sys.path[0] = sys.path[0], str(fluxgym)
-    sys.path.append(here)
-    sys.argv = ["app.py", *arguments]
-    runpy.run_path(str(fluxgym / "app.py"), run_name="__main__")
+    run_app(fluxgym, arguments)
 
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, help="The Checkpoints tab for FluxGym.")
 _FluxGym = Annotated[Path, typer.Option("--fluxgym", help="FluxGym's folder, the one with app.py in it.")]
 _Port = Annotated[int, typer.Option(help="Port to serve on; 0 takes the first free one from 7860.")]
+_Folder = Annotated[Path | None, typer.Option(help="Where to make the example; by default a new folder.")]
 _Listen = Annotated[str, typer.Option(help="Address to serve on; 0.0.0.0 lets other machines in.")]
 
 
@@ -373,27 +344,23 @@ def _serve(outputs: Path, port: int, listen: str) -> None:
     make_app(outputs).launch(server_port=port or None, server_name=listen, show_error=True, inbrowser=False)
 
 
-def _app_of(fluxgym: Path) -> Path:
-    """FluxGym's ``app.py``, or an end with a word on what to give."""
-    app = fluxgym.absolute() / "app.py"
-    if not app.is_file():
-        typer.echo(f"There is no app.py in {fluxgym}. Give the folder that FluxGym was installed into.", err=True)
-        raise typer.Exit(2)
-    return app
+@contextmanager
+def _telling_refusals() -> Iterator[None]:
+    """End the command with a sentence: status 2 for a wrong folder, 1 for an ``app.py`` that was left alone."""
+    try:
+        yield
+    except (NotFluxGym, NotEdited) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2 if isinstance(error, NotFluxGym) else 1) from error
 
 
 @cli.command()
-def demo(
-    folder: Annotated[Path | None, typer.Option(help="Where to make the example; by default a new folder.")] = None,
-    port: _Port = 0,
-    listen: _Listen = "127.0.0.1",
-) -> None:
+def demo(folder: _Folder = None, port: _Port = 0, listen: _Listen = "127.0.0.1") -> None:
     """Make a sample outputs folder with real states, good and broken, and serve the tab on it."""
     target = folder or Path(tempfile.mkdtemp(prefix="fluxgym-demo-"))
     typer.echo(f"Training a few small LoRAs for real, to have something to look at: {target}")
-    made = subprocess.run(
-        [sys.executable, "-m", "checkpoint_core.trainer_side.sample_outputs", str(target)], cwd=Path(__file__).parent
-    )
+    maker = [sys.executable, "-m", "checkpoint_core.trainer_side.sample_outputs", str(target)]
+    made = subprocess.run(maker, cwd=Path(__file__).parent)
     if made.returncode:
         raise typer.Exit(made.returncode)
     _serve(target / "outputs", port, listen)
@@ -402,43 +369,30 @@ def demo(
 @cli.command()
 def serve(fluxgym: _FluxGym, port: _Port = 0, listen: _Listen = "127.0.0.1") -> None:
     """Serve the tab alone, on a FluxGym's outputs folder."""
-    if not fluxgym.is_dir():
-        typer.echo(f"There is no folder {fluxgym}. Give the folder that FluxGym was installed into.", err=True)
-        raise typer.Exit(2)
-    _serve(fluxgym / "outputs", port, listen)
+    with _telling_refusals():
+        _serve(outputs_in(fluxgym), port, listen)
 
 
 @cli.command(name="launch", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def launch_command(context: typer.Context, fluxgym: _FluxGym) -> None:
     """Run the unedited FluxGym with the tab in it; further arguments go to FluxGym's app.py."""
-    launch(_app_of(fluxgym).parent, list(context.args))
+    with _telling_refusals():
+        folder = app_in(fluxgym).parent
+    launch(folder, list(context.args))
 
 
 @cli.command()
 def install(fluxgym: _FluxGym) -> None:
     """Add two marked lines to FluxGym's app.py, so that the tab is there at every start."""
-    _edit_app(_app_of(fluxgym), lambda source: host_install.install(source, Path(__file__).resolve().parent))
+    with _telling_refusals():
+        typer.echo(add_tab(app_in(fluxgym), Path(__file__).resolve().parent))
 
 
 @cli.command()
 def uninstall(fluxgym: _FluxGym) -> None:
     """Take the two lines out of FluxGym's app.py again."""
-    _edit_app(_app_of(fluxgym), host_install.uninstall)
-
-
-def _edit_app(app: Path, edit: Callable[[bytes], bytes]) -> None:
-    before = app.read_bytes()
-    try:
-        after = edit(before)
-        if after == before:
-            typer.echo(f"{app} is so already; nothing was changed.")
-            return
-        backup = replace_bytes(app, after, expected=before)
-    except (host_install.AppNotRecognised, ChangedMeanwhile, WriteFailed) as error:
-        typer.echo(f"{app} was not changed. {error}", err=True)
-        raise typer.Exit(1) from error
-    typer.echo(f"{app} was changed; the file as it was is kept as {backup.name if backup else 'before'}.")
-    typer.echo("Restart FluxGym to see the change.")
+    with _telling_refusals():
+        typer.echo(remove_tab(app_in(fluxgym)))
 
 
 if __name__ == "__main__":

@@ -39,18 +39,18 @@ class UnknownName(LookupError):
 
 @dataclass(frozen=True)
 class CheckpointReport:
-    """One checkpoint: what was observed, where it stands, what was found, and the verdict."""
+    """One checkpoint: what was observed, where it stands, what was found, and the verdict.
+
+    ``name`` is the state directory's path below the run's folder, with ``/`` on every system: its plain name, or
+    ``checkpoints/checkpoint_0`` for accelerate's automatic naming.
+    """
 
     run: str
+    name: str
     facts: StateFacts
     position: Position
     findings: tuple[Finding, ...]
     verdict: Verdict
-
-    @property
-    def name(self) -> str:
-        """The state directory's name, below the run's folder."""
-        return self.facts.path.name
 
     @property
     def order(self) -> tuple[int, int, int]:
@@ -80,7 +80,9 @@ class RunReport:
         for checkpoint in self.checkpoints:
             if checkpoint.name == name:
                 return checkpoint
-        raise UnknownName(f"The run {self.name!r} has no checkpoint {name!r}. It may have been removed; refresh.")
+        raise UnknownName(
+            f"The run {self.name!r} has no checkpoint {name!r}. It may have been removed; refresh."
+        )
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class Auditor:
         self._states: dict[Path, _Remembered] = {}
         self._loras: dict[Path, tuple[FileEntry, Reading[LoraFacts]]] = {}
         self._scripts: dict[Path, tuple[FileEntry | None, tuple[ScriptFacts | None, str | None]]] = {}
-        self._deep: dict[Path, tuple[Listing, DeepFacts]] = {}
+        self._deep: dict[Path, tuple[Listing, Reading[LoraFacts], DeepFacts]] = {}
 
     def audit(self, progress: Callable[[str], None] | None = None) -> AuditReport:
         """All runs; ``progress`` is called with the name of each before it is read.
@@ -155,7 +157,9 @@ class Auditor:
         :raises UnknownName: when the name is not a plain child of the outputs folder that is a run.
         """
         if name not in self.run_names():
-            raise UnknownName(f"There is no run {name!r} in {self.outputs}. It may have been removed; refresh.")
+            raise UnknownName(
+                f"There is no run {name!r} in {self.outputs}. It may have been removed; refresh."
+            )
         return self._run(discovery.find_run(self.outputs / name, self.outputs))
 
     def verify(
@@ -165,14 +169,14 @@ class Auditor:
         progress: Progress | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> CheckpointReport:
-        """Read every byte of one checkpoint and judge it anew; the outcome is kept until a file changes.
+        """Read every byte of one checkpoint and judge it anew; kept until one of its files or its LoRA changes.
 
         :raises UnknownName: for an unknown run or checkpoint.
         :raises VerificationCancelled: when ``cancelled`` returned true.
         """
         facts = self.audit_run(run).checkpoint(checkpoint).facts
         before = Listing(facts.files, facts.modified_ns)
-        self._deep[facts.path] = (before, verify_state(facts, progress, cancelled))
+        self._deep[facts.path] = (before, facts.lora, verify_state(facts, progress, cancelled))
         return self.audit_run(run).checkpoint(checkpoint)
 
     def _run(self, found: RunDir) -> RunReport:
@@ -190,7 +194,9 @@ class Auditor:
             modified_ns=_last_activity(found),
             script=script,
             script_problem=problem,
-            resume_target=resume_target(script, found.path, {state.path.name: state.path for state in found.states}),
+            resume_target=resume_target(
+                script, found.path, {state_name(state.path, found.path): state.path for state in found.states}
+            ),
             states=states,
             loras=tuple(loras.values()),
             skipped=found.skipped,
@@ -231,7 +237,7 @@ class Auditor:
             facts = inspection.inspect_state(found, self.outputs, choice, output_name, lora, now)
             known = self._states[found.path] = _Remembered(key, facts)
         deep = self._deep.get(found.path)
-        wanted = deep[1] if deep and deep[0] == found.listing else None
+        wanted = deep[2] if deep and deep[:2] == (found.listing, lora) else None
         if known.facts.deep is not wanted:
             known = self._states[found.path] = _Remembered(key, replace(known.facts, deep=wanted))
         return known.facts
@@ -252,7 +258,7 @@ class Auditor:
         key = (id(facts), run.script, steps_per_epoch, recent)
         known = self._states[facts.path]
         if known.report is None or known.report_key != key:
-            report = judge(facts, run.name, run.script, steps_per_epoch, recent)
+            report = judge(facts, run.path, run.script, steps_per_epoch, recent)
             known = self._states[facts.path] = replace(known, report=report, report_key=key)
         assert known.report is not None  # noqa: S101 - made above
         return known.report
@@ -261,7 +267,9 @@ class Auditor:
 def _last_activity(found: RunDir) -> int:
     """When something was last saved in a run: the newest file or state, else the folder itself."""
     times = [entry.modified_ns for entry in found.listing.entries]
-    return max([*times, *(state.listing.modified_ns for state in found.states)], default=found.listing.modified_ns)
+    return max(
+        [*times, *(state.listing.modified_ns for state in found.states)], default=found.listing.modified_ns
+    )
 
 
 def _implied(states: tuple[StateFacts, ...], script: ScriptFacts | None) -> int | None:
@@ -270,10 +278,23 @@ def _implied(states: tuple[StateFacts, ...], script: ScriptFacts | None) -> int 
     return next((position.steps_per_epoch for position in positions if position.steps_per_epoch), None)
 
 
+def state_name(state: Path, run: Path) -> str:
+    """What a state directory is called inside its run's folder."""
+    return state.relative_to(run).as_posix()
+
+
 def judge(
-    facts: StateFacts, run: str, script: ScriptFacts | None, steps_per_epoch: int | None, recent: bool = False
+    facts: StateFacts,
+    run: Path,
+    script: ScriptFacts | None,
+    steps_per_epoch: int | None,
+    recent: bool = False,
 ) -> CheckpointReport:
-    """Facts to a verdict; pure. ``recent``: the files were written so lately that the save may be going on."""
+    """Facts to a verdict; pure.
+
+    :param run: the run's folder, above the state.
+    :param recent: the files were written so lately that the save may be going on.
+    """
     position = locate(facts, script, steps_per_epoch)
     findings = [
         *guarded(lambda: check_integrity(facts)),
@@ -283,7 +304,7 @@ def judge(
     if facts.changed or (recent and any(_is_unfinished(found) for found in findings)):
         findings = [finding("save-in-progress")]
     ordered = by_weight(findings)
-    return CheckpointReport(run, facts, position, ordered, fold(ordered))
+    return CheckpointReport(run.name, state_name(facts.path, run), facts, position, ordered, fold(ordered))
 
 
 _UNFINISHED = ("-missing", "-empty", "-truncated", "-interrupted", "-corrupt")
@@ -301,7 +322,7 @@ def guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     """A check's findings; a check that crashes becomes “could not tell” and never hides the others."""
     try:
         yield from check()
-    except Exception as error:  # any defect of a check must not pass for a clean bill
+    except Exception as error:  # noqa: BLE001 - any defect of a check must not pass for a clean bill
         yield finding("check-crashed", evidence=f"{type(error).__name__}: {error}"[:300])
 
 
@@ -315,7 +336,7 @@ class LatestResumable:
 
 def find_latest_resumable(run: RunReport) -> LatestResumable:
     """The newest checkpoint, by training position and then time, that will resume as it stands."""
-    passed_over = []
+    passed_over: list[tuple[str, str]] = []
     for checkpoint in run.checkpoints:
         if checkpoint.verdict.resumes:
             return LatestResumable(checkpoint, tuple(passed_over))

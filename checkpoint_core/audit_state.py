@@ -64,7 +64,7 @@ def audit_state(
     if deep:
         facts = replace(facts, deep=verify_state(facts, progress, cancelled))
     recent = facts.changed or abs(clock() - facts.saved_ns) < RECENT_NS
-    return judge(facts, folder.name, script, _steps_per_epoch(run, script), recent)
+    return judge(facts, folder, script, _steps_per_epoch(run, script), recent)
 
 
 def _given_script(path: Path) -> ScriptFacts:
@@ -83,7 +83,8 @@ def _own_script(folder: Path) -> ScriptFacts | None:
 
 def _run_folder(state: Path) -> Path:
     """The run's folder; accelerate's automatic naming puts one folder in between."""
-    return state.parent.parent if state.parent.name == AUTOMATIC_FOLDER else state.parent
+    nested = state.parent.name == AUTOMATIC_FOLDER and find_script(state.parent) is None
+    return state.parent.parent if nested else state.parent
 
 
 def _run(auditor: Auditor, folder: Path) -> RunReport | None:
@@ -190,4 +191,4 @@ def _nothing(path: Path, mistake: Finding, layout: Layout | None) -> CheckpointR
     )
     position = Position(None, None, False, None, None, None, None, None, None, None)
     run = path if mistake.code == "path-run-folder" else _run_folder(path)
-    return CheckpointReport(run.name, facts, position, (mistake,), Verdict.DAMAGED)
+    return CheckpointReport(run.name, path.name, facts, position, (mistake,), Verdict.DAMAGED)

@@ -128,16 +128,15 @@ _POSITION = (
           "From which epoch the trainer would go on is not known.",
           "Make the file readable for this user, then refresh."),
     Entry("position-relative", _FIXABLE, _STATE,
-          "This state was saved after a resume: its current_step is {current_step}, but epoch {epoch} ends at step "
-          "{step}.",
+          "This state was saved after a resume: its current_step is {current_step}, but the training stood at step "
+          "{step}, in epoch {epoch}.",
           "The trainer goes on at epoch {start_epoch} instead of {next_epoch}, trains epochs again and overwrites "
           "their files, without a message.",
           "Add --initial_epoch {next_epoch} to the train script (needed on every further resume), or set "
           "current_step in train_state.json to {step}."),
-    Entry("position-unknown", _UNKNOWN, _STATE, "It cannot be told from which epoch the trainer would go on: "
-          "{evidence}.",
+    Entry("position-unknown", _UNKNOWN, _STATE, "It cannot be told which epochs the trainer would train: {evidence}.",
           "The trainer may train epochs again and overwrite their files.",
-          "Resume with --initial_epoch set to the epoch after the last one that was finished."),
+          "Write --initial_epoch into the train script, as a number: the epoch after the last one that was finished."),
     Entry("script-initial-epoch", _FIXABLE, _SCRIPT,
           "The train script says {flag}, but this checkpoint must go on at epoch {next_epoch}.",
           "The trainer follows the script: it goes on at epoch {start_epoch}.",
@@ -249,6 +248,13 @@ _RUNS = (
     Entry("script-not-understood", _WARNING, _SCRIPT, "The train script could not be understood: {detail}",
           "Flags that decide about resuming are not known, and the script is not edited.",
           "Edit that line, or write --resume into the script by hand."),
+    Entry("script-flag-unknown", _UNKNOWN, _SCRIPT, "What the train script says for {flags} is not known: {reason}.",
+          "Whether the training goes on, and from where, cannot be told from the script.",
+          "Write the value itself into the train script."),
+    Entry("script-config-file", _WARNING, _SCRIPT,
+          "The train script takes further flags from a file (--config_file {evidence}), which is not read here.",
+          "A --resume, --initial_epoch or --save_state in that file counts wherever the script itself has none.",
+          "Move the flags that decide about resuming from that file into the train script."),
     Entry("disk-space-low", _WARNING, _RUN,
           "The disk has {free} left; the next checkpoint needs about {needed}.",
           "The save stops half-way, and the trainer dies with it.", "Free some space before you resume."),

@@ -39,8 +39,6 @@ from checkpoint_core.script_change import (
     Receipt,
     ScriptChange,
     ScriptChangedSinceShown,
-    SetValue,
-    plan_edits,
     plan_fresh,
     plan_resume,
 )
@@ -270,8 +268,10 @@ def _chosen(run: RunReport, state: str | None) -> CheckpointReport:
 
 def _named(run: RunReport, state: str) -> CheckpointReport:
     """The checkpoint of that name; its path, as a shell completes it, is understood too."""
+    wanted = f"/{Path(state).as_posix()}"
+    named = [checkpoint.name for checkpoint in run.checkpoints if wanted.endswith(f"/{checkpoint.name}")]
     try:
-        return run.checkpoint(Path(state).name)
+        return run.checkpoint(max(named, key=len, default=state))
     except UnknownName as error:
         names = ", ".join(checkpoint.name for checkpoint in run.checkpoints) or "none"
         raise _Usage(f"{error} It has: {names}.") from error
@@ -279,11 +279,7 @@ def _named(run: RunReport, state: str) -> CheckpointReport:
 
 def _plan(run: RunReport, checkpoint: CheckpointReport) -> ScriptChange:
     _say(f"Resuming from {title(checkpoint)}: {checkpoint.name}")
-    path = checkpoint.facts.path
-    if path.parent == run.facts.path:
-        return plan_resume(run.facts.path, checkpoint.name)
-    # accelerate's automatic naming: the state lies one folder deeper.
-    return plan_edits(run.facts.path, [SetValue("--resume", str(path))])
+    return plan_resume(run.facts.path, checkpoint.name)
 
 
 def _plan_undo(folder: Path) -> ScriptChange:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from checkpoint_core.facts import (
     SchedulerFacts,
     WeightsFacts,
 )
-from checkpoint_core.formats import DamageKind, FormatError
+from checkpoint_core.formats import MAX_COUNT, DamageKind, FormatError
 from checkpoint_core.formats.pickles import Tensor
 from checkpoint_core.formats.safetensors import SafetensorsHeader, TensorEntry
 
@@ -92,7 +93,9 @@ def optimizer_facts(value: Any, read_scalar: Callable[[Tensor], float | None]) -
     if not isinstance(value, dict) or not isinstance(value.get("param_groups"), list):
         raise FormatError(DamageKind.CORRUPT, "it does not hold an optimizer's state and param_groups")
     state, groups = value.get("state"), [group for group in value["param_groups"] if isinstance(group, dict)]
-    entries = [entry for entry in state.values() if isinstance(entry, dict)] if isinstance(state, dict) else []
+    entries = (
+        [entry for entry in state.values() if isinstance(entry, dict)] if isinstance(state, dict) else []
+    )
     sizes = tuple(len(group["params"]) for group in groups if isinstance(group.get("params"), list))
     return OptimizerFacts(
         family=_family(entries, groups),
@@ -107,8 +110,8 @@ def optimizer_facts(value: Any, read_scalar: Callable[[Tensor], float | None]) -
 
 
 def _family(entries: list[dict[Any, Any]], groups: list[dict[Any, Any]]) -> str:
-    keys = {str(key) for entry in entries[:50] for key in entry}
-    group_keys = {str(key) for group in groups for key in group}
+    keys = {key for entry in entries[:50] for key in entry}
+    group_keys = {key for group in groups for key in group}
     for known, have in ((_FAMILY_BY_STATE_KEY, keys), (_FAMILY_BY_GROUP_KEY, group_keys)):
         for key, family in known:
             if key in have:
@@ -124,8 +127,8 @@ def _optimizer_step(
         step = holder.get("step", holder.get("k"))
         if isinstance(step, Tensor):
             step = read_scalar(step)
-        if isinstance(step, (int, float)) and not isinstance(step, bool):
-            return int(step)
+        if (count := _count(step)) is not None:
+            return count
     return None
 
 
@@ -137,9 +140,9 @@ def _parameter_shapes(entries: list[dict[Any, Any]]) -> Counter[tuple[int, ...]]
         moment = entry.get("exp_avg_sq", entry.get("exp_avg"))
         if isinstance(row, Tensor) and isinstance(column, Tensor):
             # Adafactor factors the last two dimensions: row drops the last, column the one before it.
-            shapes[(*row.shape, *column.shape[-1:])] += 1
+            shapes[row.shape + column.shape[-1:]] += 1
         elif isinstance(moment, Tensor):
-            shapes[tuple(moment.shape)] += 1
+            shapes[moment.shape] += 1
         else:
             return None
     return shapes or None
@@ -152,9 +155,8 @@ def scheduler_facts(value: Any) -> SchedulerFacts:
     """
     if not isinstance(value, dict):
         raise FormatError(DamageKind.CORRUPT, "it does not hold a scheduler's state")
-    last_epoch = value.get("last_epoch")
     return SchedulerFacts(
-        last_epoch=last_epoch if _is_int(last_epoch) else None,
+        last_epoch=_count(value.get("last_epoch")),
         last_lrs=tuple(_floats(_items(value.get("_last_lr")))),
         base_lrs=tuple(_floats(_items(value.get("base_lrs")))),
     )
@@ -176,9 +178,9 @@ def random_states_facts(value: Any) -> RandomStatesFacts:
     """
     if not isinstance(value, dict):
         raise FormatError(DamageKind.CORRUPT, "it does not hold a table of random states")
-    step, cuda = value.get("step"), value.get("torch_cuda_manual_seed")
+    cuda = value.get("torch_cuda_manual_seed")
     return RandomStatesFacts(
-        step=step if _is_int(step) else None,
+        step=_count(value.get("step")),
         generators=tuple(name for key, name in _GENERATORS.items() if value.get(key) is not None),
         cuda_count=len(cuda) if isinstance(cuda, list) else 0,
     )
@@ -188,12 +190,14 @@ def custom_object_facts(value: Any) -> CustomObjectFacts:
     """A registered object's ``state_dict``, of which ``step`` and ``epoch`` are wanted."""
     if not isinstance(value, Mapping):
         return CustomObjectFacts(None, None, is_dict=False)
-    step, epoch = value.get("step"), value.get("epoch")
-    return CustomObjectFacts(step if _is_int(step) else None, epoch if _is_int(epoch) else None, is_dict=True)
+    return CustomObjectFacts(_count(value.get("step")), _count(value.get("epoch")), is_dict=True)
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _count(value: object) -> int | None:
+    """A whole number that can count something; ``None`` for anything else (NaN, a negative, one beyond reason)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MAX_COUNT:
+        return None
+    return int(value) if value == int(value) else None
 
 
 def _items(value: Any) -> list[Any]:
@@ -201,4 +205,7 @@ def _items(value: Any) -> list[Any]:
 
 
 def _floats(values: Iterable[Any]) -> Iterable[float]:
-    return (float(value) for value in values if isinstance(value, (int, float)) and not isinstance(value, bool))
+    """The finite numbers among the values."""
+    for value in values:
+        if type(value) in (int, float) and abs(value) <= sys.float_info.max:
+            yield float(value)

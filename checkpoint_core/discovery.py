@@ -56,8 +56,9 @@ def list_directory(path: Path, inside: Path) -> Listing:
 
 def _entry(entry: os.DirEntry[str], inside: Path) -> FileEntry:
     try:
-        if entry.is_symlink() and not leads_inside(Path(entry.path), inside):
-            return FileEntry(entry.name, 0, entry.stat(follow_symlinks=False).st_mtime_ns, EntryKind.OUTSIDE_LINK)
+        own = entry.stat(follow_symlinks=False)
+        if _is_link(own) and not leads_inside(Path(entry.path), inside):
+            return FileEntry(entry.name, 0, own.st_mtime_ns, EntryKind.OUTSIDE_LINK)
         status = entry.stat()
     except OSError:  # a dangling link, or gone since the listing
         return FileEntry(entry.name, 0, 0, EntryKind.OTHER)
@@ -70,9 +71,16 @@ def _kind(mode: int) -> EntryKind:
     return EntryKind.DIRECTORY if stat.S_ISDIR(mode) else EntryKind.OTHER
 
 
+def _is_link(status: os.stat_result) -> bool:
+    """Whether an entry may lead elsewhere: a symbolic link, or a junction of Windows, which is none to Python."""
+    reparse_point = 0x400  # stat.FILE_ATTRIBUTE_REPARSE_POINT
+    return stat.S_ISLNK(status.st_mode) or bool(getattr(status, "st_file_attributes", 0) & reparse_point)
+
+
 def leads_inside(path: Path, inside: Path) -> bool:
     """Whether a path, all links resolved, lies in the folder ``inside``."""
-    return path.resolve().is_relative_to(inside.resolve())
+    # Not Path.resolve(): before Python 3.13 it raises RuntimeError for links that lead in a circle.
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(inside))
 
 
 def run_paths(outputs: Path) -> tuple[Path, ...]:
@@ -119,11 +127,12 @@ def find_run(path: Path, outputs: Path | None = None) -> RunDir:
     """One run's folder: its state directories by name or by content."""
     inside = outputs or path.parent
     listing = list_directory(path, inside)
-    states = tuple(_states(path, listing, inside))
+    states = tuple(_states(path, listing, inside, nested=False))
     return RunDir(path, listing, states, _outside_links(listing))
 
 
-def _states(path: Path, listing: Listing, inside: Path) -> Iterator[StateDir]:
+def _states(path: Path, listing: Listing, inside: Path, *, nested: bool) -> Iterator[StateDir]:
+    """The state directories in a folder, and in accelerate's own folder in it: one level, for links may turn back."""
     for entry in listing.entries:
         if entry.kind is not EntryKind.DIRECTORY or is_no_run(entry.name):
             continue
@@ -131,8 +140,8 @@ def _states(path: Path, listing: Listing, inside: Path) -> Iterator[StateDir]:
         named_so = parse_state_name(entry.name).save_point is not SavePoint.OTHER
         if named_so or looks_like_state(file.name for file in contents.entries):
             yield StateDir(path / entry.name, contents)
-        elif entry.name == AUTOMATIC_FOLDER:
-            yield from _states(path / entry.name, contents, inside)
+        elif entry.name == AUTOMATIC_FOLDER and not nested:
+            yield from _states(path / entry.name, contents, inside, nested=True)
 
 
 def _outside_links(listing: Listing) -> tuple[Skipped, ...]:

@@ -14,7 +14,7 @@ from typing import TypeAlias, TypeVar
 
 from checkpoint_core.formats import DamageKind
 from checkpoint_core.formats.train_state import TrainState
-from checkpoint_core.layout import Layout, StateName
+from checkpoint_core.layout import Layout, StateName, is_saved_file
 
 T = TypeVar("T")
 
@@ -181,8 +181,11 @@ class StateFacts:
 
     @property
     def saved_ns(self) -> int:
-        """When the save was finished: the newest of the files a save writes, or of the directory itself."""
-        return max((entry.modified_ns for entry in self.files), default=self.modified_ns)
+        """When the save was finished: the newest of the files that a save writes, for want of them of any file,
+        for want of any of the directory itself."""
+        files = [entry for entry in self.files if entry.kind is EntryKind.FILE]
+        written = [entry for entry in files if is_saved_file(entry.name)] or files
+        return max((entry.modified_ns for entry in written), default=self.modified_ns)
 
     def file(self, name: str) -> FileEntry | None:
         """The entry of that name, if there is one."""
@@ -214,6 +217,14 @@ class ScriptFacts:
     network_module: str | None = None
     optimizer_type: str | None = None
     lr_scheduler: str | None = None
+    config_file: str | None = None
+    #: Flag to the reason why its presence or value cannot be told; its field above is then no evidence.
+    unknown: tuple[tuple[str, str], ...] = ()
+
+    def why_unknown(self, *flags: str) -> str | None:
+        """The reason why the first of these flags that cannot be told cannot, or ``None`` when all are known."""
+        reasons = dict(self.unknown)
+        return next((reasons[flag] for flag in flags if flag in reasons), None)
 
 
 @dataclass(frozen=True)
@@ -227,7 +238,7 @@ class Skipped:
 @dataclass(frozen=True)
 class ResumeTarget:
     """Where the script's present ``--resume`` points, resolved on this machine. ``kind`` is one of ``none``,
-    ``empty``, ``state``, ``lora-file``, ``run-folder``, ``missing``, ``other-world``, ``hub``."""
+    ``unknown``, ``empty``, ``state``, ``lora-file``, ``run-folder``, ``missing``, ``other-world``, ``hub``."""
 
     kind: str
     value: str = ""

@@ -27,7 +27,9 @@ def markdown() -> str:
     rows = ["| Code | Verdict | What it says | What happens | What to do |", "|---|---|---|---|---|"]
     for entry in CATALOGUE.values():
         sentences = (_cell(text) for text in (entry.message, entry.effect, entry.cure))
-        verdict = _INFO_VERDICT if entry.severity is Severity.INFO else fold([entry.finding(**_NO_FIELDS)]).value
+        verdict = (
+            _INFO_VERDICT if entry.severity is Severity.INFO else fold([entry.finding(**_NO_FIELDS)]).value
+        )
         rows.append(f"| `{entry.code}` | {verdict} | {' | '.join(sentences)} |")
     return "\n".join(rows)
 

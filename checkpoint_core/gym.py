@@ -9,6 +9,7 @@ The components are Gradio's, but nothing of Gradio is needed to find them.
 
 from __future__ import annotations
 
+import logging
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -58,12 +59,19 @@ class Gym:
         name = str(present.get(id(self.lora_name), "") or "")
         if name.strip() and slug(name) != run and name != run:
             return None, f"The Gym tab is set up for “{name}”, another LoRA; it was left alone."
-        wanted: dict[int, Any] = {id(self.resume): resume, id(self.lora_name): name.strip() and name or run}
+        wanted: dict[int, Any] = {id(self.resume): resume, id(self.lora_name): name if name.strip() else run}
         if resume:
             wanted[id(self.save_state)] = True
         present.update({key: value for key, value in wanted.items() if key in present})
         assert self.generate is not None  # noqa: S101 - `is_connected` is asked first
-        generated = self.generate(*(present[id(component)] for component in self.inputs))
+        try:
+            generated = self.generate(*(present[id(component)] for component in self.inputs))
+        except Exception:  # FluxGym's own code; the train script is written by now
+            logging.getLogger(__name__).exception("FluxGym could not generate its script")
+            return None, (
+                "FluxGym could not generate its script, so the Gym tab was left alone. “Start training” there would "
+                "overwrite the train script: run it as shown."
+            )
         told = "The Gym tab carries it too: --resume and --save_state are set under “Advanced options”."
         if not resume:
             told = "The Gym tab carries it too: its --resume is empty."
@@ -75,7 +83,11 @@ class Gym:
     @property
     def targets(self) -> list[Any]:
         """The components that :meth:`carry` gives values for, in that order."""
-        own = [component for component in (self.lora_name, self.resume, self.save_state) if component in self.inputs]
+        own = [
+            component
+            for component in (self.lora_name, self.resume, self.save_state)
+            if component in self.inputs
+        ]
         return [*own, *self.outputs]
 
 
@@ -97,7 +109,9 @@ def find_gym(blocks: Iterable[Any], functions: Iterable[Any]) -> Gym:
     return Gym(
         resume=resume,
         save_state=save_state,
-        lora_name=next((each for each in inputs if _NAME_LABEL in str(getattr(each, "label", "")).lower()), None),
+        lora_name=next(
+            (each for each in inputs if _NAME_LABEL in str(getattr(each, "label", "")).lower()), None
+        ),
         generate=event.fn if event else None,
         inputs=inputs,
         outputs=tuple(event.outputs) if event else (),

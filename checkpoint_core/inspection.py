@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,8 +39,8 @@ def reading(read: Callable[[], T]) -> T | Damage:
         return Damage(DamageKind.UNREADABLE, "it disappeared while it was read")
     except OSError as error:
         return reading_of(unreadable(error))
-    except (MemoryError, RecursionError) as error:
-        return Damage(DamageKind.UNSUPPORTED, f"reading it took too much ({type(error).__name__})")
+    except Exception as error:  # noqa: BLE001 - a reader's defect, or no memory: it must not hide the other files
+        return Damage(DamageKind.UNSUPPORTED, f"reading it failed ({type(error).__name__})")
 
 
 def reading_of(error: FormatError) -> Damage:
@@ -95,7 +96,9 @@ def inspect_state(
 def unusable(entry: FileEntry) -> Damage | None:
     """Why an entry is not read at all, if so."""
     if entry.kind is EntryKind.OUTSIDE_LINK:
-        return Damage(DamageKind.UNREADABLE, "it is a link that leads out of the outputs folder; it is not followed")
+        return Damage(
+            DamageKind.UNREADABLE, "it is a link that leads out of the outputs folder; it is not followed"
+        )
     if entry.kind is not EntryKind.FILE:
         return Damage(DamageKind.UNREADABLE, "it is not a regular file")
     return None
@@ -105,7 +108,8 @@ def _weights(path: Path, entries: dict[str, FileEntry]) -> Reading[WeightsFacts]
     present = [entries[name] for name in _WEIGHTS_FILES if name in entries]
     if not present:
         return None
-    return unusable(present[0]) or reading(lambda: readers.read_weights(path, frozenset(entries)))
+    usable = frozenset(entry.name for entry in entries.values() if entry.kind is EntryKind.FILE)
+    return unusable(present[0]) or reading(lambda: readers.read_weights(path, usable))
 
 
 def _marked_if_changed(facts: StateFacts, found: StateDir, inside: Path) -> StateFacts:
@@ -116,7 +120,7 @@ def _marked_if_changed(facts: StateFacts, found: StateDir, inside: Path) -> Stat
     again = list_directory(found.path, inside)
     if again.entries == found.listing.entries:
         return facts
-    return StateFacts(**{**vars(facts), "changed": True})
+    return replace(facts, changed=True)
 
 
 #: A save takes milliseconds a file on a local disk, and seconds on a slow one (measured); an incomplete state

@@ -36,8 +36,9 @@ AUTOMATIC_FOLDER = "checkpoints"
 RANDOM_STATES_PATTERN = re.compile(r"random_states_(\d+)\.pkl\Z")
 CUSTOM_OBJECT_PATTERN = re.compile(r"custom_checkpoint_(\d+)\.pkl\Z")
 
-_EPOCH_STATE = re.compile(r"(?P<name>.+)-(?P<number>\d{6,})-state\Z", re.DOTALL)
-_STEP_STATE = re.compile(r"(?P<name>.+)-step(?P<number>\d{8,})-state\Z", re.DOTALL)
+# Zero-padded by the trainer; no count of steps has more than 18 digits, nor fits a table of 64-bit integers.
+_EPOCH_STATE = re.compile(r"(?P<name>.+)-(?P<number>[0-9]{6,18})-state\Z", re.DOTALL)
+_STEP_STATE = re.compile(r"(?P<name>.+)-step(?P<number>[0-9]{8,18})-state\Z", re.DOTALL)
 _LAST_STATE = re.compile(r"(?P<name>.+)-state\Z", re.DOTALL)
 
 
@@ -103,6 +104,18 @@ def looks_like_state(file_names: Iterable[str]) -> bool:
     """Whether a directory's files make it a state, whatever it is called (a renamed copy, ``checkpoint_0``)."""
     names = set(file_names)
     return bool(names & STATE_MARKERS) or bool(names & {WEIGHTS_SAFE_INDEX, WEIGHTS_PICKLED_INDEX})
+
+
+#: accelerate ``checkpointing.py`` (``save_accelerator_state``); split weights end in ``-00001-of-00002``.
+_SAVED_FILE = re.compile(
+    r"(train_state\.json|(model(-\d+-of-\d+)?\.safetensors|pytorch_model(-\d+-of-\d+)?\.bin)(\.index\.json)?"
+    r"|optimizer\.bin|scheduler\.bin|random_states_\d+\.pkl|custom_checkpoint_\d+\.pkl)\Z"
+)
+
+
+def is_saved_file(name: str) -> bool:
+    """Whether a save writes a file of that name that the trainer reads again; leftovers are none."""
+    return _SAVED_FILE.match(name) is not None
 
 
 #: ``_train_network.py`` and its siblings: every sd-scripts trainer for LoRA networks ends so.

@@ -13,6 +13,9 @@ from checkpoint_core.facts import LoraFacts, OptimizerFacts, SchedulerFacts, Scr
 from checkpoint_core.formats.train_state import TrainState
 from checkpoint_core.layout import Layout, SavePoint
 
+#: sd-scripts ``train_util.py`` (``add_training_arguments``): the default of ``--max_train_steps``.
+DEFAULT_MAX_STEPS = 1600
+
 
 @dataclass(frozen=True)
 class Position:
@@ -61,7 +64,9 @@ def locate(facts: StateFacts, script: ScriptFacts | None, steps_per_epoch: int |
     # The LoRA file of the same save knows the dataset as it was then; the run's other files are second best.
     if isinstance(facts.lora, LoraFacts) and facts.lora.steps_per_epoch:
         steps_per_epoch = facts.lora.steps_per_epoch
-    steps_per_epoch = steps_per_epoch or _implied_steps_per_epoch(facts, current_epoch, current_step, lifetime)
+    steps_per_epoch = steps_per_epoch or _implied_steps_per_epoch(
+        facts, current_epoch, current_step, lifetime
+    )
     epoch = current_epoch if current_epoch is not None else _named_epoch(facts)
     step, mid_epoch = _true_step(facts, epoch, current_step, lifetime, steps_per_epoch)
     next_epoch = (epoch if mid_epoch else epoch + 1) if epoch is not None else None
@@ -113,7 +118,11 @@ def _implied_steps_per_epoch(
 
 
 def _true_step(
-    facts: StateFacts, epoch: int | None, current_step: int | None, lifetime: int | None, steps_per_epoch: int | None
+    facts: StateFacts,
+    epoch: int | None,
+    current_step: int | None,
+    lifetime: int | None,
+    steps_per_epoch: int | None,
 ) -> tuple[int | None, bool]:
     """The step since the start of the training, and whether it lies inside an epoch."""
     counted = current_step if current_step is not None else lifetime
@@ -128,6 +137,20 @@ def _true_step(
 
 def _epoch_after(step: int | None, steps_per_epoch: int | None) -> int | None:
     return step // steps_per_epoch + 1 if step is not None and steps_per_epoch else None
+
+
+def why_undecided(script: ScriptFacts | None) -> str | None:
+    """Why the script's own flags leave open where the training begins or ends; ``None`` when they are known.
+
+    sd-scripts prefers ``--initial_step`` to ``--initial_epoch``, and ``--max_train_epochs`` to
+    ``--max_train_steps``: of each pair only the first that is given counts.
+    """
+    if script is None:
+        return None
+    flags = ["--initial_step", "--max_train_epochs"]
+    flags += ["--initial_epoch"] * (script.initial_step is None)
+    flags += ["--max_train_steps"] * (script.max_train_epochs is None)
+    return script.why_unknown(*flags)
 
 
 def launch_epoch(position: Position, script: ScriptFacts | None) -> int | None:
@@ -147,6 +170,21 @@ def last_epoch(script: ScriptFacts | None, steps_per_epoch: int | None) -> int |
         return None
     if script.max_train_epochs is not None:
         return script.max_train_epochs
-    if script.max_train_steps is not None and steps_per_epoch:
-        return -(-script.max_train_steps // steps_per_epoch)
-    return None
+    return -(-max_steps(script) // steps_per_epoch) if steps_per_epoch else None
+
+
+def max_steps(script: ScriptFacts) -> int:
+    """The steps at which a training without ``--max_train_epochs`` ends."""
+    return DEFAULT_MAX_STEPS if script.max_train_steps is None else script.max_train_steps
+
+
+def is_finished(position: Position, script: ScriptFacts | None) -> bool:
+    """Whether the state stands at the end of what the script trains."""
+    epochs = last_epoch(script, position.steps_per_epoch)
+    if script is None or epochs is None:
+        return False
+    if position.next_epoch is not None and position.next_epoch > epochs:
+        return True
+    # The last epoch may be cut short by the steps: its state stands inside it, with nothing left to train.
+    ends_by_steps = script.max_train_epochs is None and position.steps_per_epoch is not None
+    return ends_by_steps and position.step is not None and position.step >= max_steps(script)

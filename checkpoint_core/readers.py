@@ -7,6 +7,7 @@ into a value.
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -70,7 +71,7 @@ def read_random_states(path: Path) -> RandomStatesFacts:
 
 def read_custom_object(path: Path) -> CustomObjectFacts:
     """``custom_checkpoint_0.pkl``."""
-    return _read_torch(path, lambda value, _: descriptions.custom_object_facts(value))
+    return _read_torch(path, lambda value, _: descriptions.custom_object_facts(value), whole=True)
 
 
 def _read_torch(
@@ -108,18 +109,18 @@ def _scalar(archive: TorchZip, tensor: Tensor) -> float | None:
 def read_weights(directory: Path, names: frozenset[str]) -> WeightsFacts:
     """The weights of a state, in whichever form accelerate wrote them.
 
-    :param names: the file names in the directory; one of the weights files must be among them.
+    :param names: the regular files in the directory; one of the weights files must be among them.
     """
     if layout.WEIGHTS_SAFE in names:
         return descriptions.weights_facts(
-            layout.WEIGHTS_SAFE, read_safetensors(directory / layout.WEIGHTS_SAFE).tensors
+            layout.WEIGHTS_SAFE, _safetensors_tensors(directory / layout.WEIGHTS_SAFE)
         )
     if layout.WEIGHTS_SAFE_INDEX in names:
-        return _read_shards(directory, layout.WEIGHTS_SAFE_INDEX, lambda path: read_safetensors(path).tensors)
+        return _read_shards(directory, layout.WEIGHTS_SAFE_INDEX, names, _safetensors_tensors)
     if layout.WEIGHTS_PICKLED in names:
         path = directory / layout.WEIGHTS_PICKLED
         return descriptions.weights_facts(layout.WEIGHTS_PICKLED, _pickled_tensors(path))
-    return _read_shards(directory, layout.WEIGHTS_PICKLED_INDEX, _pickled_tensors)
+    return _read_shards(directory, layout.WEIGHTS_PICKLED_INDEX, names, _pickled_tensors)
 
 
 def shard_names(directory: Path, index: str) -> tuple[str, ...]:
@@ -131,24 +132,35 @@ def shard_names(directory: Path, index: str) -> tuple[str, ...]:
         if reader.size > _MAX_INDEX_BYTES:
             raise FormatError(DamageKind.UNSUPPORTED, f"it has {reader.size:,} bytes")
         try:
-            names = sorted(set(json.loads(reader.at(0, reader.size))["weight_map"].values()))
+            names = sorted(set(json.loads(reader.at(0, reader.size).decode("utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise FormatError(DamageKind.CORRUPT, "it is not an index of weights files") from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or "\\" in name:
-            raise FormatError(DamageKind.CORRUPT, f"it names {str(name)[:120]!r}, which is no file of this directory")
+            raise FormatError(
+                DamageKind.CORRUPT, f"it names {str(name)[:120]!r}, which is no file of this directory"
+            )
     return tuple(names)
 
 
 def _read_shards(
-    directory: Path, index: str, read: Callable[[Path], tuple[TensorEntry, ...]]
+    directory: Path, index: str, names: frozenset[str], read: Callable[[Path], tuple[TensorEntry, ...]]
 ) -> WeightsFacts:
     tensors: list[TensorEntry] = []
     for name in shard_names(directory, index):
-        if (directory / name).is_symlink() or not (directory / name).is_file():
-            raise FormatError(DamageKind.CORRUPT, f"it names {name}, which is missing or a link")
-        tensors.extend(read(directory / name))
+        if name not in names and os.path.lexists(directory / name):
+            raise FormatError(DamageKind.UNREADABLE, f"{name} is not a regular file of the outputs folder")
+        if name not in names:
+            raise FormatError(DamageKind.CORRUPT, f"it names {name}, which is missing")
+        try:
+            tensors.extend(read(directory / name))
+        except FormatError as error:
+            raise FormatError(error.kind, f"{name}: {error.detail}", error.names) from error
     return descriptions.weights_facts(index, tensors)
+
+
+def _safetensors_tensors(path: Path) -> tuple[TensorEntry, ...]:
+    return read_safetensors(path).tensors
 
 
 def _pickled_tensors(path: Path) -> tuple[TensorEntry, ...]:

@@ -1,4 +1,7 @@
-"""The command that runs a train script, and the folder to run it in, as FluxGym itself does (``app.py``, ``start_training``)."""
+"""The command that runs a train script, and the folder to run it in.
+
+As FluxGym itself does it (``app.py``, ``start_training``).
+"""
 
 from __future__ import annotations
 

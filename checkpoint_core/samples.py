@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -23,20 +25,31 @@ MAX_SAMPLES = 6
 _SIDE_PIXELS = 256
 _MAX_BYTES = 30_000_000
 _MAX_PIXELS = 50_000_000
-_NAME = re.compile(r".*_(?P<epoch>e?)(?P<number>\d{6,})_\d{2}_.*\.(png|jpe?g|webp)\Z", re.IGNORECASE | re.DOTALL)
+_NAME = re.compile(
+    r".*_(?P<epoch>e?)(?P<number>\d{6,})_\d{2,}_.*\.(png|jpe?g|webp)\Z", re.IGNORECASE | re.DOTALL
+)
 
 
-def find_samples(item: CheckpointReport, outputs: Path) -> tuple[Path, ...]:
-    """The sample images that show the model as this checkpoint holds it, by name."""
-    folder = item.facts.path.parent / "sample"
+@dataclass(frozen=True)
+class Sample:
+    """A sample image's file; ``modified_ns`` is since 1970, in nanoseconds."""
+
+    path: Path
+    modified_ns: int
+
+
+def find_samples(item: CheckpointReport, outputs: Path) -> tuple[Sample, ...]:
+    """The sample images that show the model as this checkpoint holds it, by name, at most :data:`MAX_SAMPLES`."""
+    folder = outputs / item.run / "sample"
     by_step = item.facts.name.save_point is SavePoint.STEP
     wanted = item.facts.name.number if by_step else item.position.epoch
     found = []
     for entry in list_directory(folder, outputs).entries:
         match = _NAME.match(entry.name)
-        if match and entry.kind is EntryKind.FILE and entry.size_bytes <= _MAX_BYTES:
-            if bool(match["epoch"]) != by_step and int(match["number"]) == wanted:
-                found.append(folder / entry.name)
+        if match is None or entry.kind is not EntryKind.FILE or entry.size_bytes > _MAX_BYTES:
+            continue
+        if bool(match["epoch"]) != by_step and int(match["number"]) == wanted:
+            found.append(Sample(folder / entry.name, entry.modified_ns))
     return tuple(found[:MAX_SAMPLES])
 
 
@@ -49,6 +62,7 @@ def thumbnail(path: Path) -> Thumbnail | None:
             image.thumbnail((_SIDE_PIXELS, _SIDE_PIXELS))
             buffer = io.BytesIO()
             image.convert("RGB").save(buffer, "JPEG", quality=80)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # Pillow raises whatever its decoders meet in a broken file
+        logging.getLogger(__name__).debug("%s cannot be shown", path, exc_info=True)
         return None
     return Thumbnail(base64.b64encode(buffer.getvalue()).decode("ascii"), path.name)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath, PureWindowsPath
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
-from checkpoint_core.facts import EntryKind, FileEntry, ResumeTarget, ScriptFacts
+from checkpoint_core.facts import ResumeTarget, ScriptFacts
 from checkpoint_core.inspection import same_place
 from checkpoint_core.layout import layout_of_trainer
 from checkpoint_core.train_script import ScriptNotUnderstood, TrainScript, dialect_of
 
 _MAX_SCRIPT_BYTES = 1024 * 1024
+
+_SWITCHES = (
+    "--save_state",
+    "--save_state_on_train_end",
+    "--resume_from_huggingface",
+    "--skip_until_initial_step",
+)
+_NUMBERS = ("--initial_epoch", "--initial_step", "--max_train_epochs", "--max_train_steps")
+_TEXTS = ("--resume", "--output_name", "--output_dir", "--config_file")
 
 
 def read_script(path: Path) -> tuple[ScriptFacts | None, str | None]:
@@ -45,7 +56,29 @@ def script_facts(script: TrainScript, file: str) -> ScriptFacts:
         network_module=script.value("--network_module"),
         optimizer_type=script.value("--optimizer_type"),
         lr_scheduler=script.value("--lr_scheduler"),
+        config_file=script.value("--config_file"),
+        unknown=tuple(_unknown(script)),
     )
+
+
+def _unknown(script: TrainScript) -> Iterator[tuple[str, str]]:
+    """The flags that decide about resuming and cannot be told, each with the reason."""
+    for flag in (*_SWITCHES, *_NUMBERS, *_TEXTS):
+        reason = script.unknown(flag) or _no_value(script, flag)
+        if reason:
+            yield flag, reason.rstrip(".")
+
+
+def _no_value(script: TrainScript, flag: str) -> str | None:
+    """What the trainer's argparse refuses: a flag without its value, or with text for a number."""
+    value, line = script.value(flag), script.line_of(flag)
+    if line is None or flag in _SWITCHES:
+        return None
+    if value is None:
+        return f"{flag} in line {line} has no value, and the trainer refuses that"
+    if flag in _NUMBERS and _whole(value) is None:
+        return f"{flag} in line {line} is {value!r}, which is no count"
+    return None
 
 
 def _number(script: TrainScript, flag: str) -> int | None:
@@ -71,6 +104,8 @@ def resume_target(script: ScriptFacts | None, run: Path, states: dict[str, Path]
 
     :param states: the run's state directories by name.
     """
+    if script is not None and script.why_unknown("--resume", "--resume_from_huggingface"):
+        return ResumeTarget("unknown", script.resume or "")
     if script is None or script.resume is None:
         return ResumeTarget("none")
     value = script.resume
@@ -78,42 +113,43 @@ def resume_target(script: ScriptFacts | None, run: Path, states: dict[str, Path]
         return ResumeTarget("hub", value)
     if not value.strip():
         return ResumeTarget("empty", value)
-    path = _here(value, script, run)
-    if path.is_dir():
+    inside = _below_run(value, script, run)
+    path = inside or run.parent.parent / value
+    # os.path, unlike Path, takes whatever a script holds for a path: too long, or below a closed folder.
+    if os.path.isdir(path):
         name = next((name for name, state in states.items() if same_place(path, state)), None)
         looks = name is not None or any(
-            (path / file).exists() for file in ("optimizer.bin", "random_states_0.pkl")
+            os.path.exists(path / file) for file in ("optimizer.bin", "random_states_0.pkl")
         )
         return ResumeTarget("state" if looks else "run-folder", value, name)
-    if path.is_file():
-        stem = path.name.removesuffix(".safetensors")
-        return ResumeTarget(
-            "lora-file", value, next((name for name in states if name == f"{stem}-state"), None)
-        )
-    return ResumeTarget("other-world" if _is_foreign(value, script, run) else "missing", value)
+    if os.path.isfile(path):
+        match = f"{path.name.removesuffix('.safetensors')}-state"
+        return ResumeTarget("lora-file", value, match if match in states else None)
+    foreign = inside is None and _is_foreign(value, script, run)
+    return ResumeTarget("other-world" if foreign else "missing", value)
 
 
-def _here(value: str, script: ScriptFacts, run: Path) -> Path:
-    """The value as a path of this machine: a path below the script's own output folder lies in the run's."""
+def _below_run(value: str, script: ScriptFacts, run: Path) -> Path | None:
+    """The value as a path of this machine, when it lies below the run's folder as another machine names it."""
     prefix = script.output_dir
-    if prefix and not Path(prefix).exists():
-        kind = PureWindowsPath if PureWindowsPath(prefix).drive else PurePosixPath
-        try:
-            return run / Path(*kind(value).relative_to(kind(prefix)).parts)
-        except ValueError:
-            pass
-    return run.parent.parent / value
+    if not prefix or _is_here(prefix, run):
+        return None
+    kind: type[PurePath] = PureWindowsPath if PureWindowsPath(prefix).drive else PurePosixPath
+    # Two machines' folders of one name are one run; a script that was copied from another run names another.
+    if kind(prefix).name != run.name or not kind(value).is_relative_to(kind(prefix)):
+        return None
+    parts = kind(value).relative_to(kind(prefix)).parts
+    return run.joinpath(*parts) if ".." not in parts else None
+
+
+def _is_here(written: str, run: Path) -> bool:
+    """Whether a path of the script exists on this machine; scripts run in FluxGym's folder, two above the run."""
+    return os.path.exists(run.parent.parent / written)
 
 
 def _is_foreign(value: str, script: ScriptFacts, run: Path) -> bool:
-    """An absolute path of the other system, or of another machine's FluxGym, that is not below this run."""
+    """Whether an absolute path is the other system's, or belongs to another machine's FluxGym."""
     windows = bool(PureWindowsPath(value).drive)
     if windows != bool(PureWindowsPath(str(run.absolute())).drive):
         return windows or value.startswith("/")
-    return bool(script.output_dir) and not Path(str(script.output_dir)).exists() and Path(value).is_absolute()
-
-
-def find_entry(entries: tuple[FileEntry, ...], names: tuple[str, ...]) -> FileEntry | None:
-    """The first of some names that is a regular file of a listing."""
-    files = {entry.name: entry for entry in entries if entry.kind is EntryKind.FILE}
-    return next((files[name] for name in names if name in files), None)
+    return bool(script.output_dir) and not _is_here(str(script.output_dir), run) and Path(value).is_absolute()

@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from checkpoint_core.train_script import TrainScript
+from checkpoint_core.layout import AUTOMATIC_FOLDER
+from checkpoint_core.train_script import InexpressiblePath, TrainScript
 
 _WINDOWS_ABSOLUTE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
@@ -24,11 +25,11 @@ def resume_value(script: TrainScript, run_dir: Path, state_name: str) -> ResumeV
     """The state directory's path in the script's own world.
 
     The script's `--output_dir` tells which world that is: a folder of the run's name that is not this run's
-    folder here is the same run seen from another machine or container. Raises ValueError for a state name
-    that is not the plain name of a child.
+    folder here is the same run seen from another machine or container. Raises InexpressiblePath for a state name
+    that is neither the plain name of a child nor that of a child of accelerate's own folder, `checkpoints/NAME`.
     """
-    if state_name in ("", ".", "..") or re.search(r"[/\\\0]", state_name):
-        raise ValueError(f"{state_name!r} is not the name of a folder inside the run")
+    if not _is_state_name(state_name):
+        raise InexpressiblePath(f"{state_name!r} is not the name of a folder inside the run")
     here = Path(os.path.abspath(run_dir))
     value = str(here / state_name)
     written = script.value("--output_dir")
@@ -48,6 +49,14 @@ def resume_value(script: TrainScript, run_dir: Path, state_name: str) -> ResumeV
         value,
         f"The script's --output_dir is {written}, which is not this run's folder {here}; "
         "the path given is the one on this machine.",
+    )
+
+
+def _is_state_name(name: str) -> bool:
+    """Whether a name cannot lead anywhere but to where discovery looks for states."""
+    *above, plain = name.split("/")
+    return (
+        above in ([], [AUTOMATIC_FOLDER]) and plain not in ("", ".", "..") and not re.search(r"[\\\0]", plain)
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from checkpoint_core.audit import AuditReport, Auditor, CheckpointReport
+from checkpoint_core.audit import Auditor, AuditReport, CheckpointReport
 from checkpoint_core.facts import (
     LoraFacts,
     OptimizerFacts,
@@ -22,7 +22,7 @@ from checkpoint_core.wording import VERDICT_WORDS, note
 #: Column to pandas dtype, in the table's order. Integers are nullable: ``<NA>`` where a value cannot be known.
 COLUMNS: dict[str, str] = {
     "run": "string",
-    "state": "string",  # the state directory's name
+    "state": "string",  # the state directory's name, below the run's folder
     "verdict": "string",  # ready, ready-with-warnings, needs-fix, damaged, saving, unknown
     "epoch": "Int64",  # finished epoch (of a step's state: the one under way), counted from 1
     "step": "Int64",  # optimizer updates since the start of the training
@@ -50,8 +50,23 @@ def to_dataframe(report: AuditReport) -> pd.DataFrame:
     """
     rows = [_row(checkpoint) for run in report.runs for checkpoint in run.checkpoints]
     columns = {name: [row[name] for row in rows] for name in COLUMNS}
-    columns["saved_at"] = pd.to_datetime(columns["saved_at"], unit="ns", utc=True)  # type: ignore[assignment]
-    return pd.DataFrame({name: pd.Series(values, dtype=COLUMNS[name]) for name, values in columns.items()})
+    series = {name: pd.Series(values, dtype=COLUMNS[name]) for name, values in columns.items()}
+    table: pd.DataFrame = pd.DataFrame(series)
+    return table
+
+
+def _moment(nanoseconds: int) -> pd.Timestamp | None:
+    """A point in time in UTC; ``None`` for one that a broken clock put beyond what pandas can hold."""
+    try:
+        moment: pd.Timestamp = pd.Timestamp(nanoseconds, unit="ns", tz="UTC")
+    except (ValueError, OverflowError):
+        return None
+    return moment
+
+
+def _unicode(text: str) -> str:
+    """A name of the disk as text that every program takes: bytes that are no UTF-8 become ``\\xff``."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _row(checkpoint: CheckpointReport) -> dict[str, Any]:
@@ -59,14 +74,14 @@ def _row(checkpoint: CheckpointReport) -> dict[str, Any]:
     weights = facts.weights if isinstance(facts.weights, WeightsFacts) else None
     optimizer = facts.optimizer if isinstance(facts.optimizer, OptimizerFacts) else None
     return {
-        "run": checkpoint.run,
-        "state": checkpoint.name,
+        "run": _unicode(checkpoint.run),
+        "state": _unicode(checkpoint.name),
         "verdict": checkpoint.verdict.value,
         "epoch": position.epoch,
         "step": position.step,
         "current_step": position.current_step,
         "lifetime_step": position.lifetime_step,
-        "saved_at": facts.saved_ns,
+        "saved_at": _moment(facts.saved_ns),
         "size_bytes": facts.size_bytes,
         "layout": facts.layout.value,
         "rank": weights.rank if weights else None,
@@ -74,10 +89,10 @@ def _row(checkpoint: CheckpointReport) -> dict[str, Any]:
         "optimizer": optimizer.family if optimizer else None,
         "learning_rate": learning_rate(checkpoint),
         "rng_step": facts.random_states.step if isinstance(facts.random_states, RandomStatesFacts) else None,
-        "lora_file": facts.lora.file if isinstance(facts.lora, LoraFacts) else None,
+        "lora_file": _unicode(facts.lora.file) if isinstance(facts.lora, LoraFacts) else None,
         "finding_codes": " ".join(found.code for found in checkpoint.findings),
-        "note": note(checkpoint),
-        "path": str(facts.path),
+        "note": _unicode(note(checkpoint)),
+        "path": _unicode(str(facts.path)),
     }
 
 
@@ -96,20 +111,22 @@ def to_display(table: pd.DataFrame) -> pd.DataFrame:
 
     Columns: State, Checkpoint, Epoch, Step, Saved, Size, What to know (and Run first, where there is more than one).
     """
-    shown = pd.DataFrame(
+    shown: pd.DataFrame = pd.DataFrame(
         {
             "Run": table["run"],
             "State": [VERDICT_WORDS[Verdict(value)] for value in table["verdict"]],
             "Checkpoint": table["state"],
             "Epoch": [_text(value) for value in table["epoch"]],
             "Step": [_text(value) for value in table["step"]],
-            "Saved": [local_time(value.value) for value in table["saved_at"]],
+            "Saved": ["–" if pd.isna(value) else local_time(value.value) for value in table["saved_at"]],
             "Size": [human_bytes(int(value)) for value in table["size_bytes"]],
             "What to know": table["note"],
         },
         dtype="string",
     )
-    return shown if table["run"].nunique() > 1 else shown.drop(columns="Run")
+    if table["run"].nunique() <= 1:
+        del shown["Run"]
+    return shown
 
 
 def _text(value: Any) -> str:

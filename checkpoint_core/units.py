@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_FIRST, _LAST = (moment.replace(tzinfo=timezone.utc) for moment in (datetime.min, datetime.max))
 
 
 def human_bytes(size: int) -> str:
     """A size for people, in powers of 1,000 as disks are sold: ``957 MB``."""
     amount = float(size)
     for unit in ("B", "kB", "MB", "GB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "B" or amount >= 100 else f"{amount:.1f} {unit}"
+        if amount < 999.5:  # not 1,000, which 999.6 kB would be rounded to
+            return f"{amount:.0f} {unit}" if unit == "B" or amount >= 99.95 else f"{amount:.1f} {unit}"
         amount /= 1000
     return f"{amount:.1f} TB"
 
 
+def _moment(nanoseconds: int) -> datetime:
+    """A point in time in UTC; a time that no calendar holds (a broken clock's) becomes its first or last."""
+    try:
+        return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
+    except OverflowError:
+        return _FIRST if nanoseconds < 0 else _LAST
+
+
 def local_time(nanoseconds: int) -> str:
     """A point in time in the user's time zone, to the minute."""
-    return datetime.fromtimestamp(nanoseconds / 1_000_000_000).strftime("%Y-%m-%d %H:%M")
+    moment = _moment(nanoseconds)
+    with suppress(OverflowError, OSError, ValueError):  # systems differ in how far their time zones reach
+        moment = moment.astimezone()
+    return f"{moment:%Y-%m-%d %H:%M}"
 
 
 def utc_time(nanoseconds: int) -> str:
     """A point in time as ISO 8601 in UTC, to the millisecond."""
-    moment = datetime.fromtimestamp(nanoseconds / 1_000_000_000, tz=timezone.utc)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return _moment(nanoseconds).isoformat(timespec="milliseconds").replace("+00:00", "Z")

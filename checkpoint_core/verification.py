@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 
 from checkpoint_core import layout
-from checkpoint_core.facts import Damage, DeepFacts, LoraFacts, OptimizerFacts, StateFacts, WeightsFacts, WeightsLoraPair
+from checkpoint_core.facts import (
+    Damage,
+    DeepFacts,
+    LoraFacts,
+    OptimizerFacts,
+    StateFacts,
+    WeightsFacts,
+    WeightsLoraPair,
+)
 from checkpoint_core.formats import FileReader, FormatError
 from checkpoint_core.formats.pickles import Tensor, describe
 from checkpoint_core.formats.safetensors import TensorEntry, read_header
@@ -31,7 +39,7 @@ _EXPONENTS: dict[str, tuple[Any, int]] = {
     "F32": (np.uint32, 0x7F800000), "Float": (np.uint32, 0x7F800000),
     "F64": (np.uint64, 0x7FF0000000000000), "Double": (np.uint64, 0x7FF0000000000000),
 }  # fmt: skip
-_TO_NUMPY = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "I64": np.int64, "I32": np.int32}
+_TO_NUMPY: dict[str, Any] = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
 _MAX_NAMES = 20
 
 
@@ -52,6 +60,11 @@ class _Meter:
         if self._cancelled and self._cancelled():
             raise VerificationCancelled
 
+    def finish(self) -> None:
+        """Report the whole: headers and padding are not counted, and a damaged file is read in part."""
+        if self._progress:
+            self._progress(self.total, self.total)
+
 
 def verify_state(
     facts: StateFacts, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None
@@ -62,38 +75,43 @@ def verify_state(
     """
     damage: dict[str, Damage] = {}
     non_finite: dict[str, tuple[str, ...]] = {}
-    jobs = list(_jobs(facts))
-    lora = facts.lora if isinstance(facts.lora, LoraFacts) else None
-    pairable = lora is not None and isinstance(facts.weights, WeightsFacts)
-    total = sum(path.stat().st_size for path, _ in jobs) + (lora.size_bytes if lora and pairable else 0)
+    files, lora = _tensor_files(facts, damage), _lora_to_pair(facts)
+    sizes = {entry.name: entry.size_bytes for entry in facts.files}
+    total = sum(sizes.get(name, 0) for name in files) + (lora.size_bytes if lora else 0)
     meter = _Meter(total, progress, cancelled)
-    for path, scan in jobs:
+    for name in files:
+        scan = _scan_safetensors if name.endswith(".safetensors") else _scan_torch
         try:
-            names = tuple(scan(path, meter))
+            names = tuple(scan(facts.path / name, meter))
         except FormatError as error:
-            damage[path.name] = reading_of(error)
+            damage[name] = reading_of(error)
         else:
             if names:
-                non_finite[path.name] = names
+                non_finite[name] = names
     pair = None
-    if lora and facts.weights and pairable and layout.WEIGHTS_SAFE == facts.weights.file and not damage:  # type: ignore[union-attr]
+    if lora and layout.WEIGHTS_SAFE not in damage:
         pair = compare_with_lora(facts.path / layout.WEIGHTS_SAFE, facts.path.parent / lora.file, meter)
+    meter.finish()
     return DeepFacts(damage, non_finite, pair, meter.done)
 
 
-_Scan = Callable[[Path, _Meter], Iterator[str]]
-
-
-def _jobs(facts: StateFacts) -> Iterator[tuple[Path, _Scan]]:
+def _tensor_files(facts: StateFacts, damage: dict[str, Damage]) -> list[str]:
+    """The files with tensors; small files were read whole by `inspection`."""
+    files = [layout.OPTIMIZER] if isinstance(facts.optimizer, OptimizerFacts) else []
     if isinstance(facts.weights, WeightsFacts):
-        for name in _weights_files(facts.path, facts.weights.file):
-            yield facts.path / name, _scan_safetensors if name.endswith(".safetensors") else _scan_torch
-    if isinstance(facts.optimizer, OptimizerFacts):
-        yield facts.path / layout.OPTIMIZER, _scan_torch
+        file = facts.weights.file
+        try:
+            files[:0] = shard_names(facts.path, file) if file.endswith(".index.json") else [file]
+        except FormatError as error:  # it was readable, and has changed
+            damage[file] = reading_of(error)
+    return files
 
 
-def _weights_files(directory: Path, file: str) -> tuple[str, ...]:
-    return shard_names(directory, file) if file.endswith(".index.json") else (file,)
+def _lora_to_pair(facts: StateFacts) -> LoraFacts | None:
+    """The LoRA file of the same save, where both it and the weights can be compared."""
+    weights, lora = facts.weights, facts.lora
+    comparable = isinstance(weights, WeightsFacts) and weights.file == layout.WEIGHTS_SAFE
+    return lora if comparable and isinstance(lora, LoraFacts) else None
 
 
 def _scan_safetensors(path: Path, meter: _Meter) -> Iterator[str]:
@@ -164,7 +182,10 @@ def compare_with_lora(weights: Path, lora: Path, meter: _Meter | None = None) ->
                 data, other = _bytes(ours, tensor), _bytes(theirs, right[name])
                 if meter:
                     meter.count(len(other))
-                if cast(data, tensor.dtype, right[name].dtype) != other:
+                rounded = cast(data, tensor.dtype, right[name].dtype)
+                if rounded is None:  # a dtype that sd-scripts does not write: nothing can be told
+                    return None
+                if rounded != other:
                     differing.append(name)
             return WeightsLoraPair(lora.name, True, tuple(differing[:_MAX_NAMES]), len(left))
     except FormatError:
@@ -185,10 +206,17 @@ def cast(data: bytes, source: str, target: str) -> bytes | None:
         values = np.frombuffer(data, _TO_NUMPY[source])
     else:
         return None
-    if target == "BF16":
-        bits = values.astype(np.float32).view(np.uint32)
-        return bytes((((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)).tobytes())
-    if target in _TO_NUMPY:
-        with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):
+        if target == "F64":
+            return bytes(values.astype(np.float64).tobytes())
+        # torch goes by float32, from float64 too.
+        values = values.astype(np.float32)
+        if target in _TO_NUMPY:
             return bytes(values.astype(_TO_NUMPY[target]).tobytes())
+    if target == "BF16":
+        bits = values.view(np.uint32)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        # Rounding up would carry some NaNs over into zero.
+        rounded = np.where(np.isnan(values), 0x7FC0, rounded)
+        return bytes(rounded.astype(np.uint16).tobytes())
     return None

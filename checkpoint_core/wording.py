@@ -47,7 +47,9 @@ def phrase(checkpoint: CheckpointReport, latest: bool = False) -> str:
     """One sentence about a checkpoint: what it is, its state, and the reason."""
     told = note(checkpoint)
     reason = f": {_inside_sentence(told)}" if told else "."
-    return f"{title(checkpoint)}{', the latest,' if latest else ''} {_STATE_PHRASES[checkpoint.verdict]}{reason}"
+    return (
+        f"{title(checkpoint)}{', the latest,' if latest else ''} {_STATE_PHRASES[checkpoint.verdict]}{reason}"
+    )
 
 
 def _inside_sentence(message: str) -> str:
@@ -65,7 +67,9 @@ def headline(run: RunReport) -> str:
         return f"{first.message} {first.cure}" if first else "There are no checkpoints yet."
     newest, best = run.checkpoints[0], find_latest_resumable(run).checkpoint
     if best is None:
-        return f"None of the {len(run.checkpoints)} checkpoints resumes as it is. {phrase(newest, latest=True)}"
+        return (
+            f"None of the {len(run.checkpoints)} checkpoints resumes as it is. {phrase(newest, latest=True)}"
+        )
     if best is newest:
         return f"{phrase(newest, latest=True)}"
     return f"{title(best)} {_STATE_PHRASES[best.verdict]}. {phrase(newest, latest=True)}"

@@ -143,7 +143,11 @@ def rewrite_torch_zip(path: Path, transform: Callable[[Any], Any]) -> None:
 
 def drop_rng_step(state: Path) -> None:
     """Remove the key that accelerate 0.32 and 0.33 require, as states saved by 0.31 and older lack it."""
-    rewrite_torch_zip(state / "random_states_0.pkl", lambda states: states.pop("step") and None)
+
+    def transform(states: dict[str, Any]) -> None:
+        del states["step"]
+
+    rewrite_torch_zip(state / "random_states_0.pkl", transform)
 
 
 def nan_in_optimizer(state: Path) -> None:
@@ -163,8 +167,10 @@ def make_schedule_free(state: Path) -> None:
         for group in optimizer["param_groups"]:
             group.update(train_mode=False, k=8, weight_sum=8.0, lr_max=group["lr"], r=0.0)
         for tensors in optimizer["state"].values():
-            tensors["z"] = tensors.pop("exp_avg_sq_row")
-            tensors["exp_avg_sq"] = tensors.pop("exp_avg_sq_col")
+            row, column = tensors.pop("exp_avg_sq_row"), tensors.pop("exp_avg_sq_col")
+            # Both have the parameter's shape, of which Adafactor's two lack one dimension each.
+            tensors["exp_avg_sq"] = row.unsqueeze(-1) * column.unsqueeze(-2)
+            tensors["z"] = tensors["exp_avg_sq"].clone()
 
     rewrite_torch_zip(state / "optimizer.bin", transform)
     remove(state / "scheduler.bin")

@@ -186,11 +186,6 @@ def test_every_module_can_be_read_in_one_sitting() -> None:
     assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
 
 
-def test_python_3_10_reads_every_module() -> None:
-    for module in [*MODULES, PROJECT / "fluxgym_resume_tab.py"]:
-        ast.parse(module.read_bytes(), filename=str(module), feature_version=(3, 10))
-
-
 @pytest.mark.parametrize(
     ("rule", "line"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypedDict
 
 from checkpoint_core import layout
 from checkpoint_core.catalogue import finding
@@ -11,10 +12,12 @@ from checkpoint_core.findings import Finding
 from checkpoint_core.formats import DamageKind
 from checkpoint_core.formats.train_state import TrainState
 from checkpoint_core.layout import Layout, SavePoint
-from checkpoint_core.position import Position, last_epoch, launch_epoch
+from checkpoint_core.position import Position, is_finished, last_epoch, launch_epoch, why_undecided
 
 
-def check_compatibility(facts: StateFacts, position: Position, script: ScriptFacts | None) -> Iterator[Finding]:
+def check_compatibility(
+    facts: StateFacts, position: Position, script: ScriptFacts | None
+) -> Iterator[Finding]:
     """Every finding about where the training would go on."""
     if facts.layout is not Layout.SD_SCRIPTS or facts.problem or not facts.files:
         return
@@ -22,12 +25,21 @@ def check_compatibility(facts: StateFacts, position: Position, script: ScriptFac
     yield from _start(position, script)
     yield from _name(facts, position)
     yield from _end(position, script)
-    if position.mid_epoch and position.repeated_steps and not (script and script.skip_until_initial_step):
+    if position.repeated_steps and not _skips_to(position, script):
         yield finding("mid-epoch", **_numbers(position), repeated=position.repeated_steps)
     yield finding("counts-from-zero")
 
 
-def _numbers(position: Position) -> dict[str, object]:
+class _Numbers(TypedDict):
+    """The fields that the sentences about a position share."""
+
+    epoch: object
+    next_epoch: object
+    step: object
+    current_step: object
+
+
+def _numbers(position: Position) -> _Numbers:
     def known(value: int | None) -> object:
         return "?" if value is None else value
 
@@ -59,9 +71,13 @@ def _script_decides(script: ScriptFacts | None) -> bool:
 def _start(position: Position, script: ScriptFacts | None) -> Iterator[Finding]:
     """Whether the trainer goes on at the right epoch."""
     numbers = _numbers(position)
-    starts = launch_epoch(position, script)
-    if _script_decides(script):
-        if starts is not None and position.next_epoch is not None and starts != position.next_epoch:
+    starts, undecided = launch_epoch(position, script), why_undecided(script)
+    if undecided:
+        yield finding("position-unknown", evidence=undecided)
+    elif _script_decides(script):
+        if starts is None or position.next_epoch is None:
+            yield finding("position-unknown", evidence=_why_unknown(position))
+        elif starts != position.next_epoch:
             yield finding("script-initial-epoch", flag=_flag(script), start_epoch=starts, **numbers)
     elif position.current_step is None:
         return  # train_state.json is missing or broken, and a finding of its own
@@ -80,7 +96,7 @@ def _flag(script: ScriptFacts | None) -> str:
 def _why_unknown(position: Position) -> str:
     if position.epoch is None:
         return "neither the name nor the files tell the epoch"
-    if position.lifetime_step is None:
+    if position.lifetime_step is None or position.current_step is None:
         return "no LoRA file and no scheduler tells the steps of an epoch"
     return (
         f"train_state.json counts {position.current_step} steps, scheduler.bin {position.lifetime_step}, "
@@ -88,15 +104,32 @@ def _why_unknown(position: Position) -> str:
     )
 
 
+def _skips_to(position: Position, script: ScriptFacts | None) -> bool:
+    """Whether the trainer passes over the steps of the epoch under way; --initial_epoch leads to its beginning."""
+    if script is None or not script.skip_until_initial_step:
+        return False
+    if script.initial_step is not None:
+        return script.initial_step == position.step
+    return script.initial_epoch is None
+
+
 def _name(facts: StateFacts, position: Position) -> Iterator[Finding]:
-    named = facts.name.number
-    if facts.name.save_point is SavePoint.EPOCH and None not in (named, position.current_epoch):
-        if named != position.current_epoch:
-            yield finding("name-differs", named=f"epoch {named}", epoch=position.current_epoch)
+    """A renamed copy goes on rightly; an edited train_state.json does not. The scheduler's count tells which."""
+    named, current = facts.name.number, position.current_epoch
+    if facts.name.save_point is not SavePoint.EPOCH or None in (named, current) or named == current:
+        return
+    if position.step is not None and position.lifetime_step == position.step:
+        yield finding("name-differs", named=f"epoch {named}", epoch=current)
+    else:
+        counted = "nothing" if position.lifetime_step is None else f"{position.lifetime_step} steps"
+        yield finding(
+            "position-unknown",
+            evidence=f"the name says epoch {named}, train_state.json epoch {current}, scheduler.bin {counted}",
+        )
 
 
 def _end(position: Position, script: ScriptFacts | None) -> Iterator[Finding]:
     """Whether anything is left to train; the trainer's assertion sees only the steps of the last launch."""
-    epochs = last_epoch(script, position.steps_per_epoch)
-    if epochs is not None and position.next_epoch is not None and position.next_epoch > epochs:
+    if not why_undecided(script) and is_finished(position, script):
+        epochs = last_epoch(script, position.steps_per_epoch)
         yield finding("run-finished", max_epochs=epochs, **_numbers(position))

@@ -10,6 +10,7 @@ from checkpoint_core import layout
 from checkpoint_core.catalogue import finding
 from checkpoint_core.facts import (
     DeepFacts,
+    EntryKind,
     FileEntry,
     LoraFacts,
     OptimizerFacts,
@@ -38,7 +39,8 @@ def check_consistency(facts: StateFacts) -> Iterator[Finding]:
 def _save_times(facts: StateFacts) -> Iterator[Finding]:
     """A save over an existing directory replaces file by file in its order; killed in between, it leaves the
     first files new and the rest old. The new ones are then a head of the writing order, in that order."""
-    entries = {entry.name: entry for entry in facts.files}
+    # The time of a folder or a link in a file's place tells nothing about a save.
+    entries = {entry.name: entry for entry in facts.files if entry.kind is EntryKind.FILE}
     order = [entries[name] for name in _write_order(entries) if name in entries]
     marker = entries.get(layout.RANDOM_STATES)
     if marker is None or facts.layout is not Layout.SD_SCRIPTS:
@@ -130,7 +132,9 @@ def _learning_rate(facts: StateFacts) -> Iterator[Finding]:
         return
     # At step 0 a warm-up stands at 0 rightly; a base of 0 is Adafactor's own schedule.
     if scheduler.last_lrs and not any(scheduler.last_lrs) and any(scheduler.base_lrs):
-        yield finding("learning-rate-zero", file=layout.SCHEDULER, evidence=f"last_epoch {scheduler.last_epoch}")
+        yield finding(
+            "learning-rate-zero", file=layout.SCHEDULER, evidence=f"last_epoch {scheduler.last_epoch}"
+        )
 
 
 def _deep(facts: StateFacts, deep: DeepFacts) -> Iterator[Finding]:
@@ -153,7 +157,9 @@ def _pairing(facts: StateFacts, deep: DeepFacts) -> Finding:
     if isinstance(facts.lora, LoraFacts) and facts.lora.modified_ns > facts.saved_ns + 30 * TOLERANCE_NS:
         return finding("lora-newer", file=pair.lora_file, lora_file=pair.lora_file)
     evidence = f"{len(pair.differing)} of {pair.compared} tensors differ, such as {_some(pair.differing)}"
-    return finding("weights-differ-from-lora", file=layout.WEIGHTS_SAFE, lora_file=pair.lora_file, evidence=evidence)
+    return finding(
+        "weights-differ-from-lora", file=layout.WEIGHTS_SAFE, lora_file=pair.lora_file, evidence=evidence
+    )
 
 
 def _some(names: tuple[str, ...]) -> str:

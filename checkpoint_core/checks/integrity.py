@@ -55,21 +55,22 @@ def _has_no_scheduler(facts: StateFacts) -> bool:
 def _interrupted(facts: StateFacts) -> Iterator[Finding]:
     """The files of a save as far as they came; the commit marker, written last, is among the missing."""
     names = {entry.name for entry in facts.files}
-    order = [name for name in layout.WRITE_ORDER if name != layout.TRAIN_STATE]
+    unwritten = {layout.TRAIN_STATE, *((layout.SCHEDULER,) if _has_no_scheduler(facts) else ())}
+    order = [name for name in layout.WRITE_ORDER if name not in unwritten]
     missing = [name for name in order if name not in names]
     # A person who deletes files leaves gaps; an interrupted save lacks a tail of the writing order.
-    if len(missing) >= 2 and order[-len(missing) :] == missing and layout.WEIGHTS_PICKLED not in names:
-        if layout.WEIGHTS_SAFE_INDEX not in names:
-            yield finding("save-interrupted", evidence=f"{', '.join(missing)} were never written")
+    other_weights = {layout.WEIGHTS_SAFE_INDEX, layout.WEIGHTS_PICKLED, layout.WEIGHTS_PICKLED_INDEX}
+    if len(missing) >= 2 and order[-len(missing) :] == missing and not names & other_weights:
+        yield finding("save-interrupted", evidence=f"{', '.join(missing)} were never written")
 
 
 def _weights(facts: StateFacts) -> Iterator[Finding]:
     for found in _reading("weights", _weights_file(facts), facts.weights):
         yield _rebuildable(found, facts)
-    if isinstance(facts.weights, WeightsFacts) and facts.layout is Layout.SD_SCRIPTS:
-        if not facts.weights.keys_are_lora:
-            parts = ", ".join(sorted(facts.weights.parts)) or "nothing"
-            yield finding("weights-not-lora", file=facts.weights.file, evidence=parts)
+    weights = facts.weights
+    if facts.layout is Layout.SD_SCRIPTS and isinstance(weights, WeightsFacts) and not weights.keys_are_lora:
+        parts = ", ".join(sorted(weights.parts)) or "nothing"
+        yield finding("weights-not-lora", file=weights.file, evidence=parts)
 
 
 def _weights_file(facts: StateFacts) -> str:
@@ -85,7 +86,11 @@ def _rebuildable(found: Finding, facts: StateFacts) -> Finding:
     """The LoRA file of the same save holds the same tensors, rounded: it can take the place of lost weights."""
     kind = found.code.removeprefix("weights-")
     optimizer = facts.optimizer
-    if kind not in _LOST or not isinstance(facts.lora, LoraFacts) or not isinstance(optimizer, OptimizerFacts):
+    if (
+        kind not in _LOST
+        or not isinstance(facts.lora, LoraFacts)
+        or not isinstance(optimizer, OptimizerFacts)
+    ):
         return found
     if facts.lora.weights.trained_count != optimizer.param_count:
         return found
@@ -121,7 +126,9 @@ def _custom_objects(facts: StateFacts) -> Iterator[Finding]:
         if isinstance(facts.custom_object, CustomObjectFacts):
             lacking = [key for key in ("step", "epoch") if getattr(facts.custom_object, key) is None]
             if lacking:
-                yield finding("custom-object-no-step", file=layout.CUSTOM_OBJECT, evidence=" and no ".join(lacking))
+                yield finding(
+                    "custom-object-no-step", file=layout.CUSTOM_OBJECT, evidence=" and no ".join(lacking)
+                )
         return
     for entry in facts.files:
         if CUSTOM_OBJECT_PATTERN.match(entry.name):

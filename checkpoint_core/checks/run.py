@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from checkpoint_core.catalogue import finding
-from checkpoint_core.facts import RunFacts
+from checkpoint_core.facts import RunFacts, ScriptFacts
 from checkpoint_core.findings import Finding
 from checkpoint_core.units import human_bytes
 
@@ -28,10 +28,27 @@ def _script(facts: RunFacts) -> Iterator[Finding]:
         yield finding("script-not-understood", detail=facts.script_problem)
     elif facts.script is None:
         yield finding("no-script")
-    elif not facts.script.save_state:
+    elif _saves_no_states(facts.script):
         yield finding("no-save-state" if facts.states else "no-states-not-saved", file=facts.script.file)
-    if not facts.states and (facts.script is None or facts.script.save_state):
+    if not facts.states and (facts.script is None or not _saves_no_states(facts.script)):
         yield finding("no-states-yet")
+    if facts.script is not None:
+        yield from _unread_flags(facts.script)
+
+
+def _saves_no_states(script: ScriptFacts) -> bool:
+    """Whether it is certain that the script saves none: the flag may stand in what could not be read."""
+    hidden = script.config_file is not None or script.why_unknown("--save_state", "--config_file")
+    return not script.save_state and not hidden
+
+
+def _unread_flags(script: ScriptFacts) -> Iterator[Finding]:
+    """What the script may say besides the flags that were read; one finding a reason."""
+    for reason in dict.fromkeys(reason for _, reason in script.unknown):
+        flags = ", ".join(flag for flag, why in script.unknown if why == reason)
+        yield finding("script-flag-unknown", file=script.file, flags=flags, reason=reason)
+    if script.config_file is not None:
+        yield finding("script-config-file", file=script.file, evidence=script.config_file)
 
 
 _TARGET_CODES = {
@@ -50,7 +67,11 @@ def _resume_target(facts: RunFacts) -> Iterator[Finding]:
         return
     match = f"; {target.state_name} is the state of the same save" if target.state_name else ""
     yield finding(
-        _TARGET_CODES[target.kind], file=script.file, evidence=target.value, line=script.resume_line, match=match
+        _TARGET_CODES[target.kind],
+        file=script.file,
+        evidence=target.value,
+        line=script.resume_line,
+        match=match,
     )
 
 
@@ -58,4 +79,3 @@ def _disk_space(facts: RunFacts) -> Iterator[Finding]:
     needed = _SAVES_AHEAD * max((state.size_bytes for state in facts.states), default=0)
     if facts.free_bytes is not None and facts.free_bytes < needed:
         yield finding("disk-space-low", free=human_bytes(facts.free_bytes), needed=human_bytes(needed))
-

@@ -32,12 +32,20 @@ class FormatError(Exception):
     """A file that is not what it should be: ``kind`` for programs, ``detail`` for people."""
 
     def __init__(self, kind: DamageKind, detail: str, names: tuple[str, ...] = ()) -> None:
-        super().__init__(detail)
+        super().__init__(_encodable(detail))
         self.kind = kind
-        self.detail = detail
+        self.detail = _encodable(detail)
         #: For ``FOREIGN``: the names of the objects, as ``module.name``.
-        self.names = names
+        self.names = tuple(_encodable(name) for name in names)
 
+
+def _encodable(text: str) -> str:
+    """Text of a file may hold halves of characters, which no program can print or save; they become ``\\ud800``."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+#: The largest count that a table of 64-bit integers holds; no training counts so far.
+MAX_COUNT = 2**63 - 1
 
 #: Files up to this size are read whole in one go; above it, only the parts that are needed.
 SMALL_FILE_BYTES = 256 * 1024

@@ -1,7 +1,6 @@
 """A pickle described through an allow-list: built up as inert descriptions, nothing imported, nothing called.
 
-Two passes. The first walks the opcodes (Python ``pickletools``, protocol 2 to 5) and holds the limits on size,
-memo and nesting, because the C unpickler has none: one opcode can make it allocate gigabytes of memo. The
+Two passes. The first walks the opcodes and holds the limits (:mod:`checkpoint_core.formats.pickle_opcodes`). The
 second is the C ``pickle.Unpickler`` whose ``find_class`` never imports: every name becomes a stand-in that keeps
 its arguments. Names outside the allow-list are reported.
 
@@ -15,11 +14,14 @@ import io
 import pickle
 import re
 import threading
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from checkpoint_core.formats import DamageKind, FormatError
+from checkpoint_core.formats.pickle_opcodes import check_opcodes
 
 MAX_FOREIGN_NAMES = 50
+#: A real file names about ten objects; each costs a class here.
+MAX_NAMES = 1_000
 #: A pickle may use nested tuples as keys; hashing them recurses in C, at 64 bytes of stack a level (measured,
 #: CPython 3.10 to 3.13). So many tuples fit the stack of any thread; more get a thread with a stack for them.
 MAX_TUPLES_ON_ANY_STACK = 8_000
@@ -88,6 +90,8 @@ class Stub:
     """Stands for an object that the pickle names: keeps what it was called with, does nothing."""
 
     qualified_name = ""
+    #: For a class of storages, the dtype of its elements as torch names it.
+    dtype = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.args = args
@@ -123,6 +127,13 @@ class OrderedDictStub(dict[Any, Any]):
         """An OrderedDict's own attributes; none matter."""
 
 
+class _NewOrderedDict(OrderedDictStub):
+    """The same, made empty: its items follow one by one, each looked at. Python 3 pickles it so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
 class Storage(NamedTuple):
     """A tensor's bytes by reference: the archive's member ``data/{key}``, ``numel`` elements of ``dtype``."""
 
@@ -139,6 +150,10 @@ class Tensor(NamedTuple):
     offset: int
     shape: tuple[int, ...]
 
+    def __hash__(self) -> int:
+        """Refused: as a key of a table it would be hashed over the whole of its shape, again and again."""
+        raise TypeError("a tensor is no key")
+
 
 class Description(NamedTuple):
     """What a pickle holds: plain Python values, tensors as :class:`Tensor`, other objects as :class:`Stub`."""
@@ -154,36 +169,38 @@ def describe(data: bytes) -> Description:
 
     :raises FormatError: ``TRUNCATED`` without its end, ``CORRUPT`` for nonsense, ``UNSUPPORTED`` over a limit.
     """
-    check_opcodes(data)
+    describer: type[_Names] = _CarefulDescriber if check_opcodes(data) else _Describer
     # Counts bytes in arguments too: an upper bound is enough, and the count is one pass in C.
     tuples = sum(data.count(opcode) for opcode in (b"t", b"\x85", b"\x86", b"\x87"))
     if tuples > MAX_TUPLES:
         raise FormatError(DamageKind.UNSUPPORTED, f"its pickle holds about {tuples:,} tuples")
     if tuples > MAX_TUPLES_ON_ANY_STACK:
-        return _with_large_stack(data)
-    return _describe(data)
+        return _with_large_stack(data, describer)
+    return _describe(data, describer)
 
 
-def _describe(data: bytes) -> Description:
-    reader = _Describer(data)
+def _describe(data: bytes, describer: type[_Names]) -> Description:
+    reader = describer(data)
     try:
         value = reader.load()
     except FormatError:
         raise
     except Exception as error:  # whatever hostile bytes provoke in the C unpickler is damage of the file
-        raise FormatError(DamageKind.CORRUPT, f"its pickle cannot be followed ({type(error).__name__})") from error
+        raise FormatError(
+            DamageKind.CORRUPT, f"its pickle cannot be followed ({type(error).__name__})"
+        ) from error
     return Description(value, tuple(reader.foreign), reader.storages)
 
 
 _stack_size_lock = threading.Lock()
 
 
-def _with_large_stack(data: bytes) -> Description:
+def _with_large_stack(data: bytes, describer: type[_Names]) -> Description:
     outcome: list[Description | FormatError] = []
 
     def work() -> None:
         try:
-            outcome.append(_describe(data))
+            outcome.append(_describe(data, describer))
         except FormatError as error:
             outcome.append(error)
 
@@ -200,100 +217,102 @@ def _with_large_stack(data: bytes) -> Description:
     return outcome[0]
 
 
-class _Describer(pickle.Unpickler):
+class _Names:
+    """What both unpicklers do with the names and the storages that a pickle refers to."""
+
+    ordered_dict: ClassVar[type[OrderedDictStub]] = OrderedDictStub
+
     def __init__(self, data: bytes) -> None:
-        super().__init__(io.BytesIO(data), encoding="utf-8", errors="surrogateescape")
+        super().__init__(io.BytesIO(data), encoding="utf-8", errors="surrogateescape")  # type: ignore[call-arg]
         self.foreign: dict[str, None] = {}
         self.storages: dict[str, str] = {}
+        self._stubs: dict[str, Any] = {}
+
+    def load(self) -> Any:
+        """What the pickle holds; of the unpickler's own."""
+        return super().load()  # type: ignore[misc]
 
     def find_class(self, module: str, name: str) -> Any:
         qualified = f"{module}.{name}"
+        stub = self._stubs.get(qualified)
+        if stub is None:
+            if len(self._stubs) >= MAX_NAMES:
+                raise FormatError(DamageKind.UNSUPPORTED, f"its pickle names more than {MAX_NAMES:,} objects")
+            stub = self._stubs[qualified] = self._stub(qualified, module, name)
+        return stub
+
+    def _stub(self, qualified: str, module: str, name: str) -> Any:
         if qualified == "collections.OrderedDict":
-            return OrderedDictStub
+            return self.ordered_dict
         if qualified in _REBUILDERS:
-            return _TensorStub.named(qualified)
+            return _Rebuilder()
         if not is_allowed(qualified) and len(self.foreign) < MAX_FOREIGN_NAMES:
             self.foreign[qualified[:200]] = None
-        return type("Stub", (Stub,), {"qualified_name": qualified[:200]})
+        dtype = name.removesuffix("Storage") if module.startswith("torch") else ""
+        return type("Stub", (Stub,), {"qualified_name": qualified[:200], "dtype": dtype})
 
     def persistent_load(self, pid: Any) -> Storage:
         try:
             kind, storage_type, key, device, numel = pid
-            if kind != "storage":
-                raise ValueError(kind)
-            dtype = getattr(storage_type, "qualified_name", "").rpartition(".")[2].removesuffix("Storage")
-            self.storages[str(key)] = dtype
-            return Storage(dtype, str(key), str(device), int(numel))
-        except (TypeError, ValueError) as error:
-            raise FormatError(DamageKind.CORRUPT, "its pickle refers to something that is no storage") from error
+        except (TypeError, ValueError):
+            kind = key = device = numel = storage_type = None
+        # Exact types: text made of a hostile structure could be larger than any memory.
+        if kind != "storage" or type(key) is not str or type(device) is not str or type(numel) is not int:
+            raise FormatError(DamageKind.CORRUPT, "its pickle refers to something that is no storage")
+        dtype = self.storages[key] = getattr(storage_type, "dtype", "")
+        return Storage(dtype, key, device, numel)
 
 
-class _TensorStub(Stub):
-    """``torch._utils._rebuild_tensor_v2(storage, storage_offset, size, stride, …)`` becomes a :class:`Tensor`."""
-
-    @classmethod
-    def named(cls, qualified: str) -> type[_TensorStub]:
-        return _TENSOR_STUBS[qualified]
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """The tensor's description; parameters wrap one, whose description they pass on."""
-        if args and isinstance(args[0], Tensor):
-            return args[0]
-        if len(args) >= 3 and isinstance(args[0], Storage) and isinstance(args[2], tuple):
-            return Tensor(args[0], args[1] if isinstance(args[1], int) else 0, args[2])
-        return super().__new__(cls, *args)
+class _Describer(_Names, pickle.Unpickler):
+    """The C unpickler, for what :func:`check_opcodes` finds harmless."""
 
 
-_TENSOR_STUBS = {name: type("TensorStub", (_TensorStub,), {"qualified_name": name}) for name in _REBUILDERS}
-
-# Opcodes with arguments of fixed length, as one pattern so that runs of them are matched in C: torch's pickles
-# are nearly all of this kind. A memo index has at most 20 bits: a larger one would make the C unpickler allocate
-# a table up to it. Opcodes that torch never writes (sets, pops, extensions, instances, text) are left out.
-_FIXED = re.compile(
-    rb"(?:[\x88\x89N\]})tesau\x85\x86\x87Rb\x81\x93\x94Q(]|[Khq].|M..|J....|[rj]..[\x00-\x0f]\x00|G.{8})*", re.DOTALL
-)
-#: Opcode to the number of bytes that hold the length of its argument.
-_SIZED = {b"X": 4, b"\x8c": 1, b"U": 1, b"C": 1, b"B": 4, b"T": 4, b"\x8a": 1, b"\x8b": 4, b"\x8d": 8, b"\x8e": 8}
-_MAX_PROTOCOL = 5
+#: The standard library's unpickler in Python, whose opcodes can be given methods of one's own.
+_PythonUnpickler: Any = pickle._Unpickler
 
 
-def check_opcodes(data: bytes) -> None:
-    """Hold the limits before anything is built; one pass, no memory.
+class _CarefulDescriber(_Names, _PythonUnpickler):  # type: ignore[misc]
+    """The same in Python, ten times slower; it looks at each key before the key is hashed."""
 
-    :raises FormatError: ``TRUNCATED`` without the STOP opcode, ``UNSUPPORTED`` for an opcode that neither torch
-        nor numpy writes or for a memo index or a length beyond reason.
-    """
-    at = 0
-    while True:
-        run = _FIXED.match(data, at)
-        at = run.end() if run else at
-        opcode = data[at : at + 1]
-        if opcode == b".":
-            return
-        at = _skip(data, at, opcode)
+    ordered_dict = _NewOrderedDict
+    dispatch: ClassVar[dict[int, Any]] = dict(_PythonUnpickler.dispatch)
+
+    def _set_item(self) -> None:
+        _refuse_tuple(self.stack[-2])
+        self.load_setitem()
+
+    def _set_items(self) -> None:
+        for key in self.stack[::2]:
+            _refuse_tuple(key)
+        self.load_setitems()
+
+    dispatch[pickle.SETITEM[0]] = _set_item
+    dispatch[pickle.SETITEMS[0]] = _set_items
 
 
-def _skip(data: bytes, at: int, opcode: bytes) -> int:
-    """The offset behind one opcode that the pattern does not cover."""
-    if not opcode:
-        raise FormatError(DamageKind.TRUNCATED, "its pickle ends before its STOP")
-    if opcode in _SIZED:
-        width = _SIZED[opcode]
-        end = at + 1 + width + int.from_bytes(data[at + 1 : at + 1 + width], "little")
-    elif opcode == b"\x80":
-        if data[at + 1 : at + 2] > bytes([_MAX_PROTOCOL]):
-            raise FormatError(DamageKind.UNSUPPORTED, f"its pickle has protocol {data[at + 1]}")
-        end = at + 2
-    elif opcode == b"\x95":
-        end = at + 9
-    elif opcode == b"c":
-        first = data.find(b"\n", at)
-        second = data.find(b"\n", first + 1)
-        if first < 0 or second < 0:
-            raise FormatError(DamageKind.TRUNCATED, "its pickle ends inside a name")
-        end = second + 1
-    else:
-        raise FormatError(DamageKind.UNSUPPORTED, f"its pickle has the opcode {opcode!r}, which torch never writes")
-    if end > len(data):
-        raise FormatError(DamageKind.TRUNCATED, "its pickle ends inside a value")
-    return end
+def _refuse_tuple(key: object) -> None:
+    # A tuple that holds another one twice, and so on, takes 2**levels operations to hash, and no trainer's file
+    # has tuples for keys.
+    if isinstance(key, tuple):
+        raise FormatError(DamageKind.UNSUPPORTED, "its pickle has a table with a tuple for a key")
+
+
+_LENGTHS = frozenset({int})
+
+
+class _Rebuilder:
+    """Stands for ``torch._utils._rebuild_tensor_v2(storage, storage_offset, size, stride, …)`` and its siblings."""
+
+    __slots__ = ()
+
+    def __call__(self, *args: Any) -> Any:
+        if len(args) >= 3 and type(args[0]) is Storage and type(args[2]) is tuple:
+            shape = args[2]
+            if not _LENGTHS.issuperset(map(type, shape)):
+                raise FormatError(DamageKind.CORRUPT, "its pickle has a tensor whose shape is not of numbers")
+            return Tensor(args[0], args[1] if type(args[1]) is int else 0, shape)
+        # A parameter wraps a tensor: its description is the tensor's.
+        return args[0] if args and type(args[0]) is Tensor else Stub(*args)
+
+    def __setstate__(self, state: Any) -> None:
+        raise TypeError("a function has no state")

@@ -11,16 +11,17 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from checkpoint_core.formats import DamageKind, FileReader, FormatError
+from checkpoint_core.formats import MAX_COUNT, DamageKind, FileReader, FormatError
 
 #: The reference reader refuses larger headers (safetensors ``MAX_HEADER_SIZE``).
 _MAX_HEADER_BYTES = 100_000_000
 
-#: Bytes per element; sub-byte types are counted in bits by the reference reader and are absent here.
-ITEM_BYTES = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1,
-    "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
-    "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8, "C64": 8,
+#: Bits per element (safetensors ``Dtype::bitsize``).
+ITEM_BITS = {
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
+    "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64, "C64": 64,
 }  # fmt: skip
 
 
@@ -60,7 +61,7 @@ def read_header(reader: FileReader) -> SafetensorsHeader:
 
 def _parse(header: bytes) -> dict[str, Any]:
     try:
-        entries = json.loads(header)
+        entries = json.loads(header.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise FormatError(DamageKind.CORRUPT, "its header is not valid JSON") from error
     if not isinstance(entries, dict):
@@ -70,16 +71,17 @@ def _parse(header: bytes) -> dict[str, Any]:
 
 def _entry(name: str, value: Any, data_start: int) -> TensorEntry:
     try:
-        begin, end = value["data_offsets"]
-        shape = tuple(value["shape"])
-        entry = TensorEntry(name, value["dtype"], shape, data_start + begin, data_start + end)
-        wanted = math.prod(shape) * ITEM_BYTES.get(entry.dtype, 0)
-        sane = 0 <= begin <= end and all(isinstance(length, int) and length >= 0 for length in shape)
+        (begin, end), shape, dtype = value["data_offsets"], tuple(value["shape"]), str(value["dtype"])
     except (TypeError, KeyError, ValueError) as error:
         raise FormatError(DamageKind.CORRUPT, f"the header's entry for {name[:120]} is damaged") from error
-    if not sane or (entry.dtype in ITEM_BYTES and end - begin != wanted):
+    # Exact types: JSON's true is an int to Python, and 8.0 equals 8.
+    if not all(type(number) is int and 0 <= number <= MAX_COUNT for number in (begin, end, *shape)):
+        raise FormatError(DamageKind.CORRUPT, f"the header's entry for {name[:120]} is damaged")
+    if dtype not in ITEM_BITS:
+        raise FormatError(DamageKind.UNSUPPORTED, f"{name[:120]} has the unknown dtype {dtype[:40]}")
+    if (end - begin) * 8 != math.prod(shape) * ITEM_BITS[dtype]:
         raise FormatError(DamageKind.CORRUPT, f"size and shape of {name[:120]} disagree")
-    return entry
+    return TensorEntry(name, dtype, shape, data_start + begin, data_start + end)
 
 
 def _check_extent(tensors: tuple[TensorEntry, ...], data_start: int, size: int) -> None:

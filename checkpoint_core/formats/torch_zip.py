@@ -24,12 +24,14 @@ _END_MAGIC = b"PK\x05\x06"
 _END = struct.Struct("<4s4H2LH")
 _END64_LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
-_CENTRAL = struct.Struct("<4s6H3L5H2L")
+#: Flags, method, CRC, stored size, full size, lengths of name, extra field and comment, offset of the local header.
+_CENTRAL = struct.Struct("<4x4xHH4xLLLHHH8xL")
 _LOCAL_BYTES = 30
 #: A comment may follow the end record; torch writes none, other tools up to this many bytes.
 _MAX_COMMENT = 65535
 _MAX_DIRECTORY_BYTES = 64 * 1024 * 1024
-_MAX_PICKLE_BYTES = 64 * 1024 * 1024
+#: The pickle of 100,000 tensors has about as many bytes; the unpickler takes up to 60 times as many.
+_MAX_PICKLE_BYTES = 16 * 1024 * 1024
 _CHUNK_BYTES = 4 * 1024 * 1024
 _IN_ZIP64 = 0xFFFFFFFF
 
@@ -108,7 +110,9 @@ class TorchZip:
 
 
 def _bad_checksum(member: Member) -> FormatError:
-    return FormatError(DamageKind.CORRUPT, f"the checksum of member {member.name} is wrong: its bytes have changed")
+    return FormatError(
+        DamageKind.CORRUPT, f"the checksum of member {member.name} is wrong: its bytes have changed"
+    )
 
 
 def _find_directory(reader: FileReader) -> tuple[int, int, int]:
@@ -142,7 +146,7 @@ def _find_directory64(reader: FileReader, end_offset: int) -> tuple[int, int, in
 
 def _no_directory(reader: FileReader) -> FormatError:
     head = reader.at(0, min(reader.size, len(_LEGACY_MAGIC)))
-    if head.startswith(b"PK"):
+    if _LOCAL_MAGIC.startswith(head[:4]):
         return FormatError(DamageKind.TRUNCATED, "the archive's directory, written last, is missing")
     if head == _LEGACY_MAGIC:
         return FormatError(DamageKind.UNSUPPORTED, "it is in torch's format from before 1.6 (a bare pickle)")
@@ -157,17 +161,18 @@ def _members(reader: FileReader, start: int, size: int, count: int) -> Iterator[
     for _ in range(count):
         if at + _CENTRAL.size > size or directory[at : at + 4] != _CENTRAL_MAGIC:
             raise FormatError(DamageKind.CORRUPT, "its directory is damaged")
-        record = _CENTRAL.unpack_from(directory, at)
         flags, method, crc, stored, full, name_bytes, extra_bytes, comment_bytes, header = (
-            record[3], record[4], record[7], record[8], record[9], record[10], record[11], record[12], record[16]
-        )  # fmt: skip
+            _CENTRAL.unpack_from(directory, at)
+        )
         name_at = at + _CENTRAL.size
         name = directory[name_at : name_at + name_bytes]
-        if _IN_ZIP64 in (full, stored, header):
+        if full == _IN_ZIP64 or stored == _IN_ZIP64 or header == _IN_ZIP64:
             extra = directory[name_at + name_bytes : name_at + name_bytes + extra_bytes]
             full, stored, header = _zip64_fields(extra, full, stored, header)
         if method != 0 or flags & 1 or stored != full:
-            raise FormatError(DamageKind.UNSUPPORTED, "its members are compressed or encrypted; torch stores them")
+            raise FormatError(
+                DamageKind.UNSUPPORTED, "its members are compressed or encrypted; torch stores them"
+            )
         if header + _LOCAL_BYTES + full > start:
             raise FormatError(DamageKind.CORRUPT, "a member reaches beyond the archive's data")
         # Everything lies under one top folder, named after the file it was first saved as.
@@ -182,7 +187,8 @@ def _zip64_fields(extra: bytes, full: int, stored: int, header: int) -> tuple[in
         tag, length = struct.unpack_from("<2H", extra, at)
         if tag == 1:
             values = [
-                int.from_bytes(extra[i : i + 8], "little") for i in range(at + 4, min(at + 4 + length, len(extra)), 8)
+                int.from_bytes(extra[i : i + 8], "little")
+                for i in range(at + 4, min(at + 4 + length, len(extra)), 8)
             ]
             fields = [full, stored, header]
             for index, field in enumerate(fields):

@@ -6,6 +6,7 @@ Names come from the browser and are only ever compared with what is on the disk,
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,9 +20,9 @@ from checkpoint_core.discovery import OutputsFolderError
 from checkpoint_core.layout import Layout
 from checkpoint_core.page import action_view, panel_view, table_view
 from checkpoint_core.page.markup import safe_name
-from checkpoint_core.report import Diagnosis, checkpoint_json
+from checkpoint_core.report import Diagnosis
 from checkpoint_core.run_command import run_command
-from checkpoint_core.safe_write import WriteFailed
+from checkpoint_core.safe_write import WriteFailed, new_file
 from checkpoint_core.script_change import (
     NoScript,
     Receipt,
@@ -33,12 +34,25 @@ from checkpoint_core.script_change import (
 from checkpoint_core.script_words import Dialect
 from checkpoint_core.train_script import InexpressiblePath, ScriptNotUnderstood
 from checkpoint_core.verification import VerificationCancelled
-from checkpoint_core.wording import headline, phrase, run_summary, title
+from checkpoint_core.wording import run_summary, title
 
 #: What can be wrong with a script or with writing it, each with a text for the user.
-_SCRIPT_TROUBLE = (NoScript, ScriptNotUnderstood, InexpressiblePath, ScriptChangedSinceShown, WriteFailed, UnknownName)
+SCRIPT_TROUBLE = (
+    NoScript,
+    ScriptNotUnderstood,
+    InexpressiblePath,
+    ScriptChangedSinceShown,
+    WriteFailed,
+    UnknownName,
+)
 _PROGRESS_SECONDS = 0.25
 
+#: The choices of layout: what is shown, and the name; any that is no layout's leaves it to the script.
+LAYOUTS = (
+    ("Automatic (from the train script)", "auto"),
+    ("sd-scripts", Layout.SD_SCRIPTS.value),
+    ("accelerate with registered objects", Layout.ACCELERATE_OBJECTS.value),
+)
 EMPTY_OUTPUTS = (
     "There are no runs yet. FluxGym writes one folder for each LoRA into “outputs”. To be able to resume, open "
     "“Advanced options” in the Gym tab and tick --save_state before you press “Start training”: each saved epoch "
@@ -87,11 +101,19 @@ class Desk:
     def choices(self) -> list[tuple[str, str]]:
         """The runs for the picker, newest first: what is shown, and the name; none where the folder is missing."""
         try:
-            runs = self.auditor().audit().runs
+            newest = self.newest_first()
         except OutputsFolderError:
             return []
-        newest = sorted(runs, key=lambda run: run.facts.modified_ns, reverse=True)
-        return [(f"{safe_name(run.name)} ({safe_name(run_summary(run))})", safe_name(run.name)) for run in newest]
+        return [
+            (f"{safe_name(run.name)} ({safe_name(run_summary(run))})", safe_name(run.name)) for run in newest
+        ]
+
+    def newest_first(self) -> list[RunReport]:
+        """All runs, the one in which something was written last at the front.
+
+        :raises OutputsFolderError: when the folder is missing.
+        """
+        return sorted(self.auditor().audit().runs, key=lambda run: run.facts.modified_ns, reverse=True)
 
     def run(self, name: str, layout: str = "") -> RunReport:
         """A run by the name that the page shows.
@@ -102,7 +124,9 @@ class Desk:
         auditor = self.auditor(layout)
         real = next((each for each in auditor.run_names() if safe_name(each) == name), None)
         if real is None:
-            raise UnknownName(f"There is no run “{name}” in {self.outputs}. It may have been removed; refresh.")
+            raise UnknownName(
+                f"There is no run “{name}” in {self.outputs}. It may have been removed; refresh."
+            )
         return auditor.audit_run(real)
 
     def checkpoint(self, run: RunReport, name: str) -> CheckpointReport:
@@ -112,7 +136,9 @@ class Desk:
         """
         found = next((item for item in run.checkpoints if safe_name(item.name) == name), None)
         if found is None:
-            raise UnknownName(f"The run “{safe_name(run.name)}” has no checkpoint “{name}”. It may have been removed.")
+            raise UnknownName(
+                f"The run “{safe_name(run.name)}” has no checkpoint “{name}”. It may have been removed."
+            )
         return found
 
     def show(self, run_name: str, selected: str, sort: str, layout: str = "") -> RunView:
@@ -138,19 +164,24 @@ class Desk:
         except OutputsFolderError as error:
             return str(error)
 
-    def _with_panel(self, run: RunReport, item: CheckpointReport, headline_html: str, table_html: str) -> RunView:
+    def _with_panel(
+        self, run: RunReport, item: CheckpointReport, headline_html: str, table_html: str
+    ) -> RunView:
         change, preview, resumes = None, "", item.verdict.resumes
         refusal = action_view.refusal(item)
         if resumes:
             try:
                 change = plan_resume(run.facts.path, item.name)
                 preview = action_view.preview_view(change.diff, change.notes)
-            except _SCRIPT_TROUBLE as error:
+            except SCRIPT_TROUBLE as error:
                 resumes, refusal = False, "The train script cannot be changed; see below."
                 preview = action_view.error_view(str(error))
-        images = (self._thumbnail(path, path.stat().st_mtime_ns) for path in samples.find_samples(item, self.outputs))
+        found = samples.find_samples(item, self.outputs)
+        images = (self._thumbnail(sample.path, sample.modified_ns) for sample in found)
         panel = panel_view.panel_view(item, [image for image in images if image])
-        return RunView(headline_html, table_html, panel, preview, safe_name(item.name), resumes, refusal, change)
+        return RunView(
+            headline_html, table_html, panel, preview, safe_name(item.name), resumes, refusal, change
+        )
 
     def resume(self, run_name: str, selected: str, shown: ScriptChange | None, layout: str = "") -> Outcome:
         """Check the checkpoint once more and write what was shown; where the script changed since, nothing."""
@@ -158,19 +189,29 @@ class Desk:
             run = self.run(run_name, layout)
             item = self.checkpoint(run, selected)
             if not item.verdict.resumes:
-                return Outcome(action_view.error_view(f"{title(item)} does not resume. {action_view.refusal(item)}"))
-            change = shown or plan_resume(run.facts.path, item.name)
-            return self._done(f"The train script now resumes from {title(item).lower()}.", run, change, item.facts.path)
-        except (*_SCRIPT_TROUBLE, OutputsFolderError) as error:
+                return Outcome(
+                    action_view.error_view(f"{title(item)} does not resume. {action_view.refusal(item)}")
+                )
+            change = plan_resume(run.facts.path, item.name)
+            # What is written is what was shown: not another run's plan, nor a plan for a script since changed.
+            if shown is not None and not _is_same(shown, change):
+                raise ScriptChangedSinceShown(change.path)
+            return self._done(
+                f"The train script now resumes from {title(item).lower()}.", run, change, item.facts.path
+            )
+        except (*SCRIPT_TROUBLE, OutputsFolderError) as error:
             return Outcome(action_view.error_view(str(error)))
 
-    def start_fresh(self, run_name: str) -> Outcome:
-        """Remove ``--resume`` from the run's script."""
+    def start_fresh(self, run_name: str, shown: ScriptChange | None) -> Outcome:
+        """Remove ``--resume`` from the run's script as it was shown; where the script changed since, nothing."""
         try:
             run = self.run(run_name)
+            change = plan_fresh(run.facts.path)
+            if shown is None or not _is_same(shown, change):
+                raise ScriptChangedSinceShown(change.path)
             what = "The train script now starts from the beginning: --resume is gone."
-            return self._done(what, run, plan_fresh(run.facts.path), None)
-        except (*_SCRIPT_TROUBLE, OutputsFolderError) as error:
+            return self._done(what, run, change, None)
+        except (*SCRIPT_TROUBLE, OutputsFolderError) as error:
             return Outcome(action_view.error_view(str(error)))
 
     def _done(self, what: str, run: RunReport, change: ScriptChange, state: Path | None) -> Outcome:
@@ -181,11 +222,13 @@ class Desk:
         message = action_view.done_view(what, run_it.command, run_it.folder, backup, lines)
         return Outcome(message, None if change.is_noop else receipt, state, written=True)
 
-    def undo(self, receipt: Receipt) -> Outcome:
+    def undo(self, receipt: Receipt | None) -> Outcome:
         """Bring the script back as it was before, unless somebody changed it since."""
+        if receipt is None:  # a second press, while the first was being carried out
+            return Outcome(action_view.info_view("There is nothing to undo."))
         try:
             receipt.undo()
-        except (*_SCRIPT_TROUBLE, LookupError) as error:
+        except (*SCRIPT_TROUBLE, LookupError) as error:
             return Outcome(action_view.error_view(str(error)), receipt)
         target = self._present_target(receipt.path)
         return Outcome(
@@ -200,15 +243,16 @@ class Desk:
         except (UnknownName, OutputsFolderError):
             return None
 
-    def preview_fresh(self, run_name: str) -> tuple[str, bool]:
-        """What “Start fresh” would change, and whether there is anything to change."""
+    def preview_fresh(self, run_name: str) -> tuple[str, ScriptChange | None]:
+        """What “Start fresh” would change, as HTML and as the change; ``None`` where there is nothing to change."""
         try:
             change = plan_fresh(self.run(run_name).facts.path)
-        except (*_SCRIPT_TROUBLE, OutputsFolderError) as error:
-            return action_view.error_view(str(error)), False
+        except (*SCRIPT_TROUBLE, OutputsFolderError) as error:
+            return action_view.error_view(str(error)), None
         if change.is_noop:
-            return action_view.info_view("The train script has no --resume: it starts from the beginning already."), False
-        return action_view.fresh_view(change.diff), True
+            told = "The train script has no --resume: it starts from the beginning already."
+            return action_view.info_view(told), None
+        return action_view.fresh_view(change.diff), change
 
     def box_value(self, state: str | bool) -> str:
         """What FluxGym's text box ``--resume`` must hold for a state's path, or to be cleared."""
@@ -233,7 +277,9 @@ class Desk:
             cancel.set()  # a browser that goes away ends the reading too
             self._verifying.pop(key, None)
 
-    def _verification(self, item: CheckpointReport, auditor: Auditor, cancel: threading.Event) -> Iterator[str]:
+    def _verification(
+        self, item: CheckpointReport, auditor: Auditor, cancel: threading.Event
+    ) -> Iterator[str]:
         counts, trouble = [0, 1], list[str]()
 
         def work() -> None:
@@ -264,70 +310,21 @@ class Desk:
         """
         return diagnosis_for(self.run(run_name, layout))
 
-    def summary(self) -> list[dict[str, object]]:
-        """The runs for programs: name, number of checkpoints, headline, newest that resumes; newest first."""
-        runs = sorted(self.auditor().audit().runs, key=lambda run: run.facts.modified_ns, reverse=True)
-        return [
-            {
-                "run": safe_name(run.name),
-                "checkpoints": len(run.checkpoints),
-                "headline": safe_name(headline(run)),
-                "latest_resumable": safe_name(best.name) if (best := find_latest_resumable(run).checkpoint) else None,
-            }
-            for run in runs
-        ]
-
-    def table_records(self, run_name: str) -> list[dict[str, object]]:
-        """A run's checkpoints for programs, newest first.
+    def diagnosis_file(self, run_name: str, layout: str = "") -> Path:
+        """The report of a run as a zip file, in a temporary folder of its own.
 
         :raises UnknownName: when there is no such run.
+        :raises OutputsFolderError: when the outputs folder is missing.
+        :raises WriteFailed: when the temporary folder cannot be written to.
         """
-        return [checkpoint_json(item) for item in self.run(run_name).checkpoints]
+        report = self.diagnosis(run_name, layout)
+        return new_file(
+            Path(tempfile.mkdtemp(prefix="fluxgym-diagnosis-"), report.file_name), report.zip_bytes
+        )
 
-    def check(self, run_name: str, checkpoint: str) -> dict[str, object]:
-        """One checkpoint for programs.
 
-        :raises UnknownName: when there is no such run or checkpoint.
-        """
-        return checkpoint_json(self.checkpoint(self.run(run_name), checkpoint))
-
-    def preview_json(self, run_name: str, checkpoint: str) -> dict[str, object]:
-        """What a resume would change: ``resumes``, ``reason``, ``diff``, ``notes``.
-
-        :raises UnknownName: when there is no such run or checkpoint.
-        """
-        run = self.run(run_name)
-        item = self.checkpoint(run, checkpoint)
-        if not item.verdict.resumes:
-            return {"resumes": False, "reason": safe_name(phrase(item)), "diff": "", "notes": []}
-        try:
-            change = plan_resume(run.facts.path, item.name)
-        except _SCRIPT_TROUBLE as error:
-            return {"resumes": False, "reason": safe_name(str(error)), "diff": "", "notes": []}
-        notes = [safe_name(line) for line in (*change.summary, *change.notes)]
-        return {"resumes": True, "reason": "", "diff": safe_name(change.diff), "notes": notes}
-
-    def resume_json(self, run_name: str, checkpoint: str) -> dict[str, object]:
-        """Write what :meth:`preview_json` shows: ``applied``, ``reason``, ``command``, ``folder``, ``backup``.
-
-        :raises UnknownName: when there is no such run or checkpoint.
-        """
-        shown = self.preview_json(run_name, checkpoint)
-        if not shown["resumes"]:
-            return {"applied": False, "reason": shown["reason"]}
-        run = self.run(run_name)
-        try:
-            receipt = plan_resume(run.facts.path, self.checkpoint(run, checkpoint).name).execute()
-        except _SCRIPT_TROUBLE as error:
-            return {"applied": False, "reason": safe_name(str(error))}
-        run_it = run_command(receipt.path, run.facts.script.output_dir if run.facts.script else None)
-        return {
-            "applied": True,
-            "reason": "",
-            "command": safe_name(run_it.command),
-            "folder": safe_name(run_it.folder),
-            "backup": safe_name(receipt.backup.name) if receipt.backup else None,
-        }
+def _is_same(shown: ScriptChange, now: ScriptChange) -> bool:
+    return (shown.path, shown.before, shown.after) == (now.path, now.before, now.after)
 
 
 def _keep(counts: list[int]) -> Callable[[int, int], None]:

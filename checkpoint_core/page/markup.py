@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
+from typing import Any
 
 from checkpoint_core.findings import Severity, Verdict
 from checkpoint_core.wording import VERDICT_WORDS
 
-#: Names of the page's hidden text boxes, through which its buttons speak to the server (see ``page.js``).
+#: Names of the page's hidden text boxes, through which its buttons speak to the server (see ``tab.js``).
 SELECTED_BOX = "ck-selected"
 SORT_BOX = "ck-sort"
 
@@ -29,6 +31,15 @@ def text(value: object) -> str:
 def safe_name(name: str) -> str:
     """A file name that any encoding can carry: bytes that are no UTF-8 (surrogates) as ``\\udc80``."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def plain(value: Any) -> Any:
+    """A JSON value with every text made :func:`safe_name`: a web server's encoder refuses lone surrogates."""
+    if isinstance(value, str):
+        return safe_name(value)
+    if isinstance(value, Mapping):
+        return {safe_name(str(key)): plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def badge(verdict: Verdict) -> str:

@@ -48,7 +48,9 @@ def panel_view(item: CheckpointReport, samples: Sequence[Thumbnail] = ()) -> str
 
 def nothing_selected(has_rows: bool) -> str:
     """What the panel says before a row is selected."""
-    return notice("info", "Select a checkpoint in the table to see whether it will resume.") if has_rows else ""
+    return (
+        notice("info", "Select a checkpoint in the table to see whether it will resume.") if has_rows else ""
+    )
 
 
 def _findings(findings: Iterable[Finding]) -> str:

@@ -7,6 +7,8 @@
   const root = () => document.getElementById("ck-root");
   const visible = () => { const it = root(); return !!it && it.offsetParent !== null; };
 
+  const pressable = (it) => it.closest && it.closest("#ck-root [data-ck-box]");
+
   let counter = 0;
   const write = (id, value) => {
     const box = document.querySelector(`#${id} textarea, #${id} input`);
@@ -18,7 +20,7 @@
     box.dispatchEvent(new Event("input", { bubbles: false }));
   };
   const press = (event) => {
-    const target = event.target.closest && event.target.closest("#ck-root [data-ck-box]");
+    const target = pressable(event.target);
     if (!target) return;
     event.preventDefault();
     write(target.dataset.ckBox, target.dataset.ckValue);
@@ -31,28 +33,30 @@
     const next = { ArrowDown: row.nextElementSibling, ArrowUp: row.previousElementSibling }[event.key];
     if (next) { event.preventDefault(); next.focus(); }
   });
-  // The table is replaced when a row is selected or sorted: put the keyboard's focus back where it was.
+  // The table is replaced when a row is selected or sorted or a checkpoint comes (Gradio 6 puts the new values into the
+  // old elements): put the keyboard's focus back on what it was on.
+  const identity = (it) => {
+    const head = it.closest("th");
+    return `${it.dataset.ckBox} ${head ? head.className : it.dataset.ckValue}`;
+  };
   let focused = null;
   document.addEventListener("focusin", (event) => {
-    const it = event.target.closest && event.target.closest("#ck-root [data-ck-box]");
-    focused = it ? [it.dataset.ckBox, it.dataset.ckValue, it.closest("th") && it.closest("th").className] : null;
+    const it = pressable(event.target);
+    focused = it ? identity(it) : null;
   });
   new MutationObserver(() => {
-    if (!focused || document.activeElement !== document.body || !visible()) return;
-    for (const it of root().querySelectorAll("[data-ck-box]")) {
-      const head = it.closest("th");
-      const same = focused[2] ? head && head.className === focused[2] : it.dataset.ckValue === focused[1];
-      if (it.dataset.ckBox === focused[0] && same) { it.focus({ preventScroll: true }); return; }
-    }
-  }).observe(document.body, { childList: true, subtree: true });
+    const now = document.activeElement;
+    if (!focused || !visible() || (now !== document.body && (!pressable(now) || identity(now) === focused))) return;
+    const same = [...root().querySelectorAll("[data-ck-box]")].find((it) => identity(it) === focused);
+    if (same) same.focus({ preventScroll: true });
+  }).observe(document.body, { childList: true, subtree: true, attributeFilter: ["data-ck-value"] });
 
   // FluxGym regenerates its train script a second after any typing on the page, which would undo a change made by
-  // hand in the Gym tab: typing in this tab (the run picker has a search field) ends at the tab's root.
-  document.addEventListener("focusin", () => {
-    const it = root();
-    if (!it || it.dataset.ckGuarded || !document.getElementById("autoscroll")) return;
-    it.dataset.ckGuarded = "yes";
-    it.addEventListener("input", (event) => event.stopPropagation());
+  // hand in the Gym tab: typing in this tab (the run picker has a search field) ends at the page's body.
+  // Not at the tab's own root: Gradio 6 listens further up, and the picker would no longer filter.
+  document.body.addEventListener("input", (event) => {
+    const typed = event.target.closest && event.target.closest("#ck-root");
+    if (typed && document.getElementById("autoscroll")) event.stopPropagation();
   });
   // FluxGym also scrolls the page to its bottom twice a second while a training logs: not while this tab is shown.
   const scrollTo = window.scrollTo.bind(window);

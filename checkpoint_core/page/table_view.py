@@ -61,7 +61,8 @@ def table_view(run: RunReport, selected: str | None, sort: str = DEFAULT_SORT) -
     layouts = sorted({(item.facts.layout.value, item.facts.layout_source) for item in rows})
     told = "; ".join(f"{name} ({source})" for name, source in layouts)
     return (
-        f'<table class="ck-table"><caption class="ck-quiet">Layout: {text(told)}</caption>'
+        f'<table class="ck-table" data-ck-run="{text(run.name)}">'
+        f'<caption class="ck-quiet">Layout: {text(told)}</caption>'
         f"<thead><tr>{heads}<th scope='col' class='ck-note'>What to know</th></tr></thead><tbody>{body}</tbody></table>"
     )
 

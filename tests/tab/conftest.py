@@ -1,0 +1,218 @@
+"""A real browser on a real server: the tab alone, or mounted in a stand-in with FluxGym's structure."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+PROJECT = Path(__file__).resolve().parents[2]
+_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]
+START_SECONDS = 90
+
+#: Generous: the machine may be busy, and a passing test never waits so long.
+expect.set_options(timeout=30_000)
+
+
+def chromium() -> str:
+    """The browser to drive; without one a person's tests are skipped, and CI fails."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = os.environ.get("CHROMIUM") or next((path for name in names if (path := shutil.which(name))), None)
+    if found is None:
+        message = "no Chromium on PATH: install it, or set CHROMIUM to its path"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return found
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """One browser for all tests of a worker."""
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium(), args=_ARGUMENTS)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A fresh page, 1280 pixels wide, that fails the test on an uncaught error of the tab's own script."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    opened = context.new_page()
+    yield opened
+    context.close()
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server under test: its address, FluxGym's folder, and what it printed."""
+
+    url: str
+    root: Path
+    log: Path
+
+    @property
+    def outputs(self) -> Path:
+        """FluxGym's outputs folder."""
+        return self.root / "outputs"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=2).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def served(command: list[str], root: Path, log: Path) -> Iterator[Server]:
+    """Run a server on a free port until the block ends; its whole process group is ended with it."""
+    port = _free_port()
+    environment = {
+        **os.environ,
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "PYTHONUNBUFFERED": "1",
+    }
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [part.replace("PORT", str(port)) for part in command],
+            cwd=root,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + START_SECONDS
+        while not _answers(url):
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"the server did not start:\n{log.read_text(errors='replace')[-3000:]}")
+        yield Server(url, root, log)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def alone(real_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The tab alone, on a copy of the real runs with their times kept; a test that changes one adds its own."""
+    root = tmp_path_factory.mktemp("alone") / "fluxgym"
+    shutil.copytree(real_runs, root / "outputs")
+    command = [
+        sys.executable,
+        str(PROJECT / "fluxgym_resume_tab.py"),
+        "serve",
+        "--fluxgym",
+        str(root),
+        "--port",
+        "PORT",
+    ]
+    with served(command, root, root.parent / "server.log") as server:
+        yield server
+
+
+AddRun = Callable[..., Path]
+
+
+@pytest.fixture
+def add_run(real_runs: Path) -> Iterator[AddRun]:
+    """Add a copy of a real run to a server's outputs under a name of its own, its script pointing at it."""
+    added: list[Path] = []
+
+    def add(server: Server, name: str, source: str = "accelerate-1.6.0-adafactor", epochs: int = 9) -> Path:
+        run = server.outputs / name
+        shutil.copytree(real_runs / source, run)
+        script = run / "train.sh"
+        text = script.read_text(encoding="utf-8")
+        text = text.replace(f"/workspace/fluxgym/outputs/{source}", "OUT")
+        text = re.sub(r"--max_train_epochs \d+", f"--max_train_epochs {epochs}", text)
+        quoted = str(run).replace("'", "'\\''")
+        text = text.replace('--output_dir "OUT"', f"--output_dir '{quoted}'")
+        script.write_bytes(os.fsencode(text))
+        added.append(run)
+        return run
+
+    yield add
+    for run in added:
+        shutil.rmtree(run, ignore_errors=True)
+
+
+OpenTab = Callable[[Server], Page]
+
+
+@pytest.fixture
+def open_tab(page: Page) -> OpenTab:
+    """Open the tab of a server and wait until it shows a run."""
+
+    def opened(server: Server) -> Page:
+        page.goto(server.url, wait_until="domcontentloaded")
+        expect(page.locator(".ck-headline").first).to_be_visible()
+        return page
+
+    return opened
+
+
+def pick(page: Page, name: str) -> None:
+    """Pick a run in the picker."""
+    field = page.locator("#ck-root").get_by_label("Run")
+    field.click()
+    page.get_by_role("option").filter(has_text=name).first.click()
+    expect(field).to_have_value(re.compile(rf"^{re.escape(name)} \("))
+    # Other runs have checkpoints of the same names: wait for the table of this one.
+    page.wait_for_function(
+        "(name) => document.querySelector('#ck-root .ck-table')?.dataset.ckRun === name", arg=name
+    )
+
+
+def row(page: Page, name: str) -> Locator:
+    """The table's row of a checkpoint."""
+    return page.locator(f'.ck-row[data-ck-value="{name}"]')
+
+
+def select(page: Page, name: str) -> None:
+    """Select a checkpoint with the mouse and wait until its panel is there."""
+    row(page, name).click()
+    expect(page.locator(".ck-title .ck-quiet")).to_have_text(name)
+
+
+def resume_button(page: Page) -> Locator:
+    """The button that writes the script."""
+    return page.get_by_role("button", name="Resume from this checkpoint")
+
+
+def refresh_quietly(page: Page) -> None:
+    """What the page does by itself every ten seconds."""
+    page.evaluate("document.getElementById('ck-poll').click()")
