@@ -38,9 +38,6 @@ _KNOWS_SHOW_API = "show_api" in inspect.signature(gr.Button.click).parameters
 _UNLISTED: dict[str, Any] = {"show_api": False} if _KNOWS_SHOW_API else {"api_visibility": "private"}
 _LISTED: dict[str, Any] = {} if _KNOWS_SHOW_API else {"api_visibility": "public"}
 _QUIET: dict[str, Any] = {"show_progress": "hidden", **_UNLISTED}
-#: Gradio 5 and 6 pad HTML unless told otherwise; 4.44.1 has no such switch and does not.
-_PADS_HTML = "padding" in inspect.signature(gr.HTML.__init__).parameters
-_BARE: dict[str, Any] = {"padding": False} if _PADS_HTML else {}
 
 
 def build_tab(outputs: Path | str, gym: Gym | None = None) -> gr.Column:
@@ -73,15 +70,15 @@ class _Page:
         with gr.Row(elem_classes=["ck-bar"]):
             self.resume = _button("Resume from this checkpoint", 240, variant="primary", interactive=False)
             self.verify = _button("Verify every byte", 150, interactive=False)
+            self.cancel = _button("Cancel", 120, visible=False)
             self.fresh = _button("Start fresh", 120, interactive=False)
             self.download = _button("Download diagnosis", 160, interactive=False)
         self.refusal, self.progress = _html("ck-refusal"), _html()
-        self.cancel = gr.Button("Cancel", visible=False)
         self.result = _html("ck-result")
-        with gr.Row():
-            self.fresh_yes = _button("Yes, remove --resume", 180, variant="primary", visible=False)
-            self.fresh_no = _button("No, keep it", 120, visible=False)
-        self.undo = gr.Button("Undo", visible=False)
+        with gr.Row(elem_classes=["ck-bar"]):
+            self.undo = _button("Undo", 120, visible=False, scale=0)
+            self.fresh_yes = _button("Yes, remove --resume", 180, variant="primary", visible=False, scale=0)
+            self.fresh_no = _button("No, keep it", 120, visible=False, scale=0)
         self.report = gr.File(label="Diagnosis", visible=False, interactive=False)
         with gr.Accordion("Options", open=False):
             self.layout = gr.Dropdown(LAYOUTS, value="auto", label=_LAYOUT_LABEL, interactive=True)
@@ -119,7 +116,7 @@ def _button(label: str, min_width: int, **more: Any) -> gr.Button:
 
 
 def _html(elem_id: str | None = None) -> gr.HTML:
-    return gr.HTML("", elem_id=elem_id, elem_classes=["ck-part"], **_BARE)
+    return gr.HTML("", elem_id=elem_id, elem_classes=["ck-part"])
 
 
 def _shown(is_shown: bool) -> Any:
@@ -136,7 +133,7 @@ def _view_updates(view: RunView, before: RunView | None = None) -> list[Any]:
     if view == before:
         return [gr.skip()] * 12
     refusal = error_view(view.refusal) if view.refusal else ""
-    has_run = gr.update(interactive=bool(view.table))
+    has_run = gr.update(interactive=bool(view.run))
     return [
         *(view.headline, view.table, view.panel, view.preview, refusal, view.selected, view.change, view),
         *(gr.update(interactive=view.resumes), gr.update(interactive=bool(view.selected)), has_run, has_run),

@@ -83,7 +83,9 @@ def _file_entries() -> Iterator[Entry]:
             weight = severity if severity is _WARNING or other is None else other
             told = "Whether the trainer can read it is not known." if weight is _UNKNOWN else effect
             help_ = "Make the file readable for this user, then refresh." if kind == "unreadable" else cure
-            yield Entry(f"{part}-{kind}", weight, _STATE, message, told, help_ if weight is _UNKNOWN else cure)
+            yield Entry(
+                f"{part}-{kind}", weight, _STATE, message, told, help_ if weight is _UNKNOWN else cure
+            )
 
 
 _SAVES = (

@@ -136,7 +136,7 @@ def shard_names(directory: Path, index: str) -> tuple[str, ...]:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise FormatError(DamageKind.CORRUPT, "it is not an index of weights files") from error
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name or "\\" in name:
+        if not isinstance(name, str) or Path(name).name != name or name in ("", "..") or "\\" in name:
             raise FormatError(
                 DamageKind.CORRUPT, f"it names {str(name)[:120]!r}, which is no file of this directory"
             )

@@ -171,6 +171,8 @@ def script_json(run: RunReport) -> Json | None:
         "max_train_steps": script.max_train_steps,
         "optimizer_type": script.optimizer_type,
         "lr_scheduler": script.lr_scheduler,
+        "config_file": script.config_file,
+        "unknown": dict(script.unknown),
     }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ writes both from the same network within milliseconds). So the pair is a checksu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,10 @@ _EXPONENTS: dict[str, tuple[Any, int]] = {
     "F64": (np.uint64, 0x7FF0000000000000), "Double": (np.uint64, 0x7FF0000000000000),
 }  # fmt: skip
 _TO_NUMPY: dict[str, Any] = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
+#: The trainer keeps ``.alpha`` as a whole number in a state, and as a float in the LoRA file.
+_SOURCES: dict[str, Any] = {**_TO_NUMPY, "I64": np.int64, "I32": np.int32}
 _MAX_NAMES = 20
+_MAX_TENSORS = 1_000_000
 
 
 class VerificationCancelled(Exception):
@@ -153,20 +157,30 @@ def has_non_finite(data: bytes, dtype: str) -> bool:
     return bool(((bits & kind(mask)) == kind(mask)).any())
 
 
-def _names_of(value: Any, keys: set[str]) -> Iterator[str]:
-    """Where in an optimizer's or a model's state the storages of those keys lie."""
+def _names_of(value: Any, keys: set[str]) -> list[str]:
+    """Where in an optimizer's or a model's state the storages of those keys lie, as far as they are to be named."""
     if not keys:
-        return
+        return []
     state = value.get("state", value) if isinstance(value, dict) else {}
-    found = 0
+    # A hostile file may refer to one large table a million times.
+    tensors = islice(_tensors(state), _MAX_TENSORS)
+    found = (name for name, tensor in tensors if tensor.storage.key in keys)
+    return list(islice(found, _MAX_NAMES)) or [f"{len(keys)} tensors"]
+
+
+def _tensors(state: Any) -> Iterator[tuple[str, Tensor]]:
     for name, entry in state.items() if isinstance(state, dict) else ():
-        parts = entry.items() if isinstance(entry, dict) else (("", entry),)
-        for part, tensor in parts:
-            if isinstance(tensor, Tensor) and tensor.storage.key in keys and found < _MAX_NAMES:
-                found += 1
-                yield f"{part} of parameter {name}" if part else str(name)
-    if not found:
-        yield f"{len(keys)} tensors"
+        for part, tensor in _parts(entry):
+            yield f"{part} of parameter {name}" if part else str(name), tensor
+
+
+def _parts(entry: Any, part: str = "", depth: int = 2) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of one parameter's state; bitsandbytes keeps its own in a table inside it."""
+    if isinstance(entry, Tensor):
+        yield part, entry
+    elif isinstance(entry, dict) and depth:
+        for key, value in entry.items():
+            yield from _parts(value, str(key), depth - 1)
 
 
 def compare_with_lora(weights: Path, lora: Path, meter: _Meter | None = None) -> WeightsLoraPair | None:
@@ -202,8 +216,8 @@ def cast(data: bytes, source: str, target: str) -> bytes | None:
         return data
     if source == "BF16":
         values: Any = (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
-    elif source in _TO_NUMPY:
-        values = np.frombuffer(data, _TO_NUMPY[source])
+    elif source in _SOURCES:
+        values = np.frombuffer(data, _SOURCES[source])
     else:
         return None
     with np.errstate(over="ignore"):

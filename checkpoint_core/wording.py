@@ -33,6 +33,12 @@ def title(checkpoint: CheckpointReport) -> str:
     return checkpoint.name
 
 
+def title_inside(checkpoint: CheckpointReport) -> str:
+    """The title in the middle of a sentence; a directory's name keeps its capitals."""
+    called = title(checkpoint)
+    return called if called == checkpoint.name else called.lower()
+
+
 _STATE_PHRASES = {
     Verdict.READY: "is ready",
     Verdict.READY_WITH_WARNINGS: "is ready, with warnings",
@@ -53,8 +59,9 @@ def phrase(checkpoint: CheckpointReport, latest: bool = False) -> str:
 
 
 def _inside_sentence(message: str) -> str:
-    """A sentence without its capital, where it follows a colon; names of files and NaN keep theirs."""
-    return message[0].lower() + message[1:] if message[1:2].islower() and message[:3] != "NaN" else message
+    """A sentence without its capital, where it follows a colon; names, NaN and LoRA keep theirs."""
+    word = message.partition(" ")[0]
+    return message[0].lower() + message[1:] if word[1:].islower() or word == "A" else message
 
 
 def headline(run: RunReport) -> str:
@@ -84,4 +91,4 @@ def run_summary(run: RunReport) -> str:
     noun = "checkpoint" if count == 1 else "checkpoints"
     if best is None:
         return f"{count} {noun}, none ready"
-    return f"{count} {noun}, {title(best).lower()} ready"
+    return f"{count} {noun}, {title_inside(best)} ready"

@@ -15,7 +15,9 @@ from tests.damage import times_kept
 from tests.world import World
 
 
-def audit_world(world: World, layout: Layout | None = None, clock: Callable[[], int] | None = None) -> RunReport:
+def audit_world(
+    world: World, layout: Layout | None = None, clock: Callable[[], int] | None = None
+) -> RunReport:
     """The world's run, judged anew."""
     auditor = Auditor(world.outputs, layout, clock) if clock else Auditor(world.outputs, layout)
     return auditor.audit_run(world.run_name)

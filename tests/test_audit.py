@@ -87,7 +87,18 @@ def test_progress_names_each_run_before_it_is_read(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "sample", ".hidden", "nowhere", "persian-cat/", "../persian-cat", "persian-cat/persian-cat-state"]
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "sample",
+        ".hidden",
+        "nowhere",
+        "persian-cat/",
+        "../persian-cat",
+        "persian-cat/persian-cat-state",
+    ],
 )
 def test_only_names_of_runs_are_taken(world: World, name: str) -> None:
     (world.outputs / "sample").mkdir()
@@ -105,7 +116,9 @@ def test_an_absolute_path_is_no_name(world: World) -> None:
         audit_world(world).checkpoint(str(world.latest))
 
 
-@pytest.mark.parametrize("name", ["", "..", ".", "a/b", "../x", "checkpoints", "checkpoints/../persian-cat-000001-state"])
+@pytest.mark.parametrize(
+    "name", ["", "..", ".", "a/b", "../x", "checkpoints", "checkpoints/../persian-cat-000001-state"]
+)
 def test_only_names_of_checkpoints_are_taken(world: World, name: str) -> None:
     with pytest.raises(UnknownName, match="no checkpoint"):
         audit_world(world).checkpoint(name)
@@ -167,7 +180,9 @@ def test_no_other_two_part_name_is_written_into_a_script(world: World, name: str
 
 def test_a_nested_state_is_named_in_the_script_s_own_world(world: World) -> None:
     nest(world, "checkpoint_0")
-    world.edit_script(lambda text: text.replace(str(world.run), f"/workspace/fluxgym/outputs/{world.run_name}"))
+    world.edit_script(
+        lambda text: text.replace(str(world.run), f"/workspace/fluxgym/outputs/{world.run_name}")
+    )
     change = plan_resume(world.run, "checkpoints/checkpoint_0")
     assert f"/workspace/fluxgym/outputs/{world.run_name}/checkpoints/checkpoint_0" in change.diff
 
@@ -185,7 +200,7 @@ def test_a_folder_that_contains_itself_is_looked_into_once(world: World) -> None
 def test_strange_names_are_judged_like_others(world: World, name: str) -> None:
     world.run.rename(world.outputs / name)
     run = audit_outputs(world.outputs).run(name)
-    state = run.path / f"{name}-000004-state" if hasattr(run, "path") else run.facts.path / f"{name}-000004-state"
+    state = run.facts.path / f"{name}-000004-state"
     (run.facts.path / world.latest.name).rename(state)
     again = audit_outputs(world.outputs).run(name)
     assert again.checkpoint(state.name).verdict is Verdict.READY
@@ -261,8 +276,7 @@ def test_a_recent_fault_that_no_save_explains_is_told_at_once(world: World) -> N
 
 
 def test_the_same_auditor_changes_its_mind_when_the_minute_is_over(world: World) -> None:
-    moments = iter([saved_ns(world) + 1])
-    now = [next(moments)]
+    now = [saved_ns(world) + 1]
     remove(world.latest / "scheduler.bin")
     auditor = Auditor(world.outputs, clock=lambda: now[0])
     assert auditor.audit_run(world.run_name).checkpoint(world.latest.name).verdict is Verdict.SAVING
@@ -285,7 +299,10 @@ def test_a_state_that_changes_between_two_looks_is_being_saved(
 
     auditor = at(world, 1)
     monkeypatch.setattr(inspection.readers, "read_optimizer", growing)
-    assert outcome(auditor.audit_run(world.run_name).checkpoint(world.latest.name)) == ("saving", ["save-in-progress"])
+    assert outcome(auditor.audit_run(world.run_name).checkpoint(world.latest.name)) == (
+        "saving",
+        ["save-in-progress"],
+    )
 
 
 # What is remembered
@@ -355,7 +372,9 @@ def verified(report: audit.CheckpointReport) -> bool:
         lambda world: world.lora(4).unlink(),
     ],
 )
-def test_what_was_verified_is_forgotten_when_a_file_changes(world: World, touch: Callable[[World], object]) -> None:
+def test_what_was_verified_is_forgotten_when_a_file_changes(
+    world: World, touch: Callable[[World], object]
+) -> None:
     auditor = Auditor(world.outputs)
     assert verified(auditor.verify(world.run_name, world.latest.name))
     touch(world)
@@ -392,7 +411,9 @@ def crashing(facts: StateFacts) -> Iterator[Finding]:
     yield
 
 
-def test_a_check_that_crashes_is_unknown_and_hides_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_crashes_is_unknown_and_hides_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(audit, "check_consistency", crashing)
     truncate(world.latest / "optimizer.bin")
     assert outcome(judge_state(world)) == ("damaged", ["optimizer-truncated", "check-crashed"])
@@ -416,7 +437,9 @@ def test_the_user_s_layout_is_for_every_state(world: World) -> None:
     assert {item.facts.layout_source for item in run.checkpoints} == {"chosen by you"}
 
 
-def test_the_layout_without_a_script_is_what_the_files_look_like(world: World, registered_states: Path) -> None:
+def test_the_layout_without_a_script_is_what_the_files_look_like(
+    world: World, registered_states: Path
+) -> None:
     lone = world.outputs / "lone"
     shutil.copytree(registered_states / "safetensors", lone / "checkpoint_0")
     shutil.copytree(world.latest, lone / "cat-000004-state")

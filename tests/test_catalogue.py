@@ -112,10 +112,14 @@ def test_braces_from_the_disk_are_text() -> None:
 
 
 def test_random_states_alone_never_damage() -> None:
-    severities = {code: entry.severity for code, entry in CATALOGUE.items() if code.startswith("random-states")}
+    severities = {
+        code: entry.severity for code, entry in CATALOGUE.items() if code.startswith("random-states")
+    }
     assert len(severities) > 8
     assert set(severities.values()) == {Severity.WARNING, Severity.FIXABLE}
-    assert [code for code, severity in severities.items() if severity is Severity.FIXABLE] == ["random-states-hostile"]
+    assert [code for code, severity in severities.items() if severity is Severity.FIXABLE] == [
+        "random-states-hostile"
+    ]
 
 
 @pytest.mark.parametrize("part", [part for part in PARTS if part != "random-states"])

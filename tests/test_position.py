@@ -89,11 +89,19 @@ def test_where_a_state_stands(facts: StateFacts, steps_per_epoch: int, expected:
     [
         (state(), 8, False),
         (state(step=16), None, None),  # 16 of 24: a resume came before, and nothing tells the epoch's length
-        (state(STEP, 3, 20, 20), None, False),  # no resume: the trainer's own count is right, whatever the length
+        (
+            state(STEP, 3, 20, 20),
+            None,
+            False,
+        ),  # no resume: the trainer's own count is right, whatever the length
         (state(STEP, 3, 12, 20), None, None),
         (state(OTHER, None, 24, 24), None, None),
         (state(step=None, epoch=None, lifetime=None), None, None),
-        (state(epoch=3, step=25, lifetime=25), None, False),  # 25 steps are no whole epochs: the length is not told
+        (
+            state(epoch=3, step=25, lifetime=25),
+            None,
+            False,
+        ),  # 25 steps are no whole epochs: the length is not told
     ],
 )
 def test_what_equal_counts_tell(facts: StateFacts, steps: int | None, relative: bool | None) -> None:

@@ -7,7 +7,6 @@ The runs were trained by the unedited sd-scripts, some of them killed in the mid
 from __future__ import annotations
 
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -152,11 +151,10 @@ def test_a_killed_save_is_still_being_written_for_a_minute(real_runs: Path) -> N
         assert auditor.audit_run(run).checkpoint(state).verdict.value == verdict
 
 
-def test_the_archive_is_read_in_a_moment_and_not_written_to(real_runs: Path) -> None:
+def test_reading_the_archive_writes_nothing(real_runs: Path) -> None:
     def stamps() -> dict[str, int]:
         return {str(path): path.stat().st_mtime_ns for path in real_runs.rglob("*")}
 
     before = stamps()
     audit_outputs(real_runs)
     assert stamps() == before
-    assert max(before.values()) < time.time_ns()

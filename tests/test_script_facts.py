@@ -64,7 +64,13 @@ def test_the_trainer_decides_the_layout(trainer: str, layout: Layout) -> None:
 
 @pytest.mark.parametrize(
     ("launcher", "processes"),
-    [("", 1), ("--num_processes 2", 2), ("--num_processes=4", 4), ("--num-processes 3", 3), ("--num_processes two", 1)],
+    [
+        ("", 1),
+        ("--num_processes 2", 2),
+        ("--num_processes=4", 4),
+        ("--num-processes 3", 3),
+        ("--num_processes two", 1),
+    ],
 )
 def test_the_number_of_processes(launcher: str, processes: int) -> None:
     assert facts_of("", f"accelerate launch {launcher} train_network.py").num_processes == processes
@@ -182,7 +188,9 @@ def target(run: Path, resume: str | None, output_dir: str | None = None, **flags
         ("x" * 9000, "missing", None),
     ],
 )
-def test_where_a_path_of_this_machine_leads(run: Path, resume: str | None, kind: str, state: str | None) -> None:
+def test_where_a_path_of_this_machine_leads(
+    run: Path, resume: str | None, kind: str, state: str | None
+) -> None:
     found = target(run, None if resume is None else resume.format(run=run))
     assert (found.kind, found.state_name) == (kind, state)
 
@@ -191,7 +199,11 @@ def test_where_a_path_of_this_machine_leads(run: Path, resume: str | None, kind:
     ("output_dir", "resume", "kind"),
     [
         ("/workspace/fluxgym/outputs/cat", "/workspace/fluxgym/outputs/cat/cat-000002-state", "state"),
-        ("/workspace/fluxgym/outputs/cat", "/workspace/fluxgym/outputs/cat/cat-000002.safetensors", "lora-file"),
+        (
+            "/workspace/fluxgym/outputs/cat",
+            "/workspace/fluxgym/outputs/cat/cat-000002.safetensors",
+            "lora-file",
+        ),
         # The same folder, seen from elsewhere: what is not here is not there.
         ("/workspace/fluxgym/outputs/cat", "/workspace/fluxgym/outputs/cat/cat-000009-state", "missing"),
         ("/workspace/fluxgym/outputs/cat", "/workspace/fluxgym/outputs/dog/dog-000001-state", "other-world"),

@@ -17,7 +17,7 @@ import threading
 from typing import Any, ClassVar, NamedTuple
 
 from checkpoint_core.formats import DamageKind, FormatError
-from checkpoint_core.formats.pickle_opcodes import check_opcodes
+from checkpoint_core.formats.pickle_opcodes import screen
 
 MAX_FOREIGN_NAMES = 50
 #: A real file names about ten objects; each costs a class here.
@@ -169,14 +169,19 @@ def describe(data: bytes) -> Description:
 
     :raises FormatError: ``TRUNCATED`` without its end, ``CORRUPT`` for nonsense, ``UNSUPPORTED`` over a limit.
     """
-    describer: type[_Names] = _CarefulDescriber if check_opcodes(data) else _Describer
+    screened = screen(data)
     # Counts bytes in arguments too: an upper bound is enough, and the count is one pass in C.
     tuples = sum(data.count(opcode) for opcode in (b"t", b"\x85", b"\x86", b"\x87"))
     if tuples > MAX_TUPLES:
         raise FormatError(DamageKind.UNSUPPORTED, f"its pickle holds about {tuples:,} tuples")
-    if tuples > MAX_TUPLES_ON_ANY_STACK:
-        return _with_large_stack(data, describer)
-    return _describe(data, describer)
+    follow = _with_large_stack if tuples > MAX_TUPLES_ON_ANY_STACK else _describe
+    if not screened.may_share:
+        try:
+            return follow(screened.data, _Describer)
+        except FormatError:
+            if len(screened.data) == len(data):
+                raise
+    return follow(data, _CarefulDescriber)
 
 
 def _describe(data: bytes, describer: type[_Names]) -> Description:

@@ -9,7 +9,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from checkpoint_core.script_change import (
 from checkpoint_core.script_words import Dialect
 from checkpoint_core.train_script import InexpressiblePath, ScriptNotUnderstood
 from checkpoint_core.verification import VerificationCancelled
-from checkpoint_core.wording import run_summary, title
+from checkpoint_core.wording import run_summary, title, title_inside
 
 #: What can be wrong with a script or with writing it, each with a text for the user.
 SCRIPT_TROUBLE = (
@@ -62,8 +62,12 @@ EMPTY_OUTPUTS = (
 
 @dataclass(frozen=True)
 class RunView:
-    """All that the page shows of one run; every text is HTML. ``selected`` is a checkpoint's name or empty."""
+    """All that the page shows of one run; every text is HTML.
 
+    ``run`` is its name, empty where there is none to show; ``selected`` a checkpoint's name or empty.
+    """
+
+    run: str
     headline: str
     table: str
     panel: str = ""
@@ -144,19 +148,19 @@ class Desk:
     def show(self, run_name: str, selected: str, sort: str, layout: str = "") -> RunView:
         """A run's page. Where the selected checkpoint is gone, the one that is best to resume takes its place."""
         if not run_name:
-            return RunView(action_view.info_view(self._nothing()), "")
+            return RunView("", action_view.info_view(self._nothing()), "")
         try:
             run = self.run(run_name, layout)
         except (UnknownName, OutputsFolderError) as error:
-            return RunView(action_view.error_view(str(error)), "")
+            return RunView("", action_view.error_view(str(error)), "")
         names = {safe_name(item.name) for item in run.checkpoints}
         if selected not in names:
             best = find_latest_resumable(run).checkpoint
             selected = safe_name(best.name) if best else ""
-        shown = (table_view.headline_view(run), table_view.table_view(run, selected, sort))
+        view = RunView(run_name, table_view.headline_view(run), table_view.table_view(run, selected, sort))
         if not selected:
-            return RunView(*shown, panel=panel_view.nothing_selected(bool(names)))
-        return self._with_panel(run, self.checkpoint(run, selected), *shown)
+            return replace(view, panel=panel_view.nothing_selected(bool(names)))
+        return self._with_panel(view, run, self.checkpoint(run, selected))
 
     def _nothing(self) -> str:
         try:
@@ -164,9 +168,7 @@ class Desk:
         except OutputsFolderError as error:
             return str(error)
 
-    def _with_panel(
-        self, run: RunReport, item: CheckpointReport, headline_html: str, table_html: str
-    ) -> RunView:
+    def _with_panel(self, view: RunView, run: RunReport, item: CheckpointReport) -> RunView:
         change, preview, resumes = None, "", item.verdict.resumes
         refusal = action_view.refusal(item)
         if resumes:
@@ -179,8 +181,14 @@ class Desk:
         found = samples.find_samples(item, self.outputs)
         images = (self._thumbnail(sample.path, sample.modified_ns) for sample in found)
         panel = panel_view.panel_view(item, [image for image in images if image])
-        return RunView(
-            headline_html, table_html, panel, preview, safe_name(item.name), resumes, refusal, change
+        return replace(
+            view,
+            panel=panel,
+            preview=preview,
+            selected=safe_name(item.name),
+            resumes=resumes,
+            refusal=refusal,
+            change=change,
         )
 
     def resume(self, run_name: str, selected: str, shown: ScriptChange | None, layout: str = "") -> Outcome:
@@ -197,7 +205,7 @@ class Desk:
             if shown is not None and not _is_same(shown, change):
                 raise ScriptChangedSinceShown(change.path)
             return self._done(
-                f"The train script now resumes from {title(item).lower()}.", run, change, item.facts.path
+                f"The train script now resumes from {title_inside(item)}.", run, change, item.facts.path
             )
         except (*SCRIPT_TROUBLE, OutputsFolderError) as error:
             return Outcome(action_view.error_view(str(error)))
@@ -232,7 +240,9 @@ class Desk:
             return Outcome(action_view.error_view(str(error)), receipt)
         target = self._present_target(receipt.path)
         return Outcome(
-            action_view.info_view(f"{receipt.path.name} is as it was before."), state_path=target, written=True
+            action_view.info_view(f"{receipt.path.name} is as it was before."),
+            state_path=target,
+            written=True,
         )
 
     def _present_target(self, script: Path) -> Path | None:

@@ -70,8 +70,12 @@ def test_a_broken_train_state_has_its_cure(
         assert '{"current_epoch": 4, "current_step": 32}' in report.findings[0].cure
 
 
-@pytest.mark.parametrize("break_it", [remove, empty, lambda path: edit_train_state(path.parent, current_step=None)])
-def test_the_cure_written_as_it_says_makes_the_state_ready(world: World, break_it: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize(
+    "break_it", [remove, empty, lambda path: edit_train_state(path.parent, current_step=None)]
+)
+def test_the_cure_written_as_it_says_makes_the_state_ready(
+    world: World, break_it: Callable[[Path], None]
+) -> None:
     break_it(world.latest / "train_state.json")
     cure = judge_state(world).findings[0].cure
     write_train_state(world.latest, cure[cure.index("{") : cure.index("}") + 1])
@@ -114,7 +118,8 @@ def test_relative_steps_need_the_script_or_the_edit_and_either_is_enough(world: 
 
 
 @pytest.mark.parametrize(
-    ("flag", "starts"), [("--initial_epoch 3", 3), ("--initial_step 16", 3), ("--initial_epoch 6", 6), ("--initial_epoch 1", 1)]
+    ("flag", "starts"),
+    [("--initial_epoch 3", 3), ("--initial_step 16", 3), ("--initial_epoch 6", 6), ("--initial_epoch 1", 1)],
 )
 def test_a_script_that_names_another_epoch(world: World, flag: str, starts: int) -> None:
     with_flags(world, flag)
@@ -350,7 +355,13 @@ def test_the_reason_names_the_flag_and_the_line(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "flags", ['--resume "$STATE"', '--output_dir "$OUT"', '--max_train_steps "$N"', '--initial_epoch "$E" --initial_step 32']
+    "flags",
+    [
+        '--resume "$STATE"',
+        '--output_dir "$OUT"',
+        '--max_train_steps "$N"',
+        '--initial_epoch "$E" --initial_step 32',
+    ],
 )
 def test_an_unknown_value_that_decides_nothing_here_changes_nothing(world: World, flags: str) -> None:
     with_flags(world, flags)
@@ -359,8 +370,12 @@ def test_an_unknown_value_that_decides_nothing_here_changes_nothing(world: World
 
 def test_the_second_layout_has_no_position_to_judge(stepped: RunReport) -> None:
     facts = replace(stepped.checkpoint(EPOCH_2).facts, layout=Layout.ACCELERATE_OBJECTS)
-    report = judge(facts, stepped.facts.path, ScriptFacts("train.sh", "t.py", Layout.ACCELERATE_OBJECTS), None)
-    assert not [code for code in codes(report) if code.startswith(("position", "train-state", "run-finished"))]
+    report = judge(
+        facts, stepped.facts.path, ScriptFacts("train.sh", "t.py", Layout.ACCELERATE_OBJECTS), None
+    )
+    assert not [
+        code for code in codes(report) if code.startswith(("position", "train-state", "run-finished"))
+    ]
 
 
 def test_what_the_train_state_holds_is_what_the_trainer_wrote(world: World) -> None:

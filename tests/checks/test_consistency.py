@@ -64,7 +64,10 @@ def test_an_overwrite_killed_after_its_first_file_is_never_called_ready(world: W
     interrupt_overwrite(world.latest, world.state(3), 1)
     report = judge_state(world)
     assert outcome(report) == ("unknown", ["position-unknown"])
-    assert "the name says epoch 4, train_state.json epoch 3, scheduler.bin 32 steps" in report.findings[0].message
+    assert (
+        "the name says epoch 4, train_state.json epoch 3, scheduler.bin 32 steps"
+        in report.findings[0].message
+    )
 
 
 @pytest.mark.parametrize("replaced", [1, 2, 3, 4, 5])
@@ -104,8 +107,12 @@ def test_a_copy_that_lost_its_times_is_ready(world: World, gap: float) -> None:
     assert outcome(judge_state(world)) == ("ready", [])
 
 
-@pytest.mark.parametrize("seconds", [(240, 180, 120, 60, 0), (0, 180, 0, 0, 0), (0, 0, 0, 90, 0), (30, 60, 90, 60, 0)])
-def test_times_out_of_order_are_a_warning_that_tells_what_to_do(world: World, seconds: tuple[float, ...]) -> None:
+@pytest.mark.parametrize(
+    "seconds", [(240, 180, 120, 60, 0), (0, 180, 0, 0, 0), (0, 0, 0, 90, 0), (30, 60, 90, 60, 0)]
+)
+def test_times_out_of_order_are_a_warning_that_tells_what_to_do(
+    world: World, seconds: tuple[float, ...]
+) -> None:
     shift(world.latest, seconds)
     report = judge_state(world)
     assert outcome(report) == ("ready-with-warnings", ["file-times-disordered"])
@@ -157,9 +164,9 @@ def test_a_part_that_was_not_trained_is_missing_rightly(facts: StateFacts) -> No
     assert unet < weights.trained_count, "the small network trains a text encoder too"
     only_unet = replace(optimizer, param_count=unet, shapes=None)
     assert told(replace(facts, optimizer=only_unet)) == []
-    assert [each.code for each in told(replace(facts, optimizer=replace(only_unet, param_count=unet - 1)))] == [
-        "optimizer-params-mismatch"
-    ]
+    assert [
+        each.code for each in told(replace(facts, optimizer=replace(only_unet, param_count=unet - 1)))
+    ] == ["optimizer-params-mismatch"]
 
 
 def test_an_optimizer_for_tensors_of_other_shapes(facts: StateFacts) -> None:
@@ -211,7 +218,9 @@ GOOD = DeepFacts({}, {}, None, 1_234_567)
             "data/3 fails its checksum",
         ),
         (
-            replace(GOOD, damage={"pytorch_model.bin": Damage(DamageKind.CORRUPT, "data/0 fails its checksum")}),
+            replace(
+                GOOD, damage={"pytorch_model.bin": Damage(DamageKind.CORRUPT, "data/0 fails its checksum")}
+            ),
             "weights-bytes-changed",
             "pytorch_model.bin",
         ),
@@ -220,7 +229,11 @@ GOOD = DeepFacts({}, {}, None, 1_234_567)
             "weights-not-finite",
             "a, b, c and 2 more",
         ),
-        (replace(GOOD, non_finite={"optimizer.bin": ("exp_avg of parameter 0",)}), "optimizer-not-finite", "NaN or Inf"),
+        (
+            replace(GOOD, non_finite={"optimizer.bin": ("exp_avg of parameter 0",)}),
+            "optimizer-not-finite",
+            "NaN or Inf",
+        ),
         (
             replace(GOOD, pair=WeightsLoraPair("x.safetensors", True, ("lora_a", "lora_b"), 12)),
             "weights-differ-from-lora",

@@ -275,7 +275,9 @@ def registered(registered_states: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin", "sharded"])
-def test_whole_states_with_registered_objects_are_ready(registered_states: Path, tmp_path: Path, kind: str) -> None:
+def test_whole_states_with_registered_objects_are_ready(
+    registered_states: Path, tmp_path: Path, kind: str
+) -> None:
     report = judge_copy(registered_states / kind, tmp_path)
     assert report.facts.layout is OBJECTS
     assert outcome(report) == ("ready", [])
@@ -297,8 +299,12 @@ def test_each_required_file_of_the_second_layout(
     assert report.verdict.value == lost
 
 
-@pytest.mark.parametrize(("kind", "weights"), [("safetensors", "model.safetensors"), ("bin", "pytorch_model.bin")])
-@pytest.mark.parametrize(("damage", "break_it"), [("missing", remove), ("empty", empty), ("truncated", truncate)])
+@pytest.mark.parametrize(
+    ("kind", "weights"), [("safetensors", "model.safetensors"), ("bin", "pytorch_model.bin")]
+)
+@pytest.mark.parametrize(
+    ("damage", "break_it"), [("missing", remove), ("empty", empty), ("truncated", truncate)]
+)
 def test_the_weights_of_the_second_layout(
     registered_states: Path, tmp_path: Path, kind: str, weights: str, damage: str, break_it: Break
 ) -> None:
@@ -313,7 +319,9 @@ def test_the_weights_of_the_second_layout(
 
 
 @pytest.mark.parametrize("break_it", [remove, empty, truncate])
-def test_a_shard_or_the_index_of_split_weights(registered_states: Path, tmp_path: Path, break_it: Break) -> None:
+def test_a_shard_or_the_index_of_split_weights(
+    registered_states: Path, tmp_path: Path, break_it: Break
+) -> None:
     shards = sorted(path.name for path in (registered_states / "sharded").glob("model*"))
     assert len(shards) > 2
     for number, name in enumerate(shards):
@@ -355,4 +363,7 @@ def test_the_users_layout_outweighs_the_scripts(world: World) -> None:
 def test_no_finding_of_integrity_is_mere_information(world: World) -> None:
     for name in STATE_FILES[1:]:
         remove(world.latest / name)
-    assert all(each.severity is not Severity.INFO or each.code == "counts-from-zero" for each in judge_state(world).findings)
+    assert all(
+        each.severity is not Severity.INFO or each.code == "counts-from-zero"
+        for each in judge_state(world).findings
+    )

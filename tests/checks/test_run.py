@@ -152,7 +152,9 @@ def test_hidden_flags_are_not_said_to_be_missing(world: World) -> None:
 def test_flags_from_a_file_are_not_passed_over_in_silence(world: World, spelling: str) -> None:
     with_flags(world, spelling)
     report = audit_world(world)
-    assert [(each.code, each.severity) for each in report.findings] == [("script-config-file", Severity.WARNING)]
+    assert [(each.code, each.severity) for each in report.findings] == [
+        ("script-config-file", Severity.WARNING)
+    ]
     assert "--config_file more.toml" in report.findings[0].message
 
 

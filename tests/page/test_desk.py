@@ -75,6 +75,17 @@ def test_a_run_without_a_script_still_shows_its_checkpoints(desk: Desk, outputs:
     assert "train.sh" in view.preview
 
 
+def test_a_run_without_checkpoints_is_a_run_all_the_same(desk: Desk, outputs: Path) -> None:
+    for state in (outputs / GOOD).glob("*-state"):
+        shutil.rmtree(state)
+
+    view = desk.show(GOOD, "", "epoch:down")
+
+    assert (view.run, view.table, view.resumes) == (GOOD, "", False)
+    assert "no checkpoints" in view.headline
+    assert desk.show("nothing", "", "").run == ""
+
+
 def test_the_same_disk_gives_an_equal_view(desk: Desk) -> None:
     assert desk.show(GOOD, EPOCH_2, "epoch:down") == desk.show(GOOD, EPOCH_2, "epoch:down")
 

@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click import unstyle
 from playwright.sync_api import Page, expect
+from typer.testing import CliRunner
 
+import fluxgym_resume_tab
 from checkpoint_core.trainer_side.sample_runs import SAMPLES
 from tests.tab.conftest import PROJECT, served
 
@@ -102,3 +105,16 @@ def test_an_empty_or_missing_outputs_folder_explains_itself(
     with served(command, root, tmp_path / "server.log") as server:
         page.goto(server.url, wait_until="domcontentloaded")
         expect(page.locator("#ck-root .ck-notice").first).to_contain_text(says)
+
+
+@pytest.mark.parametrize("command", ["demo", "serve", "launch", "install", "uninstall"])
+def test_every_command_explains_itself(command: str) -> None:
+    ask = CliRunner().invoke
+    overview, help_ = (
+        ask(fluxgym_resume_tab.cli, ["--help"]),
+        ask(fluxgym_resume_tab.cli, [command, "--help"]),
+    )
+
+    assert overview.exit_code == help_.exit_code == 0
+    assert command in overview.output
+    assert ("--folder" if command == "demo" else "--fluxgym") in unstyle(help_.output)

@@ -203,8 +203,31 @@ def test_another_host_still_starts(
             assert "The Checkpoints tab was not added" in server.log.read_text()
             return
         page.get_by_role("tab", name="Checkpoints").click()
+        expect(page.locator(".ck-headline").first).to_be_visible()
         pick(page, "resumed-once")
         page.get_by_role("button", name="Options").click()
         expect(page.locator("#ck-root")).to_contain_text("Not connected to FluxGym's Gym tab")
         expect(page.locator("#ck-root")).to_contain_text(says)
         expect(resume_button(page)).to_be_enabled()
+
+
+def test_a_defect_in_the_tab_leaves_the_host_as_it_was(page: Page, real_runs: Path, tmp_path: Path) -> None:
+    root = make_host(tmp_path / "fluxgym", real_runs)
+    subprocess.run([sys.executable, TAB, "install", "--fluxgym", str(root)], check=True, capture_output=True)
+    broken = (
+        f"import runpy, sys; sys.path.append({str(PROJECT)!r})\nimport fluxgym_resume_tab\n"
+        "wire = fluxgym_resume_tab._wire_script\n"
+        "def fail(*arguments):\n    wire(*arguments)\n    raise RuntimeError('a defect')\n"
+        "fluxgym_resume_tab._wire_script = fail\n"
+        f"runpy.run_path({str(root / 'app.py')!r}, run_name='__main__')\n"
+    )
+    (root / "start.py").write_text(broken)
+    with served([sys.executable, "start.py"], root, tmp_path / "server.log") as server:
+        page.goto(server.url, wait_until="domcontentloaded")
+        expect(page.get_by_label("The name of your LoRA")).to_be_visible()
+        names = [name.strip() for name in page.get_by_role("tab").all_inner_texts()]
+        components = page.evaluate("window.gradio_config.components.map((it) => it.props.elem_id)")
+
+        assert names == ["Gym", "Publish"]
+        assert not [name for name in components if str(name).startswith("ck-")]
+        assert "RuntimeError: a defect" in server.log.read_text()
