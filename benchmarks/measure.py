@@ -39,11 +39,15 @@ class Figure:
 def measure(setup: str, code: str, runs: int = 5) -> Figure:
     """The median of several runs, each in a process of its own; ``setup`` is not counted."""
     results = [_once(_HARNESS.format(setup=setup, code=code)) for _ in range(runs)]
-    return Figure(statistics.median(seconds for seconds, _ in results), int(statistics.median(p for _, p in results)))
+    return Figure(
+        statistics.median(seconds for seconds, _ in results), int(statistics.median(p for _, p in results))
+    )
 
 
 def _once(program: str) -> tuple[float, int]:
-    done = subprocess.run([sys.executable, "-c", program], cwd=_ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=_ROOT, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise RuntimeError(done.stderr)
     seconds, peak = json.loads(done.stdout.splitlines()[-1])

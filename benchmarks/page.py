@@ -30,7 +30,9 @@ def main() -> None:
         command = [sys.executable, str(_ROOT / "fluxgym_resume_tab.py"), "launch", "--fluxgym", str(folder)]
         mounted = _page_time(command, folder)
     print(f"host alone:        {alone * 1000:7.0f} ms until usable (median of {_RUNS})")
-    print(f"host with the tab: {mounted * 1000:7.0f} ms, {1000 * (mounted - alone):+.0f} ms   (target: under +150 ms)")
+    print(
+        f"host with the tab: {mounted * 1000:7.0f} ms, {1000 * (mounted - alone):+.0f} ms   (target: under +150 ms)"
+    )
 
 
 def _page_time(command: list[str], folder: Path) -> float:
@@ -39,7 +41,12 @@ def _page_time(command: list[str], folder: Path) -> float:
         port = probe.getsockname()[1]
     environment = {**os.environ, "GRADIO_SERVER_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False"}
     server = subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         url = f"http://127.0.0.1:{port}"
@@ -68,7 +75,11 @@ def _browse(url: str) -> float:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"),
-            args=["--no-sandbox", "--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"],
+            args=[
+                "--no-sandbox",
+                "--disable-background-networking",
+                "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+            ],
         )
         times = []
         for _ in range(_RUNS + 1):

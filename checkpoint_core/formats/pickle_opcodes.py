@@ -60,68 +60,99 @@ def screen(data: bytes) -> Screened:
     objects = sum(data.count(opcode) for opcode in (b"]", b"}", b"R", b"\x81"))
     if objects > MAX_OBJECTS:
         raise FormatError(DamageKind.UNSUPPORTED, f"its pickle holds about {objects:,} objects")
-    at = kept_to = longs = 0
-    numbered, fetched, kept = False, set[bytes](), list[bytes]()
-    while True:
-        while (run := _RUN.match(data, at)) and run.end() > at:
-            at = run.end()
-        opcode = data[at : at + 1]
-        if opcode and opcode in _TUPLES and (put := _ANY_PUT.match(data, at + 1)):
-            kept.append(data[kept_to : at + 1])
-            at = kept_to = put.end()
-            continue
-        if opcode == b".":
-            kept.append(data[kept_to : at + 1])
-            return Screened(b"".join(kept), numbered or any(_is_of_tuple(index, data) for index in fetched))
-        end = _skip(data, at, opcode)
-        # MEMOIZE numbers the tuples by itself; torch's own protocol 2 does not have it.
-        numbered = numbered or opcode == _MEMOIZE
+    walk = _Walk(data)
+    walk.to_the_end()
+    return Screened(b"".join(walk.kept), walk.may_share())
+
+
+class _Walk:
+    """One pass over the opcodes of a pickle."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.kept: list[bytes] = []
+        self._longs = 0
+        #: Whether MEMOIZE gives the memo indexes by itself, to tuples too; torch's own protocol 2 does not have it.
+        self._numbered = False
+        #: The four bytes of the memo indexes that ``j`` fetches, and the offsets where texts and names are given theirs.
+        self._fetched: set[bytes] = set()
+        self._texts: set[int] = set()
+
+    def to_the_end(self) -> None:
+        """Walk to the STOP opcode, keeping all but the one-byte memo indexes of tuples."""
+        data, at, kept_to = self.data, 0, 0
+        while True:
+            while (run := _RUN.match(data, at)) and run.end() > at:
+                at = run.end()
+            opcode = data[at : at + 1]
+            if opcode == b".":
+                self.kept.append(data[kept_to : at + 1])
+                return
+            if opcode and opcode in _TUPLES:
+                self.kept.append(data[kept_to : at + 1])
+                at = kept_to = self._behind_index(at + 1)
+            else:
+                at = self._skip(at, opcode)
+
+    def may_share(self) -> bool:
+        """Whether a tuple may be fetched by a memo index that was kept."""
+        return self._numbered or any(self._is_of_tuple(index) for index in self._fetched)
+
+    def _is_of_tuple(self, index: bytes) -> bool:
+        puts = re.finditer(rb"[" + _TUPLES + rb"](?=r" + re.escape(index) + rb")", self.data)
+        return any(put.end() not in self._texts for put in puts)
+
+    def _skip(self, at: int, opcode: bytes) -> int:
+        """The offset behind one opcode that the pattern does not cover, and behind its memo index."""
+        data = self.data
+        if not opcode:
+            raise FormatError(DamageKind.TRUNCATED, "its pickle ends before its STOP")
+        if opcode == b"c":
+            return self._behind_text(_after_name(data, at))
+        if opcode in _SIZED:
+            width = _SIZED[opcode]
+            self._count_long(opcode)
+            return self._behind_text(at + 1 + width + int.from_bytes(data[at + 1 : at + 1 + width], "little"))
+        end = self._checked(at + 1 + _FIXED.get(opcode, 0))
+        _refuse_strange(data, at, opcode)
+        self._numbered = self._numbered or opcode == _MEMOIZE
         if opcode == b"j":
-            fetched.add(data[at + 1 : end])
-        longs += opcode == _LONG
-        if longs > MAX_LONGS:
+            self._fetched.add(data[at + 1 : end])
+        return end
+
+    def _count_long(self, opcode: bytes) -> None:
+        self._longs += opcode == _LONG
+        if self._longs > MAX_LONGS:
             raise FormatError(
                 DamageKind.UNSUPPORTED, f"its pickle holds more than {MAX_LONGS:,} long integers"
             )
-        at = end
 
+    def _behind_text(self, end: int) -> int:
+        self._texts.add(self._checked(end))
+        return self._behind_index(end) if self.data[end : end + 1] in (b"q", b"r") else end
 
-def _is_of_tuple(index: bytes, data: bytes) -> bool:
-    """Whether a memo index of four bytes may stand for a tuple."""
-    return any(bytes([opcode]) + b"r" + index in data for opcode in _TUPLES)
+    def _behind_index(self, at: int) -> int:
+        put = _ANY_PUT.match(self.data, at)
+        if put is None:
+            self._checked(at + 5)
+            raise FormatError(DamageKind.UNSUPPORTED, "its pickle has a memo index that torch never writes")
+        return put.end()
 
-
-def _skip(data: bytes, at: int, opcode: bytes) -> int:
-    """The offset behind one opcode that the pattern does not cover, and behind the memo index that it is given."""
-    if not opcode:
-        raise FormatError(DamageKind.TRUNCATED, "its pickle ends before its STOP")
-    takes_index = opcode == b"c" or opcode in _SIZED
-    if opcode == b"c":
-        end = _after_name(data, at)
-    elif opcode in _SIZED:
-        width = _SIZED[opcode]
-        end = at + 1 + width + int.from_bytes(data[at + 1 : at + 1 + width], "little")
-    else:
-        end = at + 1 + _FIXED.get(opcode, 0)
-    if end > len(data):
-        raise FormatError(DamageKind.TRUNCATED, "its pickle ends inside a value")
-    _refuse_strange(data, at, opcode)
-    put = _ANY_PUT.match(data, end) if takes_index else None
-    return put.end() if put else end
+    def _checked(self, end: int) -> int:
+        if end > len(self.data):
+            raise FormatError(DamageKind.TRUNCATED, "its pickle ends inside a value")
+        return end
 
 
 def _refuse_strange(data: bytes, at: int, opcode: bytes) -> None:
-    """Raise for what no trainer writes: other opcodes, and a memo index that is too large or in a strange place."""
+    """Raise for what no trainer writes: other opcodes, and those of memo indexes where they do not belong."""
     if opcode == _PROTOCOL and at == 0:
         if data[1] > _MAX_PROTOCOL:
             raise FormatError(DamageKind.UNSUPPORTED, f"its pickle has protocol {data[1]}")
-    elif opcode not in _KNOWN or (opcode == b"j" and data[at + 3 : at + 5] >= b"\x10"):
+    elif opcode not in (b"j", _FRAME, _MEMOIZE, _STACK_GLOBAL):
         raise FormatError(
             DamageKind.UNSUPPORTED, f"its pickle has the opcode {opcode!r} where torch never writes it"
         )
-
-
-_KNOWN = {b"c", b"j", _FRAME, _MEMOIZE, _STACK_GLOBAL, *_SIZED}
 
 
 def _after_name(data: bytes, at: int) -> int:

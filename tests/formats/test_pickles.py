@@ -404,11 +404,11 @@ _UNUSED_IN_TRAINING = ("torch.distributed.", "torch.nested.")
 
 
 def test_nothing_that_torch_refuses_of_the_common_modules_is_allowed() -> None:
-    from torch._weights_only_unpickler import _get_allowed_globals
-
     import builtins
     import os
+
     import torch
+    from torch._weights_only_unpickler import _get_allowed_globals
 
     allowed = _get_allowed_globals().keys()
     for module in (builtins, os, torch, torch.serialization, torch._utils):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
@@ -232,10 +233,9 @@ def test_random_bytes_raise_nothing_but_format_errors(
     path = tmp_path_factory.getbasetemp() / "noise.bin"
     for data in (noise, SMALL[:at] + noise, SMALL[:at] + noise + SMALL[at + len(noise) :], noise + SMALL):
         path.write_bytes(data)
-        try:
+        # Any other exception fails the test by itself.
+        with contextlib.suppress(FormatError):
             read(path)
-        except FormatError as error:
-            assert error.detail
 
 
 def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
