@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -38,7 +37,6 @@ _FAMILY_BY_GROUP_KEY = (
 )  # fmt: skip
 #: schedulefree's optimizers mark their groups so (schedulefree ``adamw_schedulefree.py``).
 _SCHEDULE_FREE_KEY = "weight_sum"
-_RANK_KEY = re.compile(r"\.lora_down(\.\d+)?\.weight\Z")
 _LORA_PREFIXES = ("lora_", "lycoris_")
 _PARTS = (("lora_unet_", "unet"), ("lora_te3_", "te3"), ("lora_te1_", "te1"), ("lora_te_", "te1"))
 
@@ -47,7 +45,7 @@ def weights_facts(file: str, tensors: Iterable[TensorEntry]) -> WeightsFacts:
     """A network's weights by names and shapes."""
     tensors = tuple(tensors)
     trained = [tensor for tensor in tensors if not tensor.name.endswith(".alpha")]
-    ranks = Counter(tensor.shape[0] for tensor in tensors if tensor.shape and _RANK_KEY.search(tensor.name))
+    ranks = Counter(tensor.shape[0] for tensor in trained if tensor.shape and ".lora_down." in tensor.name)
     return WeightsFacts(
         file=file,
         tensor_count=len(tensors),
@@ -59,7 +57,10 @@ def weights_facts(file: str, tensors: Iterable[TensorEntry]) -> WeightsFacts:
 
 
 def _part(name: str) -> str:
-    return next((part for prefix, part in _PARTS if name.startswith(prefix)), "other")
+    for prefix, part in _PARTS:
+        if name.startswith(prefix):
+            return part
+    return "other"
 
 
 def lora_facts(file: str, size_bytes: int, modified_ns: int, header: SafetensorsHeader) -> LoraFacts:

@@ -27,9 +27,13 @@ _RUN = re.compile(
     rb"){0,4096}",
     re.DOTALL,
 )
+#: The bound above: a shorter run was ended by an opcode.
+_RUN_OPCODES = 4096
 _ANY_PUT = re.compile(_PUT, re.DOTALL)
+#: The opcode that gives a tuple a memo index of four bytes; what looks like it inside a text is left out later.
+_TUPLE_INDEX = re.compile(rb"(?<=[" + _TUPLES + rb"])r(?=(.{4}))", re.DOTALL)
 #: Opcode to the number of bytes of its argument, and of the length of its argument.
-_FIXED = {b"K": 1, b"M": 2, b"J": 4, b"G": 8, b"q": 1, b"h": 1, b"r": 4, b"j": 4, b"\x80": 1, b"\x95": 8}
+_FIXED = {b"K": 1, b"M": 2, b"J": 4, b"G": 8, b"q": 1, b"h": 1, b"r": 4, b"\x80": 1, b"\x95": 8}
 _SIZED = {b"X": 4, b"\x8c": 1, b"U": 1, b"C": 1, b"B": 4, b"T": 4, b"\x8a": 1, b"\x8d": 8, b"\x8e": 8}
 _PROTOCOL, _FRAME, _MEMOIZE, _STACK_GLOBAL, _LONG = b"\x80", b"\x95", b"\x94", b"\x93", b"\x8a"
 _MAX_PROTOCOL = 5
@@ -74,21 +78,26 @@ class _Walk:
         self._longs = 0
         #: Whether MEMOIZE gives the memo indexes by itself, to tuples too; torch's own protocol 2 does not have it.
         self._numbered = False
-        #: The four bytes of the memo indexes that ``j`` fetches, and the offsets where texts and names are given theirs.
+        #: The memo indexes of four bytes that ``j`` fetches.
         self._fetched: set[bytes] = set()
+        #: The offsets at which texts and names are given their memo index.
         self._texts: set[int] = set()
 
     def to_the_end(self) -> None:
         """Walk to the STOP opcode, keeping all but the one-byte memo indexes of tuples."""
         data, at, kept_to = self.data, 0, 0
         while True:
-            while (run := _RUN.match(data, at)) and run.end() > at:
-                at = run.end()
+            start, at = at, _RUN.match(data, at).end()  # type: ignore[union-attr]  # nothing is a match, too
+            if at - start >= _RUN_OPCODES:  # it may have been the bound that ended the run
+                continue
             opcode = data[at : at + 1]
-            if opcode == b".":
+            if opcode == b"j":
+                self._fetched.add(data[at + 1 : at + 5])
+                at += 5
+            elif opcode == b".":
                 self.kept.append(data[kept_to : at + 1])
                 return
-            if opcode and opcode in _TUPLES:
+            elif opcode and opcode in _TUPLES:
                 self.kept.append(data[kept_to : at + 1])
                 at = kept_to = self._behind_index(at + 1)
             else:
@@ -96,11 +105,13 @@ class _Walk:
 
     def may_share(self) -> bool:
         """Whether a tuple may be fetched by a memo index that was kept."""
-        return self._numbered or any(self._is_of_tuple(index) for index in self._fetched)
-
-    def _is_of_tuple(self, index: bytes) -> bool:
-        puts = re.finditer(rb"[" + _TUPLES + rb"](?=r" + re.escape(index) + rb")", self.data)
-        return any(put.end() not in self._texts for put in puts)
+        if self._numbered or not self._fetched:
+            return self._numbered
+        # One pass, however many are fetched: a hostile pickle may fetch a million.
+        return any(
+            index[1] in self._fetched and index.start() not in self._texts
+            for index in _TUPLE_INDEX.finditer(self.data)
+        )
 
     def _skip(self, at: int, opcode: bytes) -> int:
         """The offset behind one opcode that the pattern does not cover, and behind its memo index."""
@@ -116,8 +127,6 @@ class _Walk:
         end = self._checked(at + 1 + _FIXED.get(opcode, 0))
         _refuse_strange(data, at, opcode)
         self._numbered = self._numbered or opcode == _MEMOIZE
-        if opcode == b"j":
-            self._fetched.add(data[at + 1 : end])
         return end
 
     def _count_long(self, opcode: bytes) -> None:
@@ -149,7 +158,7 @@ def _refuse_strange(data: bytes, at: int, opcode: bytes) -> None:
     if opcode == _PROTOCOL and at == 0:
         if data[1] > _MAX_PROTOCOL:
             raise FormatError(DamageKind.UNSUPPORTED, f"its pickle has protocol {data[1]}")
-    elif opcode not in (b"j", _FRAME, _MEMOIZE, _STACK_GLOBAL):
+    elif opcode not in (_FRAME, _MEMOIZE, _STACK_GLOBAL):
         raise FormatError(
             DamageKind.UNSUPPORTED, f"its pickle has the opcode {opcode!r} where torch never writes it"
         )

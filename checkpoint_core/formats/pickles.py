@@ -269,7 +269,7 @@ class _Names:
 
 
 class _Describer(_Names, pickle.Unpickler):
-    """The C unpickler, for what :func:`check_opcodes` finds harmless."""
+    """The C unpickler, for what :func:`~checkpoint_core.formats.pickle_opcodes.screen` finds harmless."""
 
 
 #: The standard library's unpickler in Python, whose opcodes can be given methods of one's own.

@@ -77,9 +77,10 @@ def _entry(name: str, value: Any, data_start: int) -> TensorEntry:
         (begin, end), shape, dtype = value["data_offsets"], tuple(value["shape"]), str(value["dtype"])
     except (TypeError, KeyError, ValueError) as error:
         raise FormatError(DamageKind.CORRUPT, f"the header's entry for {name[:120]} is damaged") from error
-    # Exact types: JSON's true is an int to Python, and 8.0 equals 8.
-    if not all(type(number) is int and 0 <= number <= MAX_COUNT for number in (begin, end, *shape)):
-        raise FormatError(DamageKind.CORRUPT, f"the header's entry for {name[:120]} is damaged")
+    for number in (begin, end, *shape):
+        # Exact types: JSON's true is an int to Python, and 8.0 equals 8.
+        if type(number) is not int or not 0 <= number <= MAX_COUNT:
+            raise FormatError(DamageKind.CORRUPT, f"the header's entry for {name[:120]} is damaged")
     if dtype not in ITEM_BITS:
         raise FormatError(DamageKind.UNSUPPORTED, f"{name[:120]} has the unknown dtype {dtype[:40]}")
     if (end - begin) * 8 != math.prod(shape) * ITEM_BITS[dtype]:

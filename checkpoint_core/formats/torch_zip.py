@@ -55,6 +55,11 @@ class TorchZip:
         self._reader = reader
         start, size, count = _find_directory(reader)
         self.members = {member.name: member for member in _members(reader, start, size, count)}
+        if len(self.members) != count:
+            raise FormatError(DamageKind.CORRUPT, "two of its members have the same name")
+        # Members that overlap could ask for any amount of reading.
+        if sum(member.size for member in self.members.values()) > start:
+            raise FormatError(DamageKind.CORRUPT, "its members have more bytes than the archive")
 
     @property
     def pickle_bytes(self) -> bytes:

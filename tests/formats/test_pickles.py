@@ -134,7 +134,7 @@ HOSTILE = {
     "deep-nesting": (),
     "deep-tuples": (),
     "huge-memo-index": DamageKind.UNSUPPORTED,
-    "unknown-memo-index": DamageKind.UNSUPPORTED,
+    "unknown-memo-index": DamageKind.CORRUPT,
     "huge-long4": DamageKind.UNSUPPORTED,
     "negative-long4": DamageKind.UNSUPPORTED,
     "huge-long1-text": DamageKind.UNSUPPORTED,
@@ -434,3 +434,11 @@ def test_names_that_run_code_are_told_from_names_that_are_only_unknown(name: str
     assert describe(calling_pickle(*name.rsplit(".", 1))).foreign_names == (
         () if is_allowed(name) else (name,)
     )
+
+
+def test_a_hundred_thousand_fetches_are_screened_in_one_pass() -> None:
+    """A pass for each of them would take minutes."""
+    fetches = b"".join(b"j" + struct.pack("<L", 256 + index) for index in range(100_000))
+    with pytest.raises(FormatError) as caught:
+        describe(b"\x80\x02]q\x00(" + fetches + b"N" * 1_000_000 + b"e.")
+    assert caught.value.kind is DamageKind.CORRUPT

@@ -164,6 +164,42 @@ def test_a_directory_that_lies_is_refused(small: Path, data: bytes, kind: Damage
     assert damage_of(small) is kind
 
 
+def _with_entries(*entries: int) -> bytes:
+    """The small file with the directory entries of those numbers, in that order."""
+    start, end = SMALL.index(b"PK\x01\x02"), SMALL.index(b"PK\x05\x06")
+    found = [b"PK\x01\x02" + entry for entry in SMALL[start:end].split(b"PK\x01\x02")[1:]]
+    directory = b"".join(found[number] for number in entries)
+    record = struct.pack(
+        "<4s4H2LH", b"PK\x05\x06", 0, 0, len(entries), len(entries), len(directory), start, 0
+    )
+    return SMALL[:start] + directory + record
+
+
+def test_entries_can_be_rearranged(small: Path) -> None:
+    small.write_bytes(_with_entries(2, 0, 1))
+    assert read(small).keys() == {"data.pkl", "data/0", "version"}
+
+
+def test_two_members_of_one_name_are_refused(small: Path) -> None:
+    small.write_bytes(_with_entries(0, 1, 1, 2))
+    with pytest.raises(FormatError, match="two of its members have the same name"):
+        read(small)
+
+
+def test_members_that_overlap_are_refused(small: Path) -> None:
+    """A small file could ask for terabytes of reading."""
+    with zipfile.ZipFile(small, "w") as archive:
+        archive.writestr("archive/data/0", bytes(1000))
+        for number in range(1, 1000):
+            info = archive.filelist[0]
+            archive.filelist.append(zipfile.ZipInfo(f"archive/data/{number}"))
+            for field in ("CRC", "compress_size", "file_size", "header_offset"):
+                setattr(archive.filelist[-1], field, getattr(info, field))
+        archive._didModify = True  # type: ignore[attr-defined]
+    with pytest.raises(FormatError, match="more bytes than the archive"):
+        read(small)
+
+
 def _end_record(count: int, size: int, start: int) -> Callable[[bytes], bytes]:
     def edit(data: bytes) -> bytes:
         at = data.rindex(b"PK\x05\x06")
