@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,6 +94,16 @@ def _answers(url: str) -> bool:
     return True
 
 
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a server and all that it started: asked first, so that coverage can write down what it saw."""
+    for asked in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, asked)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+            return
+
+
 @contextmanager
 def served(command: list[str], root: Path, log: Path) -> Iterator[Server]:
     """Run a server on a free port until the block ends; its whole process group is ended with it."""
@@ -122,8 +132,7 @@ def served(command: list[str], root: Path, log: Path) -> Iterator[Server]:
                 pytest.fail(f"the server did not start:\n{log.read_text(errors='replace')[-3000:]}")
         yield Server(url, root, log)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        _end(process)
 
 
 @pytest.fixture(scope="session")
