@@ -314,7 +314,10 @@ def test_a_second_look_opens_no_file(world: World, opens: Opens) -> None:
     assert len(opens.since()) == 4 * 5 + 4
     second = auditor.audit()
     assert opens.since() == []
-    assert second.runs == first.runs
+    # Not the runs as a whole: they hold the disk's free space, which others change meanwhile.
+    assert [(run.checkpoints, run.findings) for run in second.runs] == [
+        (run.checkpoints, run.findings) for run in first.runs
+    ]
 
 
 def test_only_what_changed_is_read_again(world: World, opens: Opens) -> None:
