@@ -16,7 +16,9 @@ _INFO_VERDICT = "–"
 class _Placeholders(string.Formatter):
     """Shows a sentence's fields as ``…``, and those with a telling name by that name."""
 
-    _SHOWN = frozenset({"file", "epoch", "next_epoch", "start_epoch", "step", "current_step", "lora_file"})
+    _SHOWN = frozenset(
+        {"file", "epoch", "next_epoch", "start_epoch", "step", "current_step", "lifetime_step", "lora_file"}
+    )
 
     def get_value(self, key: int | str, args: object, kwargs: object) -> str:
         return f"<{key}>" if key in self._SHOWN else "…"

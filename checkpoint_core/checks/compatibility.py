@@ -24,6 +24,7 @@ def check_compatibility(
     yield from _train_state(facts, position, script)
     yield from _start(position, script)
     yield from _name(facts, position)
+    yield from _counts(position)
     yield from _end(position, script)
     if position.repeated_steps and not _skips_to(position, script):
         yield finding("mid-epoch", **_numbers(position), repeated=position.repeated_steps)
@@ -126,6 +127,19 @@ def _name(facts: StateFacts, position: Position) -> Iterator[Finding]:
             "position-unknown",
             evidence=f"the name says epoch {named}, train_state.json epoch {current}, scheduler.bin {counted}",
         )
+
+
+def _counts(position: Position) -> Iterator[Finding]:
+    """A save over an older state that is killed after its first file leaves a new train_state.json with old weights.
+
+    The scheduler has counted every update, so it cannot stand behind the position; after a warm start it counts
+    from the same beginning as ``current_step``, and equals that.
+    """
+    lifetime, step = position.lifetime_step, position.step
+    if None in (lifetime, step, position.current_step) or lifetime == position.current_step:
+        return
+    if lifetime is not None and step is not None and lifetime < step:
+        yield finding("counts-disagree", file=layout.TRAIN_STATE, step=step, lifetime_step=lifetime)
 
 
 def _end(position: Position, script: ScriptFacts | None) -> Iterator[Finding]:

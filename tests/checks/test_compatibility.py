@@ -380,3 +380,21 @@ def test_the_second_layout_has_no_position_to_judge(stepped: RunReport) -> None:
 
 def test_what_the_train_state_holds_is_what_the_trainer_wrote(world: World) -> None:
     assert json.loads((world.latest / "train_state.json").read_text())["current_step"] == 4 * STEPS_PER_EPOCH
+
+
+def test_a_save_killed_after_its_first_file_is_not_taken_for_an_edit(world: World) -> None:
+    """A last state of epoch 4, over which epoch 6 was about to be saved."""
+    last = world.state(4).rename(world.run / f"{world.run_name}-state")
+    (last / "train_state.json").write_text('{"current_epoch": 6, "current_step": 48}')
+
+    report = audit_world(world).checkpoint(last.name)
+
+    assert outcome(report) == ("unknown", ["counts-disagree"])
+
+
+def test_a_scheduler_that_counted_repeated_epochs_is_no_contradiction(resumed: RunReport) -> None:
+    assert any(
+        (report.position.lifetime_step or 0) > (report.position.current_step or 0)
+        for report in resumed.checkpoints
+    )
+    assert not any("counts-disagree" in codes(report) for report in resumed.checkpoints)
