@@ -80,7 +80,7 @@ def locate(facts: StateFacts, script: ScriptFacts | None, steps_per_epoch: int |
         current_epoch=current_epoch,
         current_step=current_step,
         lifetime_step=lifetime,
-        optimizer_step=facts.optimizer.step if isinstance(facts.optimizer, OptimizerFacts) else None,
+        optimizer_step=_optimizer_step(facts),
         start_epoch=next_epoch if unresumed else _epoch_after(current_step, steps_per_epoch),
         next_epoch=next_epoch,
     )
@@ -90,8 +90,13 @@ def _of_custom_object(facts: StateFacts) -> Position:
     """accelerate's registered object keeps both numbers itself, and the trainer that wrote them reads them."""
     step = getattr(facts.custom_object, "step", None)
     epoch = getattr(facts.custom_object, "epoch", None)
-    optimizer_step = facts.optimizer.step if isinstance(facts.optimizer, OptimizerFacts) else None
-    return Position(epoch, step, False, None, epoch, step, _lifetime(facts, None), optimizer_step, None, None)
+    return Position(
+        epoch, step, False, None, epoch, step, _lifetime(facts, None), _optimizer_step(facts), None, None
+    )
+
+
+def _optimizer_step(facts: StateFacts) -> int | None:
+    return facts.optimizer.step if isinstance(facts.optimizer, OptimizerFacts) else None
 
 
 def _lifetime(facts: StateFacts, script: ScriptFacts | None) -> int | None:

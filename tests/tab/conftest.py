@@ -78,6 +78,11 @@ class Server:
         return self.root / "outputs"
 
 
+def tab_command(*arguments: str) -> list[str]:
+    """The command line of the tab's own program; ``PORT`` in it is filled in by :func:`served`."""
+    return [sys.executable, str(PROJECT / "fluxgym_resume_tab.py"), *arguments]
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -140,15 +145,7 @@ def alone(real_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """The tab alone, on a copy of the real runs with their times kept; a test that changes one adds its own."""
     root = tmp_path_factory.mktemp("alone") / "fluxgym"
     shutil.copytree(real_runs, root / "outputs")
-    command = [
-        sys.executable,
-        str(PROJECT / "fluxgym_resume_tab.py"),
-        "serve",
-        "--fluxgym",
-        str(root),
-        "--port",
-        "PORT",
-    ]
+    command = tab_command("serve", "--fluxgym", str(root), "--port", "PORT")
     with served(command, root, root.parent / "server.log") as server:
         yield server
 

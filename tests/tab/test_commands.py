@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,11 +13,11 @@ from typer.testing import CliRunner
 
 import fluxgym_resume_tab
 from checkpoint_core.trainer_side.sample_runs import SAMPLES
-from tests.tab.conftest import PROJECT, served
+from tests.tab.conftest import PROJECT, served, tab_command
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(PROJECT / "fluxgym_resume_tab.py"), *arguments]
+    command = tab_command(*arguments)
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -67,15 +66,7 @@ def test_a_wrong_folder_is_a_sentence(tmp_path: Path, command: str) -> None:
 
 def test_the_demo_serves_the_sample_runs(page: Page, tmp_path: Path) -> None:
     folder = tmp_path / "demo"
-    command = [
-        sys.executable,
-        str(PROJECT / "fluxgym_resume_tab.py"),
-        "demo",
-        "--folder",
-        str(folder),
-        "--port",
-        "PORT",
-    ]
+    command = tab_command("demo", "--folder", str(folder), "--port", "PORT")
     with served(command, tmp_path, tmp_path / "server.log") as server:
         page.goto(server.url, wait_until="domcontentloaded")
         expect(page.locator(".ck-headline").first).to_be_visible()
@@ -93,15 +84,7 @@ def test_an_empty_or_missing_outputs_folder_explains_itself(
 ) -> None:
     root = tmp_path / "fluxgym"
     (root / "outputs" if outputs else root).mkdir(parents=True)
-    command = [
-        sys.executable,
-        str(PROJECT / "fluxgym_resume_tab.py"),
-        "serve",
-        "--fluxgym",
-        str(root),
-        "--port",
-        "PORT",
-    ]
+    command = tab_command("serve", "--fluxgym", str(root), "--port", "PORT")
     with served(command, root, tmp_path / "server.log") as server:
         page.goto(server.url, wait_until="domcontentloaded")
         expect(page.locator("#ck-root .ck-notice").first).to_contain_text(says)

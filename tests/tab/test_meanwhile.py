@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.tab.conftest import AddRun, OpenTab, Server, pick, refresh_quietly, resume_button, row, select
 from tests.tab.test_standalone import SECOND, make_large
@@ -33,15 +33,21 @@ def test_a_long_reading_leaves_the_user_where_he_went(
     expect(page.locator(".ck-title .ck-quiet")).to_have_text(FIRST)
 
 
-def test_a_question_does_not_outlive_its_run(alone: Server, open_tab: OpenTab, add_run: AddRun) -> None:
-    run = add_run(alone, "asked")
-    page = open_tab(alone)
+def asked_to_start_fresh(page: Page, run: Path) -> Locator:
+    """Resume a run, press “Start fresh”, and wait for its question; gives the button that says yes."""
     pick(page, run.name)
     resume_button(page).click()
     expect(page.locator("#ck-result")).to_contain_text("now resumes")
     page.get_by_role("button", name="Start fresh").click()
     yes = page.get_by_role("button", name="Yes, remove --resume")
     expect(yes).to_be_visible()
+    return yes
+
+
+def test_a_question_does_not_outlive_its_run(alone: Server, open_tab: OpenTab, add_run: AddRun) -> None:
+    run = add_run(alone, "asked")
+    page = open_tab(alone)
+    yes = asked_to_start_fresh(page, run)
 
     pick(page, "resumed-once")
 
@@ -54,12 +60,7 @@ def test_starting_fresh_is_refused_when_the_script_changed_after_the_question(
 ) -> None:
     run = add_run(alone, "asked-and-changed")
     page = open_tab(alone)
-    pick(page, run.name)
-    resume_button(page).click()
-    expect(page.locator("#ck-result")).to_contain_text("now resumes")
-    page.get_by_role("button", name="Start fresh").click()
-    yes = page.get_by_role("button", name="Yes, remove --resume")
-    expect(yes).to_be_visible()
+    yes = asked_to_start_fresh(page, run)
     edited = (run / "train.sh").read_bytes().replace(b"--seed 42", b"--seed 43")
     (run / "train.sh").write_bytes(edited)
 

@@ -12,10 +12,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.fake_accelerate import FakeAccelerate, trainer_reads
-from tests.tab.conftest import PROJECT, AddRun, Server, pick, resume_button, select, served
+from tests.tab.conftest import PROJECT, AddRun, Server, pick, resume_button, select, served, tab_command
 
 SECOND = "tiny-lora-000002-state"
-TAB = str(PROJECT / "fluxgym_resume_tab.py")
 
 
 def make_host(root: Path, real_runs: Path) -> Path:
@@ -32,11 +31,9 @@ def mounted(
 ) -> Iterator[Server]:
     """The host with the tab in it."""
     root = make_host(tmp_path_factory.mktemp("mounted") / "fluxgym", real_runs)
-    command = [sys.executable, TAB, "launch", "--fluxgym", str(root)]
+    command = tab_command("launch", "--fluxgym", str(root))
     if request.param == "install":
-        subprocess.run(
-            [sys.executable, TAB, "install", "--fluxgym", str(root)], check=True, capture_output=True
-        )
+        subprocess.run(tab_command("install", "--fluxgym", str(root)), check=True, capture_output=True)
         command = [sys.executable, "app.py"]
     with served(command, root, root.parent / "server.log") as server:
         yield server
@@ -213,7 +210,7 @@ def test_another_host_still_starts(
 
 def test_a_defect_in_the_tab_leaves_the_host_as_it_was(page: Page, real_runs: Path, tmp_path: Path) -> None:
     root = make_host(tmp_path / "fluxgym", real_runs)
-    subprocess.run([sys.executable, TAB, "install", "--fluxgym", str(root)], check=True, capture_output=True)
+    subprocess.run(tab_command("install", "--fluxgym", str(root)), check=True, capture_output=True)
     broken = (
         f"import runpy, sys; sys.path.append({str(PROJECT)!r})\nimport fluxgym_resume_tab\n"
         "wire = fluxgym_resume_tab._wire_script\n"
