@@ -29,6 +29,7 @@ from checkpoint_core.inspection import RECENT_NS
 from checkpoint_core.layout import CUSTOM_OBJECT, TRAIN_STATE, Layout, parse_state_name
 from checkpoint_core.position import Position, locate
 from checkpoint_core.script_facts import read_script, resume_target
+from checkpoint_core.surroundings import Surroundings
 from checkpoint_core.train_script import find_script
 from checkpoint_core.verification import Progress, verify_state
 
@@ -258,7 +259,7 @@ class Auditor:
         key = (id(facts), run.script, steps_per_epoch, recent)
         known = self._states[facts.path]
         if known.report is None or known.report_key != key:
-            report = judge(facts, run.path, run.script, steps_per_epoch, recent)
+            report = judge(facts, Surroundings(run.path, run.script, steps_per_epoch, recent))
             known = self._states[facts.path] = replace(known, report=report, report_key=key)
         assert known.report is not None  # noqa: S101 - made above
         return known.report
@@ -283,28 +284,20 @@ def state_name(state: Path, run: Path) -> str:
     return state.relative_to(run).as_posix()
 
 
-def judge(
-    facts: StateFacts,
-    run: Path,
-    script: ScriptFacts | None,
-    steps_per_epoch: int | None,
-    recent: bool = False,
-) -> CheckpointReport:
-    """Facts to a verdict; pure.
-
-    :param run: the run's folder, above the state.
-    :param recent: the files were written so lately that the save may be going on.
-    """
-    position = locate(facts, script, steps_per_epoch)
+def judge(facts: StateFacts, around: Surroundings) -> CheckpointReport:
+    """Facts to a verdict; pure."""
+    position = locate(facts, around.script, around.steps_per_epoch)
     findings = [
         *guarded(lambda: check_integrity(facts)),
         *guarded(lambda: check_consistency(facts)),
-        *guarded(lambda: check_compatibility(facts, position, script)),
+        *guarded(lambda: check_compatibility(facts, position, around.script)),
     ]
-    if facts.changed or (recent and any(_is_unfinished(found) for found in findings)):
+    if facts.changed or (around.recent and any(_is_unfinished(found) for found in findings)):
         findings = [finding("save-in-progress")]
     ordered = by_weight(findings)
-    return CheckpointReport(run.name, state_name(facts.path, run), facts, position, ordered, fold(ordered))
+    return CheckpointReport(
+        around.run.name, state_name(facts.path, around.run), facts, position, ordered, fold(ordered)
+    )
 
 
 _UNFINISHED = ("-missing", "-empty", "-truncated", "-interrupted", "-corrupt")

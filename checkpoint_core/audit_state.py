@@ -18,6 +18,7 @@ from checkpoint_core.inspection import RECENT_NS
 from checkpoint_core.layout import AUTOMATIC_FOLDER, Layout, SavePoint, looks_like_state, parse_state_name
 from checkpoint_core.position import Position, locate
 from checkpoint_core.script_facts import read_script
+from checkpoint_core.surroundings import Surroundings
 from checkpoint_core.train_script import find_script
 from checkpoint_core.verification import Progress, verify_state
 
@@ -64,7 +65,7 @@ def audit_state(
     if deep:
         facts = replace(facts, deep=verify_state(facts, progress, cancelled))
     recent = facts.changed or abs(clock() - facts.saved_ns) < RECENT_NS
-    return judge(facts, folder, script, _steps_per_epoch(run, script), recent)
+    return judge(facts, Surroundings(folder, script, _steps_per_epoch(run, script), recent))
 
 
 def _given_script(path: Path) -> ScriptFacts:

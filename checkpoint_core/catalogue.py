@@ -8,8 +8,11 @@ the failure catalogue in the project's documentation; the quoted messages are th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from checkpoint_core.catalogue_entry import Entry
+from checkpoint_core.catalogue_plan import PLAN
+from checkpoint_core.catalogue_rehearsal import REHEARSAL
+from checkpoint_core.catalogue_script import SETTINGS
 from checkpoint_core.findings import Finding, Severity, Subject
 
 _INFO, _WARNING, _FIXABLE = Severity.INFO, Severity.WARNING, Severity.FIXABLE
@@ -25,32 +28,6 @@ _RANDOM_EFFECT = (
     "Training goes on from the right weights, but images come in another order and with other noise. "
     "accelerate 0.32 and 0.33 stop with KeyError: 'step' instead."
 )
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One kind of finding; the sentences may hold ``{fields}``."""
-
-    code: str
-    severity: Severity
-    subject: Subject
-    message: str
-    effect: str
-    cure: str
-
-    def finding(self, *, file: str | None = None, evidence: str = "", **fields: object) -> Finding:
-        """The finding with its fields filled in."""
-        values = {"file": file, "evidence": evidence, **fields}
-        return Finding(
-            code=self.code,
-            severity=self.severity,
-            subject=self.subject,
-            message=self.message.format_map(values),
-            effect=self.effect.format_map(values),
-            cure=self.cure.format_map(values),
-            file=file,
-            evidence=evidence,
-        )
 
 
 #: For each file of a state: its part in a code, what the trainer does without it, and the cure.
@@ -284,7 +261,19 @@ _PATHS = (
 
 CATALOGUE: dict[str, Entry] = {
     entry.code: entry
-    for group in (tuple(_file_entries()), _SAVES, _POSITION, _CONTENTS, _DEEP, _TARGETS, _RUNS, _PATHS)
+    for group in (
+        tuple(_file_entries()),
+        _SAVES,
+        _POSITION,
+        _CONTENTS,
+        SETTINGS,
+        PLAN,
+        _DEEP,
+        REHEARSAL,
+        _TARGETS,
+        _RUNS,
+        _PATHS,
+    )
     for entry in group
 }
 

@@ -7,7 +7,9 @@ read), or ``None`` (the file is absent). Sizes are bytes, times nanoseconds sinc
 from __future__ import annotations
 
 import enum
+import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -62,6 +64,12 @@ class WeightsFacts:
     shapes: Counter[tuple[int, ...]] = field(repr=False)
     #: Trained tensors by the part of the model that they adapt: ``unet``, ``te1``, ``te3``, or ``other``.
     parts: Counter[str] = field(repr=False)
+    #: How many LoRA modules have each rank.
+    ranks: Counter[int] = field(repr=False, default_factory=Counter)
+    #: The names of the LoRA modules, such as ``lora_unet_double_blocks_0_img_attn_proj``.
+    modules: frozenset[str] = field(repr=False, default=frozenset())
+    #: ``--network_alpha`` as it was saved in the weights; ``None`` where they hold none or it was not read.
+    alpha: float | None = None
 
     @property
     def trained_count(self) -> int:
@@ -100,6 +108,10 @@ class OptimizerFacts:
     step: int | None
     schedule_free: bool
     shapes: Counter[tuple[int, ...]] | None = field(repr=False, default=None)
+    #: The settings of the first parameter group that are plain values (``weight_decay``, ``betas`` and so on).
+    settings: tuple[tuple[str, object], ...] = field(repr=False, default=())
+    #: The objects that the file names, such as ``torch._utils._rebuild_tensor_v2``.
+    names: frozenset[str] = field(repr=False, default=frozenset())
 
 
 @dataclass(frozen=True)
@@ -109,6 +121,7 @@ class SchedulerFacts:
     last_epoch: int | None
     last_lrs: tuple[float, ...]
     base_lrs: tuple[float, ...]
+    names: frozenset[str] = field(repr=False, default=frozenset())
 
 
 @dataclass(frozen=True)
@@ -118,6 +131,7 @@ class RandomStatesFacts:
     step: int | None
     generators: tuple[str, ...]
     cuda_count: int
+    names: frozenset[str] = field(repr=False, default=frozenset())
 
 
 @dataclass(frozen=True)
@@ -220,6 +234,37 @@ class ScriptFacts:
     config_file: str | None = None
     #: Flag to the reason why its presence or value cannot be told; its field above is then no evidence.
     unknown: tuple[tuple[str, str], ...] = ()
+    #: Every flag of the trainer with its values as the trainer gets them, the last occurrence winning; ``None`` for a
+    #: value that only the running shell knows.
+    flags: Mapping[str, tuple[str | None, ...]] = field(repr=False, default_factory=dict)
+    #: Why flags may be given that are not among ``flags`` (a variable, a ``--config_file``); ``None``: there are none.
+    hidden: str | None = None
+
+    def has(self, flag: str) -> bool:
+        """Whether the flag is written in the training command."""
+        return flag in self.flags
+
+    def lacks(self, flag: str) -> bool:
+        """Whether it is certain that the trainer is not given the flag."""
+        return flag not in self.flags and self.hidden is None
+
+    def value(self, flag: str) -> str | None:
+        """The flag's first value; ``None`` when it is absent, has none, or only the shell knows it."""
+        return next(iter(self.flags.get(flag, ())), None)
+
+    def values(self, flag: str) -> tuple[str, ...] | None:
+        """All values of a flag; empty when it is absent, ``None`` when one of them is not known."""
+        given = self.flags.get(flag, ())
+        known = tuple(value for value in given if value is not None)
+        return known if len(known) == len(given) else None
+
+    def number(self, flag: str) -> float | None:
+        """The flag's value as a finite number; ``None`` where it is none."""
+        try:
+            number = float(self.value(flag) or "")
+        except ValueError:
+            return None
+        return number if math.isfinite(number) else None
 
     def why_unknown(self, *flags: str) -> str | None:
         """The reason why the first of these flags that cannot be told cannot, or ``None`` when all are known."""

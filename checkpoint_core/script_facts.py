@@ -58,7 +58,26 @@ def script_facts(script: TrainScript, file: str) -> ScriptFacts:
         lr_scheduler=script.value("--lr_scheduler"),
         config_file=script.value("--config_file"),
         unknown=tuple(_unknown(script)),
+        flags=_flags(script),
+        hidden=_hidden(script),
     )
+
+
+def _flags(script: TrainScript) -> dict[str, tuple[str | None, ...]]:
+    """Every flag with its values; of several occurrences the last wins, as in argparse."""
+    return {
+        argument.flag: (argument.value,) if argument.joined else tuple(word.value for word in argument.values)
+        for argument in script.arguments.given
+    }
+
+
+def _hidden(script: TrainScript) -> str | None:
+    """Why the trainer may be given flags that the script does not show."""
+    config = script.value("--config_file")
+    if config is not None:
+        return f"--config_file {config} is not read here"
+    word = next(iter(script.arguments.hiding), None)
+    return f"{word.raw} may hold further flags" if word else None
 
 
 def _unknown(script: TrainScript) -> Iterator[tuple[str, str]]:

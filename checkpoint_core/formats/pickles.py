@@ -162,6 +162,8 @@ class Description(NamedTuple):
     foreign_names: tuple[str, ...]
     #: The storages that it refers to, key to dtype: each must be a member ``data/{key}``.
     storages: dict[str, str]
+    #: Every object that it names, as ``module.name``.
+    names: frozenset[str] = frozenset()
 
 
 def describe(data: bytes) -> Description:
@@ -194,7 +196,7 @@ def _describe(data: bytes, describer: type[_Names]) -> Description:
         raise FormatError(
             DamageKind.CORRUPT, f"its pickle cannot be followed ({type(error).__name__})"
         ) from error
-    return Description(value, tuple(reader.foreign), reader.storages)
+    return Description(value, tuple(reader.foreign), reader.storages, reader.names)
 
 
 _stack_size_lock = threading.Lock()
@@ -232,6 +234,11 @@ class _Names:
         self.foreign: dict[str, None] = {}
         self.storages: dict[str, str] = {}
         self._stubs: dict[str, Any] = {}
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Every object named so far."""
+        return frozenset(name[:200] for name in self._stubs)
 
     def load(self) -> Any:
         """What the pickle holds; of the unpickler's own."""
