@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from checkpoint_core import discovery, inspection
-from checkpoint_core.catalogue import finding
-from checkpoint_core.checks.compatibility import check_compatibility
-from checkpoint_core.checks.consistency import check_consistency
-from checkpoint_core.checks.integrity import check_integrity
+from checkpoint_core.checks.environment import check_run_environment
 from checkpoint_core.checks.run import check_run
 from checkpoint_core.discovery import Listing, RunDir, StateDir
 from checkpoint_core.facts import (
@@ -24,40 +21,31 @@ from checkpoint_core.facts import (
     Skipped,
     StateFacts,
 )
-from checkpoint_core.findings import Finding, Severity, Verdict, by_weight, fold
+from checkpoint_core.findings import Finding
 from checkpoint_core.inspection import RECENT_NS
+from checkpoint_core.judgement import CheckpointReport, guarded, judge, state_name
 from checkpoint_core.layout import CUSTOM_OBJECT, TRAIN_STATE, Layout, parse_state_name
-from checkpoint_core.position import Position, locate
+from checkpoint_core.position import locate
 from checkpoint_core.script_facts import read_script, resume_target
-from checkpoint_core.surroundings import Surroundings
+from checkpoint_core.surroundings import Environment, Surroundings
 from checkpoint_core.train_script import find_script
 from checkpoint_core.verification import Progress, verify_state
+
+__all__ = [
+    "AuditReport",
+    "Auditor",
+    "CheckpointReport",
+    "LatestResumable",
+    "RunReport",
+    "UnknownName",
+    "audit_outputs",
+    "find_latest_resumable",
+    "judge",
+]
 
 
 class UnknownName(LookupError):
     """No run or checkpoint of that name is a plain child of the outputs folder."""
-
-
-@dataclass(frozen=True)
-class CheckpointReport:
-    """One checkpoint: what was observed, where it stands, what was found, and the verdict.
-
-    ``name`` is the state directory's path below the run's folder, with ``/`` on every system: its plain name, or
-    ``checkpoints/checkpoint_0`` for accelerate's automatic naming.
-    """
-
-    run: str
-    name: str
-    facts: StateFacts
-    position: Position
-    findings: tuple[Finding, ...]
-    verdict: Verdict
-
-    @property
-    def order(self) -> tuple[int, int, int]:
-        """By training position, then time; larger is newer."""
-        known = self.position
-        return (known.epoch or 0, known.step or 0, self.facts.saved_ns)
 
 
 @dataclass(frozen=True)
@@ -67,6 +55,7 @@ class RunReport:
     facts: RunFacts
     checkpoints: tuple[CheckpointReport, ...]
     findings: tuple[Finding, ...]
+    environment: Environment = None
 
     @property
     def name(self) -> str:
@@ -106,12 +95,15 @@ class AuditReport:
         raise UnknownName(f"There is no run {name!r} in {self.outputs}. It may have been removed; refresh.")
 
 
+_FREE_STEP_BYTES = 100_000_000
+
+
 @dataclass(frozen=True)
 class _Remembered:
     key: object
     facts: StateFacts
     report: CheckpointReport | None = None
-    report_key: object = None
+    around: Surroundings | None = None
 
 
 class Auditor:
@@ -120,14 +112,20 @@ class Auditor:
     :param outputs: FluxGym's ``outputs`` folder.
     :param layout: judge every state by this layout, instead of by the trainer that the script names.
     :param clock: nanoseconds since the epoch.
+    :param environment: asked once an audit for the Python that trains; by default nothing is judged about it.
     """
 
     def __init__(
-        self, outputs: Path | str, layout: Layout | None = None, clock: Callable[[], int] = time.time_ns
+        self,
+        outputs: Path | str,
+        layout: Layout | None = None,
+        clock: Callable[[], int] = time.time_ns,
+        environment: Callable[[], Environment] = lambda: None,
     ) -> None:
         self.outputs = Path(outputs)
         self.layout = layout
         self._clock = clock
+        self._ask_environment = environment
         self._states: dict[Path, _Remembered] = {}
         self._loras: dict[Path, tuple[FileEntry, Reading[LoraFacts]]] = {}
         self._scripts: dict[Path, tuple[FileEntry | None, tuple[ScriptFacts | None, str | None]]] = {}
@@ -204,10 +202,28 @@ class Auditor:
             free_bytes=inspection.free_bytes(found.path),
             problem=found.listing.problem,
         )
-        steps = facts.steps_per_epoch or _implied(states, script)
-        reports = tuple(self._report(state, facts, steps) for state in states)
+        around = self._around(facts, frozenset(entries))
+        reports = tuple(self._report(state, around) for state in states)
         ordered = tuple(sorted(reports, key=lambda report: (report.order, report.name), reverse=True))
-        return RunReport(facts, ordered, tuple(guarded(lambda: check_run(facts))))
+        findings = (
+            *guarded(lambda: check_run(facts)),
+            *guarded(lambda: check_run_environment(around.environment)),
+        )
+        return RunReport(facts, ordered, findings, around.environment)
+
+    def _around(self, facts: RunFacts, names: frozenset[str]) -> Surroundings:
+        """What all states of a run are judged against."""
+        return Surroundings(
+            run=facts.path,
+            script=facts.script,
+            steps_per_epoch=facts.steps_per_epoch or _implied(facts.states, facts.script),
+            environment=self._ask_environment(),
+            names=names,
+            # In steps, because what else happens on the disk changes it from one look to the next.
+            free_bytes=facts.free_bytes - facts.free_bytes % _FREE_STEP_BYTES
+            if facts.free_bytes
+            else facts.free_bytes,
+        )
 
     def _script(self, found: RunDir) -> tuple[ScriptFacts | None, str | None]:
         path = find_script(found.path)
@@ -253,14 +269,13 @@ class Auditor:
             return Layout.ACCELERATE_OBJECTS, "from the files, for want of a train script"
         return Layout.SD_SCRIPTS, "assumed, for want of a train script"
 
-    def _report(self, facts: StateFacts, run: RunFacts, steps_per_epoch: int | None) -> CheckpointReport:
-        now = self._clock()
-        recent = facts.changed or abs(now - facts.saved_ns) < RECENT_NS
-        key = (id(facts), run.script, steps_per_epoch, recent)
+    def _report(self, facts: StateFacts, around: Surroundings) -> CheckpointReport:
+        recent = facts.changed or abs(self._clock() - facts.saved_ns) < RECENT_NS
+        around = replace(around, recent=True) if recent else around
         known = self._states[facts.path]
-        if known.report is None or known.report_key != key:
-            report = judge(facts, Surroundings(run.path, run.script, steps_per_epoch, recent))
-            known = self._states[facts.path] = replace(known, report=report, report_key=key)
+        if known.report is None or known.report.facts is not facts or known.around != around:
+            report = judge(facts, around)
+            known = self._states[facts.path] = replace(known, report=report, around=around)
         assert known.report is not None  # noqa: S101 - made above
         return known.report
 
@@ -277,46 +292,6 @@ def _implied(states: tuple[StateFacts, ...], script: ScriptFacts | None) -> int 
     """Steps per epoch from a sibling that no resume came before, for runs without LoRA files."""
     positions = (locate(state, script, None) for state in states)
     return next((position.steps_per_epoch for position in positions if position.steps_per_epoch), None)
-
-
-def state_name(state: Path, run: Path) -> str:
-    """What a state directory is called inside its run's folder."""
-    return state.relative_to(run).as_posix()
-
-
-def judge(facts: StateFacts, around: Surroundings) -> CheckpointReport:
-    """Facts to a verdict; pure."""
-    position = locate(facts, around.script, around.steps_per_epoch)
-    findings = [
-        *guarded(lambda: check_integrity(facts)),
-        *guarded(lambda: check_consistency(facts)),
-        *guarded(lambda: check_compatibility(facts, position, around.script)),
-    ]
-    if facts.changed or (around.recent and any(_is_unfinished(found) for found in findings)):
-        findings = [finding("save-in-progress")]
-    ordered = by_weight(findings)
-    return CheckpointReport(
-        around.run.name, state_name(facts.path, around.run), facts, position, ordered, fold(ordered)
-    )
-
-
-_UNFINISHED = ("-missing", "-empty", "-truncated", "-interrupted", "-corrupt")
-_UNFINISHED_CODES = frozenset({"state-empty", "mixed-saves", "random-states-older", "train-state-broken"})
-
-
-def _is_unfinished(found: Finding) -> bool:
-    """Whether a save that is still going on would look like that."""
-    return found.severity is not Severity.INFO and (
-        found.code.endswith(_UNFINISHED) or found.code in _UNFINISHED_CODES
-    )
-
-
-def guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """A check's findings; a check that crashes becomes “could not tell” and never hides the others."""
-    try:
-        yield from check()
-    except Exception as error:  # noqa: BLE001 - any defect of a check must not pass for a clean bill
-        yield finding("check-crashed", evidence=f"{type(error).__name__}: {error}"[:300])
 
 
 @dataclass(frozen=True)

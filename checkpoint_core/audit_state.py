@@ -18,7 +18,7 @@ from checkpoint_core.inspection import RECENT_NS
 from checkpoint_core.layout import AUTOMATIC_FOLDER, Layout, SavePoint, looks_like_state, parse_state_name
 from checkpoint_core.position import Position, locate
 from checkpoint_core.script_facts import read_script
-from checkpoint_core.surroundings import Surroundings
+from checkpoint_core.surroundings import Environment, Surroundings
 from checkpoint_core.train_script import find_script
 from checkpoint_core.verification import Progress, verify_state
 
@@ -35,6 +35,7 @@ def audit_state(
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
     clock: Callable[[], int] = time.time_ns,
+    environment: Environment = None,
 ) -> CheckpointReport:
     """Judge one state directory.
 
@@ -45,6 +46,7 @@ def audit_state(
     :param layout: judge by this layout instead of by the trainer that the script names.
     :param deep: read every byte; ``progress`` is called with the bytes done and the bytes in all.
     :param clock: nanoseconds since the epoch.
+    :param environment: the Python that trains; ``None`` judges nothing about it.
     :raises ScriptUnusable: when the script that was given cannot be read or understood.
     :raises VerificationCancelled: when ``cancelled`` returned true.
     """
@@ -65,7 +67,17 @@ def audit_state(
     if deep:
         facts = replace(facts, deep=verify_state(facts, progress, cancelled))
     recent = facts.changed or abs(clock() - facts.saved_ns) < RECENT_NS
-    return judge(facts, Surroundings(folder, script, _steps_per_epoch(run, script), recent))
+    names = frozenset(entry.name for entry in list_directory(folder, folder.parent).entries)
+    around = Surroundings(
+        run=folder,
+        script=script,
+        steps_per_epoch=_steps_per_epoch(run, script),
+        recent=recent,
+        environment=environment,
+        names=names,
+        free_bytes=inspection.free_bytes(folder),
+    )
+    return judge(facts, around)
 
 
 def _given_script(path: Path) -> ScriptFacts:

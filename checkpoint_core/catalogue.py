@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from checkpoint_core.catalogue_entry import Entry
+from checkpoint_core.catalogue_environment import ENVIRONMENT
 from checkpoint_core.catalogue_plan import PLAN
 from checkpoint_core.catalogue_rehearsal import REHEARSAL
 from checkpoint_core.catalogue_script import SETTINGS
@@ -268,6 +269,7 @@ CATALOGUE: dict[str, Entry] = {
         _CONTENTS,
         SETTINGS,
         PLAN,
+        ENVIRONMENT,
         _DEEP,
         REHEARSAL,
         _TARGETS,

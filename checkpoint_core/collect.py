@@ -10,11 +10,11 @@ from pathlib import Path
 
 from checkpoint_core.audit import RunReport
 from checkpoint_core.discovery import list_directory
-from checkpoint_core.environment import versions_here
 from checkpoint_core.facts import EntryKind, FileEntry
 from checkpoint_core.layout import TRAIN_STATE
 from checkpoint_core.redaction import Redactor
 from checkpoint_core.report import Diagnosis, build_report
+from checkpoint_core.versions import versions_here
 
 #: The text files that FluxGym writes into a run's folder.
 RUN_FILES = ("train.sh", "train.bat", "dataset.toml", "sample_prompts.txt")

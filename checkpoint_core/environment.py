@@ -1,101 +1,139 @@
-"""The versions of this process, of the platform and of sd-scripts; nothing is imported or started to learn them."""
+"""The training interpreter asked what it is made of: one short subprocess, remembered until something changes there."""
 
 from __future__ import annotations
 
-import platform
-import re
-import sys
-from dataclasses import dataclass
-from importlib import metadata
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-#: The packages whose versions decide about loading a state or showing the tab.
-PACKAGES = (
-    "torch",
-    "accelerate",
-    "gradio",
-    "numpy",
-    "safetensors",
-    "bitsandbytes",
-    "pandas",
-    "typer",
-    "rich",
-)
+from checkpoint_core.surroundings import EnvironmentFacts, EnvironmentProblem, TrainerFacts
 
-_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")
-_REFERENCE = re.compile(r"ref: (refs/[\w./-]+)\Z")
-#: Git's small text files: far larger than any that is meant, far smaller than one that would hurt.
-_MAX_BYTES = 4 * 1024 * 1024
+#: Python starts in a tenth of a second; a cold disk or a network drive may need many times as long.
+TIMEOUT_SECONDS = 20.0
+
+_PROBE = Path(__file__).parent / "trainer_side" / "probe.py"
+#: What another value of makes a training see other packages or devices.
+_DECIDING_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "PYTHONNOUSERSITE", "CUDA_VISIBLE_DEVICES")
 
 
-@dataclass(frozen=True)
-class Versions:
-    """Versions as text; ``None`` where a package is not installed or a commit is not known.
+#: What starts the probe: ``subprocess.run``, or a stand-in in a test.
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
-    ``trainer_commit`` is the commit of the sd-scripts folder that would train next.
+
+def ask(
+    executable: Path | str,
+    source: str,
+    trainer: TrainerFacts | None = None,
+    *,
+    timeout: float = TIMEOUT_SECONDS,
+    run: Run = subprocess.run,
+) -> EnvironmentFacts | EnvironmentProblem:
+    """Ask a Python for its versions and devices.
+
+    Never raises for what that Python does: an answer that does not come is an :class:`EnvironmentProblem`.
+
+    :param executable: a path of this machine.
+    :param source: in words, why it is this Python; kept in the answer.
+    :param trainer: the sd-scripts that it will run.
+    :param timeout: seconds.
     """
-
-    python: str
-    executable: str
-    platform: str
-    packages: tuple[tuple[str, str | None], ...]
-    trainer_commit: str | None = None
+    answer = _answer(str(executable), timeout, run)
+    if isinstance(answer, str):
+        return EnvironmentProblem(str(executable), source, answer)
+    return _facts(str(executable), source, trainer, answer)
 
 
-def versions_here(trainer_folder: Path | None = None) -> Versions:
-    """The versions of the Python that runs this, and of the trainer in that folder."""
-    return Versions(
-        python=platform.python_version(),
-        executable=sys.executable or "",
-        platform=platform.platform(),
-        packages=tuple((name, installed_version(name)) for name in PACKAGES),
-        trainer_commit=git_commit(trainer_folder) if trainer_folder else None,
+def _answer(executable: str, timeout: float, run: Run) -> dict[str, Any] | str:
+    """The probe's answer, or in words why there is none."""
+    try:
+        done = run(
+            [executable, str(_PROBE)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+            env=_environment(os.environ),
+        )
+    except subprocess.TimeoutExpired:
+        return f"it did not answer within {timeout:g} seconds"
+    except OSError as error:
+        return f"it could not be started ({error.strerror or error})"
+    if done.returncode != 0:
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        return f"it stopped with status {done.returncode}{': ' + said[-1][:200] if said else ''}"
+    return _parsed(done.stdout.decode("utf-8", "replace"))
+
+
+def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """This process's variables, but nothing that another Python's bytecode or output would follow."""
+    return {**variables, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONIOENCODING": "utf-8"}
+
+
+def _parsed(output: str) -> dict[str, Any] | str:
+    # A site's own start-up code may print; the answer is the last line.
+    lines = output.strip().splitlines()
+    try:
+        answer = json.loads(lines[-1])
+        return answer if isinstance(answer["packages"], dict) else "its answer could not be understood"
+    except (IndexError, ValueError, KeyError, TypeError):
+        return "its answer could not be understood"
+
+
+def _facts(
+    executable: str, source: str, trainer: TrainerFacts | None, answer: dict[str, Any]
+) -> EnvironmentFacts:
+    gpus = answer.get("gpus")
+    return EnvironmentFacts(
+        executable=executable,
+        source=source,
+        python=str(answer.get("python")),
+        platform=str(answer.get("platform")),
+        packages=tuple((str(name), version) for name, version in answer["packages"].items()),
+        torch_cuda=answer.get("torch_cuda"),
+        gpus=tuple(str(name) for name in gpus) if isinstance(gpus, list) else None,
+        folders=tuple(str(folder) for folder in answer.get("folders", ())),
+        trainer=trainer,
     )
 
 
-def installed_version(package: str) -> str | None:
-    """The version that a package's metadata names, without importing it."""
+class Asked:
+    """Answers kept until the Python, its packages or the variables that decide about them change.
+
+    Installing or removing a package changes its ``site-packages`` folder's time. An answer that did not come is
+    asked for again. Safe to use from several threads.
+    """
+
+    def __init__(self, run: Run = subprocess.run) -> None:
+        self._run = run
+        self._known: dict[tuple[str, str], tuple[object, EnvironmentFacts]] = {}
+        self._lock = threading.Lock()
+
+    def ask(
+        self, executable: Path | str, source: str, trainer: TrainerFacts | None = None
+    ) -> EnvironmentFacts | EnvironmentProblem:
+        """As :func:`ask`, from memory where nothing has changed."""
+        with self._lock:
+            known = self._known.get((str(executable), source))
+            if known and known[0] == _stamp(known[1]) and known[1].trainer == trainer:
+                return known[1]
+            answer = ask(executable, source, trainer, run=self._run)
+            if isinstance(answer, EnvironmentFacts):
+                self._known[str(executable), source] = (_stamp(answer), answer)
+            return answer
+
+
+def _stamp(facts: EnvironmentFacts) -> object:
+    """What changes when the Python, its packages or the deciding variables do."""
+    variables = tuple(os.environ.get(name) for name in _DECIDING_VARIABLES)
+    return variables, tuple(_time(path) for path in (facts.executable, *facts.folders))
+
+
+def _time(path: str) -> int:
     try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def git_commit(folder: Path) -> str | None:
-    """The commit that is checked out in a folder, read from git's own text files (gitrepository-layout(5))."""
-    git = folder / ".git"
-    pointer = _first_line(git)  # a submodule's or a worktree's .git is a file
-    if pointer is not None and pointer.startswith("gitdir: "):
-        git = folder / pointer.removeprefix("gitdir: ")
-    head = _first_line(git / "HEAD") or ""
-    if _COMMIT.match(head):
-        return head
-    reference = _REFERENCE.match(head)
-    if reference is None or ".." in reference[1]:
-        return None
-    return _reference_commit(git, reference[1])
-
-
-def _reference_commit(git: Path, reference: str) -> str | None:
-    loose = _first_line(git / reference) or ""
-    if _COMMIT.match(loose):
-        return loose
-    for line in _text(git / "packed-refs").splitlines():
-        commit, _, name = line.partition(" ")
-        if name == reference and _COMMIT.match(commit):
-            return commit
-    return None
-
-
-def _first_line(path: Path) -> str | None:
-    return next(iter(_text(path).splitlines()), None)
-
-
-def _text(path: Path) -> str:
-    """A small text file's text, empty where there is none."""
-    try:
-        if not path.is_file() or path.stat().st_size > _MAX_BYTES:
-            return ""
-        return path.read_text(encoding="utf-8", errors="replace")
+        return os.stat(path).st_mtime_ns
     except OSError:
-        return ""
+        return 0

@@ -141,6 +141,7 @@ class CustomObjectFacts:
     step: int | None
     epoch: int | None
     is_dict: bool
+    names: frozenset[str] = field(repr=False, default=frozenset())
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,14 @@ def fold(findings: Iterable[Finding]) -> Verdict:
     return Verdict.READY
 
 
+def deciding_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The findings of the severity that decides the verdict; none where it is ``ready``."""
+    findings = tuple(findings)
+    severities = {finding.severity for finding in findings}
+    deciding = next((severity for severity, _ in _FOLD if severity in severities), None)
+    return tuple(finding for finding in findings if finding.severity is deciding)
+
+
 def by_weight(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Findings with the one that decides the verdict first, otherwise in their given order."""
     order = {severity: rank for rank, (severity, _) in enumerate(_FOLD)}

@@ -11,7 +11,6 @@ from datetime import datetime, timezone
 
 from checkpoint_core import __version__
 from checkpoint_core.audit import RunReport
-from checkpoint_core.environment import Versions
 from checkpoint_core.facts import LoraFacts
 from checkpoint_core.plain_text import file_name
 from checkpoint_core.redaction import Redactor
@@ -26,6 +25,7 @@ from checkpoint_core.report_schema import (
     versions_json,
 )
 from checkpoint_core.units import utc_time
+from checkpoint_core.versions import Versions
 
 __all__ = ["Diagnosis", "build_report", "checkpoint_json"]
 

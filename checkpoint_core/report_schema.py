@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 from checkpoint_core.audit import AuditReport, CheckpointReport, RunReport, find_latest_resumable
-from checkpoint_core.environment import Versions
 from checkpoint_core.facts import (
     EntryKind,
     FileEntry,
@@ -26,6 +25,7 @@ from checkpoint_core.findings import Finding
 from checkpoint_core.next_steps import next_steps
 from checkpoint_core.position import launch_epoch
 from checkpoint_core.units import utc_time
+from checkpoint_core.versions import Versions
 from checkpoint_core.wording import headline
 
 #: Raised when a field changes its meaning or goes away; a new field alone does not raise it.

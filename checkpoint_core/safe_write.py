@@ -79,6 +79,13 @@ def new_file(path: Path, data: bytes) -> Path:
     return path
 
 
+def own_folder(path: Path) -> Path:
+    """Make a folder of the program's own, with those above it; raises WriteFailed."""
+    with _explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def backups_of(path: Path) -> list[Path]:
     """The backups of a file, newest first, up to the first gap in their numbers."""
     found: list[Path] = []

@@ -6,7 +6,7 @@ optimizer updates.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,7 +17,7 @@ from checkpoint_core.facts import ScriptFacts
 class TrainerFacts:
     """The sd-scripts folder that will train, read as text: its commit, and what its sources can do.
 
-    ``features`` names what was found in them: see ``environment.py``, ``TRAINER_FEATURES``.
+    ``features`` names what was found in them: see ``trainer_folder.py``, ``TRAINER_FEATURES``.
     """
 
     folder: Path
@@ -42,6 +42,8 @@ class EnvironmentFacts:
     torch_cuda: str | None = None
     gpus: tuple[str, ...] | None = None
     trainer: TrainerFacts | None = None
+    #: Where it looks for packages; their times tell when something was installed.
+    folders: tuple[str, ...] = field(repr=False, default=())
 
     def version(self, package: str) -> str | None:
         """The version of a package, ``None`` where it is not installed or was not asked for."""

@@ -11,11 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_core import audit, formats
-from checkpoint_core.audit import Auditor, UnknownName, audit_outputs, find_latest_resumable, guarded
+from checkpoint_core import formats, judgement
+from checkpoint_core.audit import (
+    Auditor,
+    CheckpointReport,
+    UnknownName,
+    audit_outputs,
+    find_latest_resumable,
+)
 from checkpoint_core.discovery import OutputsFolderError
 from checkpoint_core.facts import StateFacts
 from checkpoint_core.findings import Finding, Verdict
+from checkpoint_core.judgement import guarded
 from checkpoint_core.layout import Layout, SavePoint
 from checkpoint_core.script_change import plan_resume
 from checkpoint_core.verification import VerificationCancelled
@@ -361,7 +368,7 @@ def test_verifying_finds_what_a_look_cannot(world: World) -> None:
     assert outcome(auditor.audit_run(world.run_name).checkpoint(world.latest.name)) == outcome(report)
 
 
-def verified(report: audit.CheckpointReport) -> bool:
+def verified(report: CheckpointReport) -> bool:
     return report.facts.deep is not None
 
 
@@ -417,7 +424,7 @@ def crashing(facts: StateFacts) -> Iterator[Finding]:
 def test_a_check_that_crashes_is_unknown_and_hides_no_other(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "check_consistency", crashing)
+    monkeypatch.setattr(judgement, "check_consistency", crashing)
     truncate(world.latest / "optimizer.bin")
     assert outcome(judge_state(world)) == ("damaged", ["optimizer-truncated", "check-crashed"])
     report = judge_state(world, 3)
@@ -428,7 +435,7 @@ def test_a_check_that_crashes_is_unknown_and_hides_no_other(
 def test_what_a_crashing_check_had_found_before_counts() -> None:
     def half() -> Iterator[Finding]:
         yield from guarded(lambda: iter(()))
-        yield audit.finding("state-empty")
+        yield judgement.finding("state-empty")
         raise KeyError("x")
 
     assert [each.code for each in guarded(half)] == ["state-empty", "check-crashed"]

@@ -30,7 +30,7 @@ LOWER = ("train_state.json", "optimizer.bin", "accelerate", "value of", "some ev
 def literals() -> Iterator[str]:
     """Every string in the package that could be a code, the catalogue's own left out."""
     for path in CORE.rglob("*.py"):
-        if path.name != "catalogue.py":
+        if not path.name.startswith("catalogue"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     yield node.value
@@ -47,6 +47,10 @@ def test_codes_are_unique_and_well_formed() -> None:
         catalogue._SAVES,
         catalogue._POSITION,
         catalogue._CONTENTS,
+        catalogue.SETTINGS,
+        catalogue.PLAN,
+        catalogue.ENVIRONMENT,
+        catalogue.REHEARSAL,
         catalogue._DEEP,
         catalogue._TARGETS,
         catalogue._RUNS,
@@ -109,6 +113,11 @@ def test_an_unknown_code_is_an_error() -> None:
 def test_braces_from_the_disk_are_text() -> None:
     made = finding("optimizer-truncated", file="{evidence}", detail="{0.__class__}", evidence="{file}")
     assert made.message == "{evidence} is truncated: {0.__class__}."
+
+
+def test_only_the_state_itself_is_ever_called_damaged() -> None:
+    damaging = {entry.subject for entry in CATALOGUE.values() if entry.severity is Severity.ERROR}
+    assert damaging == {Subject.STATE}
 
 
 def test_random_states_alone_never_damage() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from checkpoint_core.audit import Auditor, RunReport
 from checkpoint_core.collect import diagnosis_for, redactor_here, small_files
-from checkpoint_core.environment import Versions
+from checkpoint_core.versions import Versions
 from checkpoint_core.redaction import Redactor
 from checkpoint_core.report import Diagnosis, build_report
 from checkpoint_core.report_schema import SCHEMA_VERSION, check_json, checkpoint_json, scan_json

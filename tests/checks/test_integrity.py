@@ -292,6 +292,9 @@ def test_each_required_file_of_the_second_layout(
     break_it(registered / file)
     report = judge_copy(registered, tmp_path, OBJECTS)
     code = f"{REQUIRED[file]}-{kind}"
+    if (file, kind) == ("custom_checkpoint_0.pkl", "foreign"):
+        assert outcome(report) == ("unknown", ["environment-loads-unchecked"])  # accelerate takes it unseen since 1.1
+        return
     assert code in codes(report)
     assert found(report, code).file == file
     # Without them their users do not resume; yet the training's own state is whole.

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_core.environment import git_commit, installed_version, versions_here
+from checkpoint_core.trainer_folder import git_commit
+from checkpoint_core.versions import installed_version, versions_here
 
 COMMIT = "48d368fa557731ad0488c07304dfeba8c07910eb"
 
@@ -29,7 +30,7 @@ def test_a_package_that_is_not_installed_has_no_version() -> None:
 
 def test_learning_the_versions_imports_nothing_heavy() -> None:
     program = (
-        "import sys; from checkpoint_core.environment import versions_here; versions_here();"
+        "import sys; from checkpoint_core.versions import versions_here; versions_here();"
         "print([name for name in ('torch', 'accelerate', 'gradio', 'pandas') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -1,0 +1,86 @@
+"""One state's facts, and everything around it, to findings and a verdict; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from checkpoint_core.catalogue import finding
+from checkpoint_core.checks.compatibility import check_compatibility
+from checkpoint_core.checks.consistency import check_consistency
+from checkpoint_core.checks.environment import check_environment, in_environment
+from checkpoint_core.checks.integrity import check_integrity
+from checkpoint_core.facts import StateFacts
+from checkpoint_core.findings import Finding, Severity, Subject, Verdict, by_weight, deciding_findings, fold
+from checkpoint_core.position import Position, locate
+from checkpoint_core.surroundings import Surroundings
+
+
+@dataclass(frozen=True)
+class CheckpointReport:
+    """One checkpoint: what was observed, where it stands, what was found, and the verdict.
+
+    ``name`` is the state directory's path below the run's folder, with ``/`` on every system: its plain name, or
+    ``checkpoints/checkpoint_0`` for accelerate's automatic naming.
+    """
+
+    run: str
+    name: str
+    facts: StateFacts
+    position: Position
+    findings: tuple[Finding, ...]
+    verdict: Verdict
+
+    @property
+    def concerns(self) -> tuple[Subject, ...]:
+        """Whom the findings concern that decide the verdict; none where it is ready."""
+        deciding = deciding_findings(self.findings)
+        return tuple(subject for subject in Subject if any(found.subject is subject for found in deciding))
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """By training position, then time; larger is newer."""
+        known = self.position
+        return (known.epoch or 0, known.step or 0, self.facts.saved_ns)
+
+
+def state_name(state: Path, run: Path) -> str:
+    """What a state directory is called inside its run's folder."""
+    return state.relative_to(run).as_posix()
+
+
+def judge(facts: StateFacts, around: Surroundings) -> CheckpointReport:
+    """Facts to a verdict; pure."""
+    position = locate(facts, around.script, around.steps_per_epoch)
+    environment, script = around.environment, around.script
+    findings = [
+        *guarded(lambda: in_environment(check_integrity(facts), environment)),
+        *guarded(lambda: check_consistency(facts)),
+        *guarded(lambda: check_compatibility(facts, position, script)),
+        *guarded(lambda: check_environment(facts, environment, script)),
+    ]
+    if facts.changed or (around.recent and any(_is_unfinished(found) for found in findings)):
+        findings = [finding("save-in-progress")]
+    ordered = by_weight(findings)
+    return CheckpointReport(
+        around.run.name, state_name(facts.path, around.run), facts, position, ordered, fold(ordered)
+    )
+
+
+_UNFINISHED = ("-missing", "-empty", "-truncated", "-interrupted", "-corrupt")
+_UNFINISHED_CODES = frozenset({"state-empty", "mixed-saves", "random-states-older", "train-state-broken"})
+
+
+def _is_unfinished(found: Finding) -> bool:
+    """Whether a save that is still going on would look like that."""
+    weighs = found.subject is Subject.STATE and found.severity is not Severity.INFO
+    return weighs and (found.code.endswith(_UNFINISHED) or found.code in _UNFINISHED_CODES)
+
+
+def guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """A check's findings; a check that crashes becomes “could not tell” and never hides the others."""
+    try:
+        yield from check()
+    except Exception as error:  # noqa: BLE001 - any defect of a check must not pass for a clean bill
+        yield finding("check-crashed", evidence=f"{type(error).__name__}: {error}"[:300])

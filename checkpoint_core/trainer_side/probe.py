@@ -1,0 +1,101 @@
+"""What the Python that runs this is made of, as one line of JSON; the standard library alone, and no torch imported.
+
+    PYTHON probe.py
+
+Run by path, by the interpreter that trains: versions come from the packages' metadata, the CUDA version from the
+text of ``torch/version.py``, the devices from NVIDIA's management library (NVML, ``nvml.h``), because asking torch
+takes seconds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import platform
+import re
+import sys
+from importlib import metadata, util
+
+PACKAGES = (
+    "torch", "accelerate", "numpy", "safetensors", "transformers", "diffusers", "bitsandbytes", "prodigyopt",
+    "lion-pytorch", "dadaptation", "schedulefree", "gradio",
+)  # fmt: skip
+_NAME_BYTES = 96  # nvml.h: NVML_DEVICE_NAME_V2_BUFFER_SIZE
+
+
+def describe() -> dict[str, object]:
+    """Everything that :mod:`checkpoint_core.environment` asks for."""
+    return {
+        "executable": sys.executable,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "torch_cuda": _torch_cuda(),
+        "gpus": _visible(_devices(), os.environ.get("CUDA_VISIBLE_DEVICES")),
+        "folders": [folder for folder in sys.path if folder and os.path.isdir(folder)],
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _torch_cuda() -> str | None:
+    """The CUDA version in the generated ``torch/version.py``: ``cuda: Optional[str] = '12.4'``."""
+    found = util.find_spec("torch")
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        try:
+            with open(os.path.join(folder, "version.py"), encoding="utf-8") as file:
+                line = re.search(r"^cuda\b[^=\n]*=\s*['\"]([\d.]+)['\"]", file.read(), re.MULTILINE)
+        except OSError:
+            continue
+        return line[1] if line else None
+    return None
+
+
+def _devices() -> list[str]:
+    """The names of the NVIDIA devices of this machine; none without a driver."""
+    try:
+        library = ctypes.CDLL("nvml.dll" if os.name == "nt" else "libnvidia-ml.so.1")
+    except OSError:
+        return []
+    if library.nvmlInit_v2() != 0:
+        return []
+    try:
+        count = ctypes.c_uint()
+        library.nvmlDeviceGetCount_v2(ctypes.byref(count))
+        return [_device_name(library, index) for index in range(count.value)]
+    finally:
+        library.nvmlShutdown()
+
+
+def _device_name(library: ctypes.CDLL, index: int) -> str:
+    device, name = ctypes.c_void_p(), ctypes.create_string_buffer(_NAME_BYTES)
+    if library.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(device)) != 0:
+        return "unknown device"
+    library.nvmlDeviceGetName(device, name, ctypes.c_uint(_NAME_BYTES))
+    return name.value.decode("utf-8", "replace")
+
+
+def _visible(devices: list[str], chosen: str | None) -> list[str]:
+    """CUDA's own rule: the list ends at the first entry that names no device (CUDA C programming guide)."""
+    if chosen is None:
+        return devices
+    visible = []
+    for entry in chosen.split(","):
+        number = entry.strip()
+        if number.isdigit() and int(number) < len(devices):
+            visible.append(devices[int(number)])
+        elif number.startswith(("GPU-", "MIG-")) and devices:
+            visible.append(devices[0] if len(devices) == 1 else number)
+        else:
+            break
+    return visible
+
+
+if __name__ == "__main__":
+    print(json.dumps(describe()))
