@@ -94,6 +94,11 @@ def _own_script(folder: Path) -> ScriptFacts | None:
     return read_script(path)[0] if path else None
 
 
+def fluxgym_root(state: Path | str) -> Path:
+    """FluxGym's folder, seen from a state in ``outputs/<run>/``."""
+    return _run_folder(Path(os.path.abspath(state))).parent.parent
+
+
 def _run_folder(state: Path) -> Path:
     """The run's folder; accelerate's automatic naming puts one folder in between."""
     nested = state.parent.name == AUTOMATIC_FOLDER and find_script(state.parent) is None

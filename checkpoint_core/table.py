@@ -16,6 +16,7 @@ from checkpoint_core.facts import (
     WeightsFacts,
 )
 from checkpoint_core.findings import Verdict
+from checkpoint_core.interpreters import asker
 from checkpoint_core.units import human_bytes, local_time
 from checkpoint_core.wording import VERDICT_WORDS, note
 
@@ -133,13 +134,15 @@ def _text(value: Any) -> str:
     return "–" if pd.isna(value) else f"{value:,}"
 
 
-def load_table(outputs: Path | str, run: str | None = None) -> pd.DataFrame:
+def load_table(outputs: Path | str, run: str | None = None, python: Path | str | None = None) -> pd.DataFrame:
     """The table of an outputs folder, or of one of its runs, in one call.
 
+    :param python: the Python that trains, if it is not found in FluxGym's folder.
     :raises OutputsFolderError: when the folder is missing or unreadable.
     :raises UnknownName: when there is no such run.
     """
-    auditor = Auditor(outputs)
+    environment = asker(Path(outputs).absolute().parent, chosen=Path(python) if python else None)
+    auditor = Auditor(outputs, environment=environment)
     if run is None:
         return to_dataframe(auditor.audit())
     return to_dataframe(AuditReport(auditor.outputs, 0, (auditor.audit_run(run),), ()))

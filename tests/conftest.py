@@ -5,11 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.world import PROJECT, SETTLED_SECONDS, World, age, copy_world, make_world, once, unpack_real_runs
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _environment_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The tests' own Python trains their worlds, and the user's settings are neither read nor written."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLUXGYM_PYTHON", sys.executable)
+        for variable in ("XDG_CONFIG_HOME", "APPDATA"):
+            patch.setenv(variable, str(tmp_path_factory.mktemp("settings")))
+        yield
 
 
 @pytest.fixture(scope="session")

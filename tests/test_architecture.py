@@ -30,7 +30,7 @@ IMPORT_HOMES = {
 
 KEEP_OFF_THE_DISK = ("checks/", "report.py", "report_", "table.py", "recovery.py", "host_install.py")
 WRITERS = ("safe_write.py", "trainer_side/")
-PRINTERS = ("cli.py", "trainer_side/")
+PRINTERS = ("cli_output.py", "trainer_side/")
 
 DISK_MODULES = {"os", "shutil", "tempfile", "glob", "fileinput", "mmap"}
 READING = {
