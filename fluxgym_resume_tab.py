@@ -40,19 +40,24 @@ _LISTED: dict[str, Any] = {} if _KNOWS_SHOW_API else {"api_visibility": "public"
 _QUIET: dict[str, Any] = {"show_progress": "hidden", **_UNLISTED}
 
 
-def build_tab(outputs: Path | str, gym: Gym | None = None) -> gr.Column:
+def build_tab(
+    outputs: Path | str, gym: Gym | None = None, *, python: Path | None = None, hosting: bool = False
+) -> gr.Column:
     """Build the tab's content into the present Gradio context.
 
     :param outputs: FluxGym's ``outputs`` folder; it need not exist yet.
     :param gym: FluxGym's own components, found by :func:`checkpoint_core.gym.find_gym`, to keep them in step.
+    :param python: the Python that trains, if it is neither this one nor found in FluxGym's folder.
+    :param hosting: this process is FluxGym itself, so its own Python starts the training.
     :returns: the column that holds everything (``elem_id`` ``ck-root``).
     """
-    desk = Desk(outputs)
+    desk = Desk(outputs, python=python, hosting=hosting)
     with gr.Column(elem_id="ck-root") as root:
         page = _Page(gym)
     _wire_views(desk, page)
     _wire_script(desk, page, gym)
     _wire_verify(desk, page)
+    _wire_python(desk, page)
     _wire_download(desk, page)
     _wire_api(desk)
     return root
@@ -82,13 +87,17 @@ class _Page:
         self.report = gr.File(label="Diagnosis", visible=False, interactive=False)
         with gr.Accordion("Options", open=False):
             self.layout = gr.Dropdown(LAYOUTS, value="auto", label=_LAYOUT_LABEL, interactive=True)
+            self.python = gr.Dropdown([], label="Python that trains", interactive=True)
+            self.environment = _html()
             gr.HTML(info_view(gym.describe()) if gym else "")
         # In the page though not seen: `visible=False` would keep them out of it on Gradio 5 and 6.
         self.selected_box = gr.Textbox("", elem_id=SELECTED_BOX, elem_classes=["ck-hidden"], label="Selected")
         self.sort_box = gr.Textbox("", elem_id=SORT_BOX, elem_classes=["ck-hidden"], label="Sort")
         self.poll = gr.Button("Poll", elem_id="ck-poll", elem_classes=["ck-hidden"])
         self.selected, self.sort = gr.State(""), gr.State(DEFAULT_SORT)
-        self.choices, self.shown, self.change, self.fresh_change = (gr.State(None) for _ in range(4))
+        self.choices, self.pythons, self.shown, self.change, self.fresh_change = (
+            gr.State(None) for _ in range(5)
+        )
         self.receipt, self.resumed_from, self.verifying = (gr.State(None) for _ in range(3))
 
     @property
@@ -148,14 +157,19 @@ def _wire_views(desk: Desk, page: _Page) -> None:
     """Everything that shows and changes nothing."""
     show = partial(_show, desk)
 
-    def refresh(listed: Any, run: str | None, *seen: Any) -> list[Any]:
+    def pythons(told: Any) -> list[Any]:
+        now = (desk.python.choices(), desk.python.chosen(), desk.python.view())
+        picker = gr.update(choices=now[0], value=now[1])
+        return [gr.skip()] * 3 if now == told else [now, picker, now[2]]
+
+    def refresh(listed: Any, told: Any, run: str | None, *seen: Any) -> list[Any]:
         choices = desk.choices()
         names = [name for _, name in choices]
         kept = run if run in names else next(iter(names), None)
         # An unchanged list is not sent again: it would close the picker under the user's hand.
         picker = gr.skip() if choices == listed and kept == run else gr.update(choices=choices, value=kept)
         talk = [gr.skip()] * 4 if kept == run else _silence()
-        return [choices, picker, *talk, *show(kept, *seen)]
+        return [choices, picker, *talk, *pythons(told), *show(kept, *seen)]
 
     def pick(run: str | None, _: str, sort: str, layout: str, before: RunView | None) -> list[Any]:
         return [*_silence(), "", *show(run, "", sort, layout, before)]
@@ -168,14 +182,22 @@ def _wire_views(desk: Desk, page: _Page) -> None:
         sort = message.partition("|")[2] or DEFAULT_SORT
         return [sort, *show(run, selected, sort, *seen)]
 
-    refreshed = [page.choices, page.runs, *page.talk, *page.views]
-    page.refresh.click(refresh, [page.choices, *page.seen], refreshed, **_UNLISTED)
-    page.poll.click(refresh, [page.choices, *page.seen], refreshed, **_QUIET)
+    known = [page.choices, page.pythons, *page.seen]
+    told = [page.pythons, page.python, page.environment]
+    refreshed = [page.choices, page.runs, *page.talk, *told, *page.views]
+    page.refresh.click(refresh, known, refreshed, **_UNLISTED)
+    page.poll.click(refresh, known, refreshed, **_QUIET)
     # `input`, not `change`: a refresh that sets the same value again must not start everything anew.
     page.runs.input(pick, page.seen, [*page.talk, page.progress, *page.views], **_QUIET)
     page.layout.input(show, page.seen, page.views, **_QUIET)
     page.selected_box.change(select, [page.selected_box, *page.seen], page.views, **_QUIET)
     page.sort_box.change(resort, [page.sort_box, *page.seen], [page.sort, *page.views], **_QUIET)
+
+
+def _wire_python(desk: Desk, page: _Page) -> None:
+    """Which Python trains: chosen from those that this machine names."""
+    chosen = page.python.input(desk.python.choose, page.python, page.environment, **_UNLISTED)
+    chosen.then(partial(_show, desk), page.seen, page.views, **_QUIET)
 
 
 def _wire_script(desk: Desk, page: _Page, gym: Gym | None) -> None:
@@ -290,7 +312,8 @@ def mount(demo: gr.Blocks, fluxgym: Path | str | None = None) -> None:
             raise LookupError("the page has no tabs")
         root = fluxgym or Path(getattr(sys.modules["__main__"], "__file__", None) or "app.py").parent
         with tabs, gr.TabItem("Checkpoints", id="checkpoints", elem_id="ck-tab") as tab:
-            build_tab(Path(root).absolute() / "outputs", find_gym(demo.blocks.values(), demo.fns.values()))
+            gym = find_gym(demo.blocks.values(), demo.fns.values())
+            build_tab(Path(root).absolute() / "outputs", gym, hosting=True)
         # A tab that is opened shows what is on the disk now; opened or not, it costs FluxGym's page nothing.
         tab.select(None, None, None, js=OPENED, **_UNLISTED)
         demo.load(None, None, None, js=SCRIPT, **_UNLISTED)
@@ -303,10 +326,13 @@ def _tabs_of(page: gr.Blocks) -> gr.Tabs | None:
     return next((block for block in page.blocks.values() if isinstance(block, gr.Tabs)), None)
 
 
-def make_app(outputs: Path | str) -> gr.Blocks:
-    """The tab alone, as a page of its own."""
+def make_app(outputs: Path | str, python: Path | None = None) -> gr.Blocks:
+    """The tab alone, as a page of its own.
+
+    :param python: the Python that trains, if it is not found in FluxGym's folder.
+    """
     with gr.Blocks(title="Checkpoints") as demo:
-        build_tab(outputs)
+        build_tab(outputs, python=python)
         demo.load(None, None, None, js=SCRIPT, **_UNLISTED)
         demo.load(None, None, None, js=OPENED, **_UNLISTED)
     return demo
@@ -334,11 +360,16 @@ cli = typer.Typer(add_completion=False, no_args_is_help=True, help="The Checkpoi
 _FluxGym = Annotated[Path, typer.Option("--fluxgym", help="FluxGym's folder, the one with app.py in it.")]
 _Port = Annotated[int, typer.Option(help="Port to serve on; 0 takes the first free one from 7860.")]
 _Folder = Annotated[Path | None, typer.Option(help="Where to make the example; by default a new folder.")]
+_Python = Annotated[
+    Path | None, typer.Option(help="The Python that trains, if it is not found in FluxGym's folder.")
+]
 _Listen = Annotated[str, typer.Option(help="Address to serve on; 0.0.0.0 lets other machines in.")]
 
 
-def _serve(outputs: Path, port: int, listen: str) -> None:
-    make_app(outputs).launch(server_port=port or None, server_name=listen, show_error=True, inbrowser=False)
+def _serve(outputs: Path, port: int, listen: str, python: Path | None) -> None:
+    make_app(outputs, python).launch(
+        server_port=port or None, server_name=listen, show_error=True, inbrowser=False
+    )
 
 
 @contextmanager
@@ -360,14 +391,14 @@ def demo(folder: _Folder = None, port: _Port = 0, listen: _Listen = "127.0.0.1")
     made = subprocess.run(maker, cwd=Path(__file__).parent)
     if made.returncode:
         raise typer.Exit(made.returncode)
-    _serve(target / "outputs", port, listen)
+    _serve(target / "outputs", port, listen, Path(sys.executable))
 
 
 @cli.command()
-def serve(fluxgym: _FluxGym, port: _Port = 0, listen: _Listen = "127.0.0.1") -> None:
+def serve(fluxgym: _FluxGym, port: _Port = 0, listen: _Listen = "127.0.0.1", python: _Python = None) -> None:
     """Serve the tab alone, on a FluxGym's outputs folder."""
     with _telling_refusals():
-        _serve(outputs_in(fluxgym), port, listen)
+        _serve(outputs_in(fluxgym), port, listen, python)
 
 
 @cli.command(name="launch", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

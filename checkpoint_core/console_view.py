@@ -13,7 +13,7 @@ from checkpoint_core.audit import AuditReport, CheckpointReport, RunReport
 from checkpoint_core.findings import Finding, Severity, Verdict
 from checkpoint_core.plain_text import printable
 from checkpoint_core.units import human_bytes, local_time
-from checkpoint_core.wording import VERDICT_WORDS, headline, note
+from checkpoint_core.wording import VERDICT_WORDS, headline, judgement, note
 
 _STYLES = {
     Verdict.READY: "green",
@@ -94,7 +94,10 @@ def checkpoint_view(checkpoint: CheckpointReport) -> RenderableType:
     """One checkpoint: its verdict, where it stands, and every finding."""
     facts, position = checkpoint.facts, checkpoint.position
     path = (printable(str(facts.path)), "bold")
-    parts: list[RenderableType] = [_unbroken(Text.assemble(verdict_view(checkpoint.verdict), ": ", path))]
+    parts: list[RenderableType] = [
+        _unbroken(Text.assemble(verdict_view(checkpoint.verdict), ": ", path)),
+        Text(judgement(checkpoint)),
+    ]
     if facts.files:
         parts.append(
             Text(

@@ -58,10 +58,10 @@ def _certain(root: Path, chosen: Path | None, hosting: bool) -> Iterator[Interpr
         yield Interpreter(_python_in(chosen) or chosen, "chosen with --python")
     if named := os.environ.get(VARIABLE):
         yield Interpreter(_python_in(Path(named)) or Path(named), f"named by {VARIABLE}")
-    if hosting:
-        yield Interpreter(Path(sys.executable), "FluxGym runs in it")
     if known := remembered(root):
         yield Interpreter(known, "chosen before for this FluxGym")
+    if hosting:
+        yield Interpreter(Path(sys.executable), "FluxGym runs in it")
     yield from _in_folder(root)
 
 

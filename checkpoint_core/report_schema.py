@@ -26,7 +26,7 @@ from checkpoint_core.next_steps import next_steps
 from checkpoint_core.position import launch_epoch
 from checkpoint_core.units import utc_time
 from checkpoint_core.versions import Versions
-from checkpoint_core.wording import headline
+from checkpoint_core.wording import headline, judgement
 
 #: Raised when a field changes its meaning or goes away; a new field alone does not raise it.
 SCHEMA_VERSION = 1
@@ -51,6 +51,8 @@ def checkpoint_json(checkpoint: CheckpointReport) -> Json:
         "saved_at": utc_time(facts.saved_ns) if exists else None,
         "verdict": checkpoint.verdict.value,
         "resumes": checkpoint.verdict.resumes,
+        "judgement": judgement(checkpoint),
+        "concerns": [subject.value for subject in checkpoint.concerns],
         "findings": findings_json(checkpoint.findings),
         "position": {
             "steps_per_epoch": position.steps_per_epoch,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from checkpoint_core.audit import CheckpointReport, RunReport, find_latest_resumable
-from checkpoint_core.findings import Severity, Verdict
+from checkpoint_core.findings import Severity, Subject, Verdict
 from checkpoint_core.layout import SavePoint
+from checkpoint_core.surroundings import Environment, EnvironmentProblem
 
 #: A verdict as the table shows it.
 VERDICT_WORDS = {
@@ -37,6 +38,55 @@ def title_inside(checkpoint: CheckpointReport) -> str:
     """The title in the middle of a sentence; a directory's name keeps its capitals."""
     called = title(checkpoint)
     return called if called == checkpoint.name else called.lower()
+
+
+_PLAIN_JUDGEMENTS = {
+    Verdict.READY: "It will resume.",
+    Verdict.READY_WITH_WARNINGS: "It will resume, and differently in the way described below.",
+    Verdict.NEEDS_FIX: "It would not resume rightly as it is. A fix is known that keeps the training.",
+    Verdict.DAMAGED: "This checkpoint is damaged: it cannot be resumed.",
+    Verdict.SAVING: "It is being written at this moment.",
+    Verdict.UNKNOWN: "It could not be judged.",
+}
+#: Of a checkpoint that is not itself to blame: what the environment, the script, or both do with it.
+_BLAMELESS_JUDGEMENTS = {
+    (Verdict.NEEDS_FIX, (Subject.ENVIRONMENT,)): "this environment cannot load it as it is.",
+    (Verdict.NEEDS_FIX, (Subject.SCRIPT,)): "the train script does not fit it.",
+    (
+        Verdict.NEEDS_FIX,
+        (Subject.SCRIPT, Subject.ENVIRONMENT),
+    ): "neither train script nor environment fits it.",
+    (Verdict.UNKNOWN, (Subject.ENVIRONMENT,)): "whether this environment loads it could not be told.",
+    (Verdict.UNKNOWN, (Subject.SCRIPT,)): "what the train script would do with it could not be told.",
+}
+
+
+def judgement(checkpoint: CheckpointReport) -> str:
+    """The verdict as a sentence that names whom it concerns: the checkpoint, the environment or the script."""
+    told = _BLAMELESS_JUDGEMENTS.get((checkpoint.verdict, checkpoint.concerns))
+    if told is None:
+        return _PLAIN_JUDGEMENTS[checkpoint.verdict]
+    own = [
+        found
+        for found in checkpoint.findings
+        if found.subject is Subject.STATE and found.severity is not Severity.INFO
+    ]
+    return f"The checkpoint {'itself can be resumed' if own else 'is fine'}; {told}"
+
+
+def environment_line(environment: Environment) -> str:
+    """The Python that trains, in one line; empty where nobody asked for it."""
+    if environment is None:
+        return ""
+    if isinstance(environment, EnvironmentProblem):
+        return f"{environment.executable or 'Not found'}: {environment.reason}."
+    named = [f"{name} {environment.version(name) or 'not installed'}" for name in ("accelerate", "torch")]
+    cuda = f"CUDA {environment.torch_cuda}" if environment.torch_cuda else "no CUDA"
+    gpus = ", ".join(environment.gpus) if environment.gpus else "no GPU seen"
+    return (
+        f"Python {environment.python} with {', '.join(named)} ({cuda}; {gpus}): {environment.executable}, "
+        f"{environment.source}"
+    )
 
 
 _STATE_PHRASES = {

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from checkpoint_core.audit import CheckpointReport
+from checkpoint_core.findings import Subject, Verdict
 from checkpoint_core.page.markup import diff_block, notice, text
-from checkpoint_core.wording import title
+from checkpoint_core.wording import judgement, title
 
 _REASONS = {
     "needs-fix": "It needs a fix first; see above.",
@@ -16,6 +17,8 @@ _REASONS = {
 
 def refusal(item: CheckpointReport) -> str:
     """Why the resume button is disabled, to stand beside it; empty if it is not."""
+    if item.verdict is Verdict.NEEDS_FIX and Subject.STATE not in item.concerns:
+        return f"{judgement(item)} See above."
     return _REASONS.get(item.verdict.value, "")
 
 
@@ -66,3 +69,8 @@ def error_view(message: str) -> str:
 def info_view(message: str) -> str:
     """Something worth knowing, in words."""
     return notice("info", f"<p>{text(message)}</p>")
+
+
+def warning_view(message: str) -> str:
+    """Something to heed, in words."""
+    return notice("warning", f"<p>{text(message)}</p>")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,7 +18,9 @@ from checkpoint_core.collect import diagnosis_for
 from checkpoint_core.discovery import OutputsFolderError
 from checkpoint_core.layout import Layout
 from checkpoint_core.page import action_view, panel_view, table_view
+from checkpoint_core.page.long_work import LongWork
 from checkpoint_core.page.markup import safe_name
+from checkpoint_core.page.training_python import TrainingPython
 from checkpoint_core.report import Diagnosis
 from checkpoint_core.run_command import run_command
 from checkpoint_core.safe_write import WriteFailed, new_file
@@ -45,7 +46,6 @@ SCRIPT_TROUBLE = (
     WriteFailed,
     UnknownName,
 )
-_PROGRESS_SECONDS = 0.25
 
 #: The choices of layout: what is shown, and the name; any that is no layout's leaves it to the script.
 LAYOUTS = (
@@ -89,18 +89,24 @@ class Outcome:
 
 
 class Desk:
-    """The tab's one conversation partner for one outputs folder; safe to use from several threads."""
+    """The tab's one conversation partner for one outputs folder; safe to use from several threads.
 
-    def __init__(self, outputs: Path | str) -> None:
+    :param python: the Python that trains, where it was named when the tab was started.
+    :param hosting: this process is FluxGym itself.
+    """
+
+    def __init__(self, outputs: Path | str, *, python: Path | None = None, hosting: bool = False) -> None:
         self.outputs = Path(outputs).absolute()
+        self.python = TrainingPython(self.outputs.parent, python, hosting)
         self._auditors: dict[Layout | None, Auditor] = {}
-        self._verifying: dict[tuple[str, str], threading.Event] = {}
+        self._working = LongWork()
         self._thumbnail = lru_cache(maxsize=256)(lambda path, _: samples.thumbnail(path))
 
     def auditor(self, layout: str = "") -> Auditor:
         """The auditor for a layout by its name; any other text leaves the choice to the script."""
         chosen = next((kind for kind in Layout if kind.value == layout), None)
-        return self._auditors.setdefault(chosen, Auditor(self.outputs, chosen))
+        fresh = Auditor(self.outputs, chosen, environment=self.python.environment)
+        return self._auditors.setdefault(chosen, fresh)
 
     def choices(self) -> list[tuple[str, str]]:
         """The runs for the picker, newest first: what is shown, and the name; none where the folder is missing."""
@@ -271,46 +277,48 @@ class Desk:
 
     def verify(self, run_name: str, selected: str, layout: str = "") -> Iterator[str]:
         """Read every byte of a checkpoint; yields what to show meanwhile, at the end nothing but an error's text."""
+        counts = [0, 1]
+
+        def work(item: CheckpointReport, cancelled: Callable[[], bool]) -> str:
+            try:
+                self.auditor(layout).verify(item.run, item.name, _keep(counts), cancelled)
+            except VerificationCancelled:
+                return action_view.info_view("Cancelled. Nothing was changed.")
+            return ""
+
+        def progress(item: CheckpointReport) -> str:
+            return action_view.progress_view(counts[0], counts[1], item)
+
+        yield from self._long(run_name, selected, layout, "verified", work, progress)
+
+    def _long(
+        self,
+        run_name: str,
+        selected: str,
+        layout: str,
+        what: str,
+        work: Callable[[CheckpointReport, Callable[[], bool]], str],
+        progress: Callable[[CheckpointReport], str],
+    ) -> Iterator[str]:
+        """Long work on a checkpoint by its name; ``what`` is done to it, in words."""
         try:
             item = self.checkpoint(self.run(run_name, layout), selected)
         except (UnknownName, OutputsFolderError) as error:
             yield action_view.error_view(str(error))
             return
-        key = (run_name, selected)
-        if key in self._verifying:
-            yield action_view.info_view(f"{title(item)} is being verified already.")
-            return
-        cancel = self._verifying[key] = threading.Event()
-        try:
-            yield from self._verification(item, self.auditor(layout), cancel)
-        finally:
-            cancel.set()  # a browser that goes away ends the reading too
-            self._verifying.pop(key, None)
 
-    def _verification(
-        self, item: CheckpointReport, auditor: Auditor, cancel: threading.Event
-    ) -> Iterator[str]:
-        counts, trouble = [0, 1], list[str]()
-
-        def work() -> None:
+        def guarded(cancelled: Callable[[], bool]) -> str:
             try:
-                auditor.verify(item.run, item.name, _keep(counts), cancel.is_set)
-            except VerificationCancelled:
-                trouble.append(action_view.info_view("Cancelled. Nothing was changed."))
+                return work(item, cancelled)
             except (UnknownName, OutputsFolderError, OSError) as error:
-                trouble.append(action_view.error_view(f"Not verified: {error}"))
+                return action_view.error_view(f"Not {what}: {error}")
 
-        thread = threading.Thread(target=work, name="verify-checkpoint", daemon=True)
-        thread.start()
-        while thread.is_alive():
-            yield action_view.progress_view(counts[0], counts[1], item)
-            thread.join(_PROGRESS_SECONDS)
-        yield trouble[0] if trouble else ""
+        busy = action_view.info_view(f"{title(item)} is being {what} already.")
+        yield from self._working.run((run_name, selected), guarded, lambda: progress(item), busy)
 
     def cancel(self, run_name: str, selected: str) -> None:
-        """Stop reading a checkpoint, if it is being read."""
-        if event := self._verifying.get((run_name, selected)):
-            event.set()
+        """Stop the long work on a checkpoint, if there is any."""
+        self._working.cancel((run_name, selected))
 
     def diagnosis(self, run_name: str, layout: str = "") -> Diagnosis:
         """The report of a run.

@@ -7,20 +7,11 @@ from dataclasses import dataclass
 
 from checkpoint_core.audit import CheckpointReport
 from checkpoint_core.facts import LoraFacts, OptimizerFacts, RandomStatesFacts, WeightsFacts
-from checkpoint_core.findings import Finding, Severity, Verdict
+from checkpoint_core.findings import Finding, Severity
 from checkpoint_core.page.markup import badge, notice, severity_word, text
 from checkpoint_core.table import learning_rate
 from checkpoint_core.units import human_bytes, local_time
-from checkpoint_core.wording import title
-
-_SENTENCES = {
-    Verdict.READY: "It will resume.",
-    Verdict.READY_WITH_WARNINGS: "It will resume, and differently in the way described below.",
-    Verdict.NEEDS_FIX: "It would not resume rightly as it is. A fix is known that keeps the training.",
-    Verdict.DAMAGED: "It cannot be resumed.",
-    Verdict.SAVING: "It is being written at this moment.",
-    Verdict.UNKNOWN: "It could not be judged.",
-}
+from checkpoint_core.wording import judgement, title
 
 
 @dataclass(frozen=True)
@@ -39,7 +30,7 @@ def panel_view(item: CheckpointReport, samples: Sequence[Thumbnail] = ()) -> str
         '<section class="ck-panel" aria-label="Selected checkpoint">'
         f'<div class="ck-title">{text(title(item))} {badge(item.verdict)} '
         f'<span class="ck-quiet">{text(item.name)}</span></div>'
-        f"<p>{text(_SENTENCES[item.verdict])}</p>"
+        f"<p>{text(judgement(item))}</p>"
         f"{_findings(deciding)}{_facts(item)}{_samples(samples)}"
         f"{_folded('Good to know', _findings(quiet)) if quiet else ''}"
         f"{_folded(f'Files ({len(item.facts.files)}, {human_bytes(item.facts.size_bytes)})', _files(item))}</section>"
