@@ -56,7 +56,7 @@ def build_tab(
         page = _Page(gym)
     _wire_views(desk, page)
     _wire_script(desk, page, gym)
-    _wire_verify(desk, page)
+    _wire_long_work(desk, page)
     _wire_python(desk, page)
     _wire_download(desk, page)
     _wire_api(desk)
@@ -74,6 +74,7 @@ class _Page:
         self.headline, self.table, self.panel, self.preview = (_html() for _ in range(4))
         with gr.Row(elem_classes=["ck-bar"]):
             self.resume = _button("Resume from this checkpoint", 240, variant="primary", interactive=False)
+            self.rehearse = _button("Rehearse resume", 150, interactive=False)
             self.verify = _button("Verify every byte", 150, interactive=False)
             self.cancel = _button("Cancel", 120, visible=False)
             self.fresh = _button("Start fresh", 120, interactive=False)
@@ -98,7 +99,7 @@ class _Page:
         self.choices, self.pythons, self.shown, self.change, self.fresh_change = (
             gr.State(None) for _ in range(5)
         )
-        self.receipt, self.resumed_from, self.verifying = (gr.State(None) for _ in range(3))
+        self.receipt, self.resumed_from, self.working = (gr.State(None) for _ in range(3))
 
     @property
     def seen(self) -> list[Any]:
@@ -111,7 +112,7 @@ class _Page:
         return [
             *(self.headline, self.table, self.panel, self.preview, self.refusal),
             *(self.selected, self.change, self.shown),
-            *(self.resume, self.verify, self.fresh, self.download),
+            *(self.resume, self.rehearse, self.verify, self.fresh, self.download),
         ]
 
     @property
@@ -140,12 +141,12 @@ def _silence() -> list[Any]:
 def _view_updates(view: RunView, before: RunView | None = None) -> list[Any]:
     """Updates for ``views``; none at all where nothing differs, so that a refresh moves nothing."""
     if view == before:
-        return [gr.skip()] * 12
+        return [gr.skip()] * 13
     refusal = error_view(view.refusal) if view.refusal else ""
-    has_run = gr.update(interactive=bool(view.run))
+    has_run, has_row = gr.update(interactive=bool(view.run)), gr.update(interactive=bool(view.selected))
     return [
         *(view.headline, view.table, view.panel, view.preview, refusal, view.selected, view.change, view),
-        *(gr.update(interactive=view.resumes), gr.update(interactive=bool(view.selected)), has_run, has_run),
+        *(gr.update(interactive=view.resumes), has_row, has_row, has_run, has_run),
     ]
 
 
@@ -212,7 +213,12 @@ def _wire_script(desk: Desk, page: _Page, gym: Gym | None) -> None:
             talk = [result.message, _shown(result.receipt is not None), _shown(False), _shown(False)]
             return [*talk, result.receipt, resumed_from, *_show(desk, run, selected, sort, layout, None)]
 
-        return button.click(press, [given, *page.seen], written, **_UNLISTED)
+        inputs = [given, *page.seen]
+        if button is not page.resume:
+            return button.click(press, inputs, written, **_UNLISTED)
+        # Versions that nobody has tried are tried first; what that shows decides with the rest.
+        tried = button.click(partial(_follow, desk.rehearse_unusual), *_followed(page), **_UNLISTED)
+        return tried.then(press, inputs, written, **_QUIET)
 
     def ask_fresh(run: str) -> list[Any]:
         told, change = desk.preview_fresh(run or "")
@@ -244,20 +250,29 @@ def _carry_into_gym(event: Any, page: _Page, gym: Gym, desk: Desk) -> None:
     event.then(carry, inputs, [page.result, *gym.targets], **_QUIET)
 
 
-def _wire_verify(desk: Desk, page: _Page) -> None:
-    """Reading every byte, with progress and cancel. The user may go on to other checkpoints meanwhile."""
+def _wire_long_work(desk: Desk, page: _Page) -> None:
+    """What takes its time, with progress and cancel. The user may go on to other checkpoints meanwhile."""
 
-    def verify(run: str, selected: str, layout: str) -> Iterator[list[Any]]:
-        told = ""
-        for told in desk.verify(run or "", selected, layout):
-            yield [told, _shown(True), (run or "", selected)]
-        yield [told, _shown(False), None]
+    def on(button: gr.Button, work: Callable[..., Iterator[str]]) -> None:
+        done = button.click(partial(_follow, work), *_followed(page), concurrency_limit=4, **_QUIET)
+        # A step of its own, so that it shows what is selected when the work ends, not when it began.
+        done.then(partial(_show, desk), page.seen, page.views, **_QUIET)
 
-    inputs, outputs = [page.runs, page.selected, page.layout], [page.progress, page.cancel, page.verifying]
-    verified = page.verify.click(verify, inputs, outputs, concurrency_limit=4, **_QUIET)
-    # A step of its own, so that it shows what is selected when the reading ends, not when it began.
-    verified.then(partial(_show, desk), page.seen, page.views, **_QUIET)
-    page.cancel.click(lambda key: desk.cancel(*key) if key else None, page.verifying, None, **_UNLISTED)
+    on(page.verify, desk.verify)
+    on(page.rehearse, desk.rehearse)
+    page.cancel.click(lambda key: desk.cancel(*key) if key else None, page.working, None, **_UNLISTED)
+
+
+def _followed(page: _Page) -> tuple[list[Any], list[Any]]:
+    """Inputs and outputs of long work."""
+    return [page.runs, page.selected, page.layout], [page.progress, page.cancel, page.working]
+
+
+def _follow(work: Callable[..., Iterator[str]], run: str, selected: str, layout: str) -> Iterator[list[Any]]:
+    told = ""
+    for told in work(run or "", selected, layout):
+        yield [told, _shown(True), (run or "", selected)]
+    yield [told, _shown(False), None]
 
 
 def _wire_download(desk: Desk, page: _Page) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from checkpoint_core import discovery, inspection
 from checkpoint_core.checks.environment import check_run_environment
 from checkpoint_core.checks.run import check_run
+from checkpoint_core.dataset import dataset_key, read_dataset
 from checkpoint_core.discovery import Listing, RunDir, StateDir
 from checkpoint_core.facts import (
     DeepFacts,
@@ -26,8 +27,10 @@ from checkpoint_core.inspection import RECENT_NS
 from checkpoint_core.judgement import CheckpointReport, guarded, judge, state_name
 from checkpoint_core.layout import CUSTOM_OBJECT, TRAIN_STATE, Layout, parse_state_name
 from checkpoint_core.position import locate
+from checkpoint_core.rehearsal_outcome import RehearsalOutcome
 from checkpoint_core.script_facts import read_script, resume_target
-from checkpoint_core.surroundings import Environment, Surroundings
+from checkpoint_core.script_places import output_elsewhere
+from checkpoint_core.surroundings import DatasetFacts, Environment, Surroundings
 from checkpoint_core.train_script import find_script
 from checkpoint_core.verification import Progress, verify_state
 
@@ -130,17 +133,19 @@ class Auditor:
         self._loras: dict[Path, tuple[FileEntry, Reading[LoraFacts]]] = {}
         self._scripts: dict[Path, tuple[FileEntry | None, tuple[ScriptFacts | None, str | None]]] = {}
         self._deep: dict[Path, tuple[Listing, Reading[LoraFacts], DeepFacts]] = {}
+        self._datasets: dict[Path, tuple[object, DatasetFacts | None]] = {}
+        self._rehearsals: dict[Path, tuple[Listing, Environment, RehearsalOutcome]] = {}
 
     def audit(self, progress: Callable[[str], None] | None = None) -> AuditReport:
         """All runs; ``progress`` is called with the name of each before it is read.
 
         :raises OutputsFolderError: when the folder is missing or unreadable.
         """
-        runs = []
+        runs, environment = [], self._ask_environment()
         for found in discovery.find_runs(self.outputs):
             if progress:
                 progress(found.path.name)
-            runs.append(self._run(found))
+            runs.append(self._run(found, environment))
         return AuditReport(self.outputs, self._clock(), tuple(runs), discovery.skipped_entries(self.outputs))
 
     def run_names(self) -> tuple[str, ...]:
@@ -159,7 +164,8 @@ class Auditor:
             raise UnknownName(
                 f"There is no run {name!r} in {self.outputs}. It may have been removed; refresh."
             )
-        return self._run(discovery.find_run(self.outputs / name, self.outputs))
+        found = discovery.find_run(self.outputs / name, self.outputs)
+        return self._run(found, self._ask_environment())
 
     def verify(
         self,
@@ -178,7 +184,30 @@ class Auditor:
         self._deep[facts.path] = (before, facts.lora, verify_state(facts, progress, cancelled))
         return self.audit_run(run).checkpoint(checkpoint)
 
-    def _run(self, found: RunDir) -> RunReport:
+    def rehearse(
+        self,
+        run: str,
+        checkpoint: str,
+        rehearse: Callable[[StateFacts, Environment], RehearsalOutcome],
+    ) -> CheckpointReport:
+        """Load one checkpoint for trial and judge it anew; kept until one of its files or the environment changes.
+
+        :param rehearse: carries the rehearsal out.
+        :raises UnknownName: for an unknown run or checkpoint.
+        """
+        before = self.audit_run(run).checkpoint(checkpoint)
+        facts = before.facts
+        outcome = rehearse(facts, before.environment)
+        listing = Listing(facts.files, facts.modified_ns)
+        self._rehearsals[facts.path] = (listing, before.environment, outcome)
+        return self.audit_run(run).checkpoint(checkpoint)
+
+    def _rehearsal(self, facts: StateFacts, environment: Environment) -> RehearsalOutcome | None:
+        known = self._rehearsals.get(facts.path)
+        now = (Listing(facts.files, facts.modified_ns), environment)
+        return known[2] if known and known[:2] == now else None
+
+    def _run(self, found: RunDir, environment: Environment) -> RunReport:
         script, problem = self._script(found)
         entries = {entry.name: entry for entry in found.listing.entries}
         loras = {
@@ -202,7 +231,7 @@ class Auditor:
             free_bytes=inspection.free_bytes(found.path),
             problem=found.listing.problem,
         )
-        around = self._around(facts, frozenset(entries))
+        around = self._around(facts, frozenset(entries), environment)
         reports = tuple(self._report(state, around) for state in states)
         ordered = tuple(sorted(reports, key=lambda report: (report.order, report.name), reverse=True))
         findings = (
@@ -211,19 +240,29 @@ class Auditor:
         )
         return RunReport(facts, ordered, findings, around.environment)
 
-    def _around(self, facts: RunFacts, names: frozenset[str]) -> Surroundings:
+    def _around(self, facts: RunFacts, names: frozenset[str], environment: Environment) -> Surroundings:
         """What all states of a run are judged against."""
         return Surroundings(
             run=facts.path,
             script=facts.script,
             steps_per_epoch=facts.steps_per_epoch or _implied(facts.states, facts.script),
-            environment=self._ask_environment(),
+            environment=environment,
+            dataset=self._dataset(facts),
             names=names,
+            elsewhere=output_elsewhere(facts.script, facts.path),
             # In steps, because what else happens on the disk changes it from one look to the next.
             free_bytes=facts.free_bytes - facts.free_bytes % _FREE_STEP_BYTES
             if facts.free_bytes
             else facts.free_bytes,
         )
+
+    def _dataset(self, facts: RunFacts) -> DatasetFacts | None:
+        if facts.script is None:
+            return None
+        key, known = dataset_key(facts.script, facts.path), self._datasets.get(facts.path)
+        if known is None or known[0] != key:
+            known = self._datasets[facts.path] = (key, read_dataset(facts.script, facts.path))
+        return known[1]
 
     def _script(self, found: RunDir) -> tuple[ScriptFacts | None, str | None]:
         path = find_script(found.path)
@@ -271,7 +310,9 @@ class Auditor:
 
     def _report(self, facts: StateFacts, around: Surroundings) -> CheckpointReport:
         recent = facts.changed or abs(self._clock() - facts.saved_ns) < RECENT_NS
-        around = replace(around, recent=True) if recent else around
+        rehearsal = self._rehearsal(facts, around.environment)
+        if recent or rehearsal:
+            around = replace(around, recent=recent, rehearsal=rehearsal)
         known = self._states[facts.path]
         if known.report is None or known.report.facts is not facts or known.around != around:
             report = judge(facts, around)

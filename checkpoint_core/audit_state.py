@@ -11,13 +11,16 @@ from pathlib import Path
 from checkpoint_core import discovery, inspection
 from checkpoint_core.audit import Auditor, CheckpointReport, RunReport, UnknownName, judge
 from checkpoint_core.catalogue import finding
+from checkpoint_core.dataset import read_dataset
 from checkpoint_core.discovery import OutputsFolderError, StateDir, list_directory
 from checkpoint_core.facts import LoraFacts, Reading, ScriptFacts, StateFacts
 from checkpoint_core.findings import Finding, Verdict
 from checkpoint_core.inspection import RECENT_NS
 from checkpoint_core.layout import AUTOMATIC_FOLDER, Layout, SavePoint, looks_like_state, parse_state_name
 from checkpoint_core.position import Position, locate
+from checkpoint_core.rehearsal_outcome import RehearsalOutcome
 from checkpoint_core.script_facts import read_script
+from checkpoint_core.script_places import output_elsewhere
 from checkpoint_core.surroundings import Environment, Surroundings
 from checkpoint_core.train_script import find_script
 from checkpoint_core.verification import Progress, verify_state
@@ -36,6 +39,7 @@ def audit_state(
     cancelled: Callable[[], bool] | None = None,
     clock: Callable[[], int] = time.time_ns,
     environment: Environment = None,
+    rehearse: Callable[[StateFacts, Environment], RehearsalOutcome] | None = None,
 ) -> CheckpointReport:
     """Judge one state directory.
 
@@ -47,6 +51,7 @@ def audit_state(
     :param deep: read every byte; ``progress`` is called with the bytes done and the bytes in all.
     :param clock: nanoseconds since the epoch.
     :param environment: the Python that trains; ``None`` judges nothing about it.
+    :param rehearse: loads the state for trial, and its outcome is judged too.
     :raises ScriptUnusable: when the script that was given cannot be read or understood.
     :raises VerificationCancelled: when ``cancelled`` returned true.
     """
@@ -74,9 +79,13 @@ def audit_state(
         steps_per_epoch=_steps_per_epoch(run, script),
         recent=recent,
         environment=environment,
+        dataset=read_dataset(script, folder) if script else None,
         names=names,
+        elsewhere=output_elsewhere(script, folder),
         free_bytes=inspection.free_bytes(folder),
     )
+    if rehearse is not None:
+        around = replace(around, rehearsal=rehearse(facts, environment))
     return judge(facts, around)
 
 

@@ -146,6 +146,9 @@ _CONTENTS = (
     Entry("weights-not-lora", _ERROR, _STATE, "{file} does not hold a LoRA: its tensors are named like {evidence}.",
           "The trainer stops with “Error(s) in loading state_dict”: an old trainer saved the whole model.",
           "This state cannot be resumed with this trainer. Start from the LoRA file (--network_weights)."),
+    Entry("weights-names-broken", _ERROR, _STATE, "{file} names tensors that do not belong together ({evidence}).",
+          "The trainer stops before the first step: “Missing key(s) in state_dict”. Bytes of the file have changed.",
+          _OLDER),
     Entry("optimizer-params-mismatch", _ERROR, _STATE,
           "The optimizer was saved for {optimizer_count} tensors, the weights have {weights_count}.",
           "The trainer stops: “loaded state dict contains a parameter group that doesn't match the size of "
@@ -166,9 +169,9 @@ _CONTENTS = (
           "it."),
     Entry("custom-object-no-step", _ERROR, _STATE, "{file} has no {evidence}.",
           "The trainer cannot tell where the training stood.", _OLDER),
-    Entry("learning-rate-zero", _FIXABLE, _STATE, "The learning rate at this point is 0: its schedule has run out.",
+    Entry("learning-rate-zero", _FIXABLE, _STATE, "The learning rate is 0 from here on: its schedule has run out.",
           "The training runs on and learns nothing.",
-          "Set --lr_scheduler constant in the train script, or more epochs and a fresh start."),
+          "Set --lr_scheduler constant in the train script, or raise --max_train_epochs."),
 )  # fmt: skip
 
 _DEEP = (

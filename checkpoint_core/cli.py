@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import DownloadColumn, MofNCompleteColumn
+from rich.progress import DownloadColumn, MofNCompleteColumn, TextColumn
 
 from checkpoint_core import console_view, exit_code
 from checkpoint_core.audit import (
@@ -33,13 +33,17 @@ from checkpoint_core.cli_output import (
 )
 from checkpoint_core.collect import diagnosis_for
 from checkpoint_core.discovery import find_runs
+from checkpoint_core.facts import StateFacts
 from checkpoint_core.interpreters import asker
 from checkpoint_core.layout import Layout
+from checkpoint_core.rehearsal import rehearse_state
+from checkpoint_core.rehearsal_outcome import RehearsalOutcome, Stage
 from checkpoint_core.report_schema import check_json, scan_json
 from checkpoint_core.run_command import run_command
 from checkpoint_core.safe_write import backups_of, new_file
 from checkpoint_core.script_change import NoScript, Receipt, ScriptChange, plan_fresh, plan_resume
 from checkpoint_core.script_facts import read_script
+from checkpoint_core.surroundings import Environment
 from checkpoint_core.train_script import find_script
 from checkpoint_core.wording import title
 
@@ -70,6 +74,12 @@ PythonOption = Annotated[
         metavar="PATH",
         help="The Python that trains, if it is not found in FluxGym's folder.",
         show_default=False,
+    ),
+]
+RehearseOption = Annotated[
+    bool,
+    typer.Option(
+        "--rehearse", help="Let the Python that trains load it for trial, on the CPU and without the model."
     ),
 ]
 RunDirArgument = Annotated[
@@ -123,6 +133,7 @@ def check(
     layout: LayoutOption = None,
     python: PythonOption = None,
     deep: Annotated[bool, typer.Option("--deep", help="Read every byte: checksums, NaN and Inf.")] = False,
+    rehearse: RehearseOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
     """Judge one checkpoint and tell every finding.
@@ -141,6 +152,7 @@ def check(
                 deep,
                 lambda done, total: bar.update(task, completed=done, total=total),
                 environment=asker(fluxgym_root(state), chosen=_usable(python))(),
+                rehearse=_rehearse if rehearse else None,
             )
         if as_json:
             print_json(check_json(checkpoint))
@@ -166,6 +178,7 @@ def resume(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the change and write nothing.")] = False,
     layout: LayoutOption = None,
     python: PythonOption = None,
+    rehearse: RehearseOption = False,
 ) -> None:
     """Write --resume into the run's train script, and say how to train.
 
@@ -183,8 +196,9 @@ def resume(
         elif fresh:
             change = plan_fresh(_audited(folder, layout, python).facts.path)
         else:
-            run = _audited(folder, layout, python)
-            change = _plan(run, _chosen(run, state))
+            auditor = _auditor(folder.parent, layout, python)
+            run = _audited(folder, layout, python, auditor)
+            change = _plan(run, _tried(auditor, _chosen(run, state), rehearse))
         _carry_out(change, folder, dry_run)
 
 
@@ -245,7 +259,9 @@ def _usable(python: Path | None) -> Path | None:
     return Path(os.path.abspath(python)) if python is not None else None
 
 
-def _audited(folder: Path, layout: Layout | None, python: Path | None) -> RunReport:
+def _audited(
+    folder: Path, layout: Layout | None, python: Path | None, auditor: Auditor | None = None
+) -> RunReport:
     """The run whose folder was given.
 
     :raises UnknownName: when the folder is none.
@@ -253,7 +269,8 @@ def _audited(folder: Path, layout: Layout | None, python: Path | None) -> RunRep
     if not folder.is_dir():
         raise Usage(f"There is no folder {folder}. Give a run's folder, such as outputs/my-lora.")
     try:
-        run = _auditor(folder.parent, layout, python).audit_run(folder.name)
+        auditor = auditor or _auditor(folder.parent, layout, python)
+        run = auditor.audit_run(folder.name)
     except UnknownName as error:
         hint = "Give a run's folder, such as outputs/my-lora; a link to a folder elsewhere is not followed."
         raise Usage(f"{folder} is not a run's folder. {hint}") from error
@@ -284,6 +301,31 @@ def _chosen(run: RunReport, state: str | None) -> CheckpointReport:
         )
         stop(f"Refused: {reason}. The train script was not changed.")
     return found.checkpoint
+
+
+def _rehearse(facts: StateFacts, environment: Environment) -> RehearsalOutcome:
+    """A rehearsal with its stages shown."""
+    with progress("Rehearsing", TextColumn("{task.description}")) as bar:
+        task = bar.add_task("", total=len(Stage))
+
+        def on_stage(stage: Stage) -> None:
+            bar.update(task, completed=list(Stage).index(stage), description=stage.value)
+
+        return rehearse_state(facts, environment, on_stage)
+
+
+def _tried(auditor: Auditor, checkpoint: CheckpointReport, wanted: bool) -> CheckpointReport:
+    """The checkpoint after a rehearsal, if one is wanted or the versions are unusual; leaves where it fails."""
+    if not wanted and not checkpoint.needs_rehearsal:
+        return checkpoint
+    tried = auditor.rehearse(checkpoint.run, checkpoint.name, _rehearse)
+    if not tried.verdict.resumes:
+        show(console_view.checkpoint_view(tried))
+        stop("Refused: it did not load for trial. The train script was not changed.")
+    for found in tried.findings:
+        if found.code.startswith("rehearsal-"):
+            say(found.message)
+    return tried
 
 
 def _named(run: RunReport, state: str) -> CheckpointReport:

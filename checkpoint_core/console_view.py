@@ -11,9 +11,10 @@ from rich.text import Text
 
 from checkpoint_core.audit import AuditReport, CheckpointReport, RunReport
 from checkpoint_core.findings import Finding, Severity, Verdict
+from checkpoint_core.outlook import outlook_sentence
 from checkpoint_core.plain_text import printable
 from checkpoint_core.units import human_bytes, local_time
-from checkpoint_core.wording import VERDICT_WORDS, headline, judgement, note
+from checkpoint_core.wording import VERDICT_WORDS, environment_line, headline, judgement, note
 
 _STYLES = {
     Verdict.READY: "green",
@@ -105,6 +106,10 @@ def checkpoint_view(checkpoint: CheckpointReport) -> RenderableType:
                 f"{human_bytes(facts.size_bytes)}, layout {facts.layout.value} ({printable(facts.layout_source)})"
             )
         )
+    if checkpoint.outlook:
+        parts.append(Text(outlook_sentence(checkpoint.outlook)))
+    if checkpoint.environment:
+        parts.append(Text(f"Training environment: {printable(environment_line(checkpoint.environment))}"))
     return Group(*parts, *findings_view(checkpoint.findings))
 
 

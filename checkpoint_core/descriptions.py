@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from checkpoint_core.facts import (
@@ -19,30 +20,57 @@ from checkpoint_core.formats import MAX_COUNT, DamageKind, FormatError
 from checkpoint_core.formats.pickles import Tensor
 from checkpoint_core.formats.safetensors import SafetensorsHeader, TensorEntry
 
-#: A key of a state that only one family of optimizers keeps per parameter, most telling first. Sources: torch
-#: ``optim/*.py``, transformers ``Adafactor``, bitsandbytes ``optim/optimizer.py``, prodigyopt, lion-pytorch.
-_FAMILY_BY_STATE_KEY = (
-    ("state1", "adamw8bit"),
-    ("__bnb_optimizer_quant_state__", "adamw8bit"),
-    ("exp_avg_sq_row", "adafactor"),
-    ("exp_avg_sq_col", "adafactor"),
-    ("p0", "prodigy"),
-    ("exp_avg_sq", "adamw"),
-    ("momentum_buffer", "sgd"),
-    ("exp_avg", "lion"),
+#: Families of optimizers, most telling first, by keys that a parameter's state and its group must both have. Sources:
+#: torch ``optim/*.py``, transformers ``Adafactor``, bitsandbytes ``optim/optimizer.py``, prodigyopt, lion-pytorch,
+#: dadaptation, schedulefree; all of them saved and read back. The names are those of ``trainer_optimizers.py``.
+_FAMILIES: tuple[tuple[str, frozenset[str], frozenset[str]], ...] = tuple(
+    (family, frozenset(of_state.split()), frozenset(of_group.split()))
+    for family, of_state, of_group in (
+        ("radamschedulefree", "", "weight_sum silent_sgd_phase"),
+        ("sgdschedulefree", "", "weight_sum momentum"),
+        ("adamwschedulefree", "", "weight_sum warmup_steps"),
+        ("unknown", "", "weight_sum"),
+        ("adafactor", "exp_avg_sq_row", ""),
+        ("adafactor", "exp_avg_sq_col", ""),
+        ("prodigy", "p0", ""),
+        ("dadaptadanip", "exp_avg_diff", "numerator_weighted"),
+        ("dadaptadan", "exp_avg_diff", "gsq_weighted"),
+        ("unknown", "exp_avg_diff", ""),
+        ("dadaptadam", "s exp_avg_sq", "numerator_weighted"),
+        ("dadaptation", "s exp_avg_sq", "gsq_weighted"),
+        ("dadaptlion", "s exp_avg", "numerator_weighted"),
+        ("dadaptadagrad", "alphak", ""),
+        ("dadaptsgd", "s z", ""),
+        ("unknown", "mu_product", ""),
+        ("adamw", "exp_avg_sq", ""),
+        ("sgd", "momentum_buffer", ""),
+        ("lion", "exp_avg", ""),
+        # For optimizers that keep nothing per parameter, or have not made a step.
+        ("adafactor", "", "relative_step"),
+        ("prodigy", "", "d_coef"),
+        ("sgd", "", "dampening"),
+        ("adamw", "", "amsgrad"),
+    )
 )
-#: The same for a key of the parameter group, for optimizers that keep nothing per parameter.
-_FAMILY_BY_GROUP_KEY = (
-    ("relative_step", "adafactor"), ("d_coef", "prodigy"), ("dampening", "sgd"), ("amsgrad", "adamw"),
-)  # fmt: skip
+#: bitsandbytes keeps its moments in a table of their own since 0.44 (``optim/optimizer.py``, ``Optimizer8bit``).
+_BNB_TABLE = "__bnb_optimizer_quant_state__"
 #: schedulefree's optimizers mark their groups so (schedulefree ``adamw_schedulefree.py``).
 _SCHEDULE_FREE_KEY = "weight_sum"
+#: An optimizer has about fifteen settings; each is a number, a word, or a few numbers.
+_MAX_SETTINGS, _MAX_SETTING_LENGTH = 64, 100
+_MAX_UNPAIRED = 20
 _LORA_PREFIXES = ("lora_", "lycoris_")
 _PARTS = (("lora_unet_", "unet"), ("lora_te3_", "te3"), ("lora_te1_", "te1"), ("lora_te_", "te1"))
 
 
-def weights_facts(file: str, tensors: Iterable[TensorEntry]) -> WeightsFacts:
-    """A network's weights by names and shapes."""
+@lru_cache(maxsize=256)
+def _shared(names: frozenset[str]) -> frozenset[str]:
+    """The same set for the same names: a thousand states of a few runs name the same few hundred things."""
+    return names
+
+
+def weights_facts(file: str, tensors: Iterable[TensorEntry], alpha: float | None = None) -> WeightsFacts:
+    """A network's weights by names and shapes; ``alpha`` is the value of one of the ``.alpha`` tensors."""
     tensors = tuple(tensors)
     trained = [tensor for tensor in tensors if not tensor.name.endswith(".alpha")]
     ranks = Counter(tensor.shape[0] for tensor in trained if tensor.shape and ".lora_down." in tensor.name)
@@ -53,7 +81,22 @@ def weights_facts(file: str, tensors: Iterable[TensorEntry]) -> WeightsFacts:
         rank=ranks.most_common(1)[0][0] if ranks else None,
         shapes=Counter(tensor.shape for tensor in trained),
         parts=Counter(_part(tensor.name) for tensor in trained),
+        ranks=ranks,
+        modules=_shared(frozenset(tensor.name.partition(".")[0] for tensor in trained)),
+        alpha=alpha,
+        unpaired=_unpaired(tensors),
     )
+
+
+def _unpaired(tensors: Iterable[TensorEntry]) -> tuple[str, ...]:
+    """Modules that lack one of a LoRA's two matrices; none in a network of another kind (``lora_flux.py``)."""
+    have: dict[str, set[str]] = {"lora_down": set(), "lora_up": set(), "alpha": set()}
+    for tensor in tensors:
+        module, _, rest = tensor.name.partition(".")
+        have.setdefault(rest.partition(".")[0], set()).add(module)
+    down, up = have["lora_down"], have["lora_up"]
+    lonely = (down ^ up) | (have["alpha"] - down if down else set())
+    return tuple(sorted(lonely))[:_MAX_UNPAIRED]
 
 
 def _part(name: str) -> str:
@@ -86,9 +129,12 @@ def _number(text: str | None) -> int | None:
     return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 16 else None
 
 
-def optimizer_facts(value: Any, read_scalar: Callable[[Tensor], float | None]) -> OptimizerFacts:
+def optimizer_facts(
+    value: Any, read_scalar: Callable[[Tensor], float | None], names: frozenset[str] = frozenset()
+) -> OptimizerFacts:
     """An optimizer's ``state_dict``; ``read_scalar`` gives the value of a one-element tensor.
 
+    :param names: the objects that the file names.
     :raises FormatError: ``CORRUPT`` when it is not the ``state_dict`` of an optimizer.
     """
     if not isinstance(value, dict) or not isinstance(value.get("param_groups"), list):
@@ -107,17 +153,51 @@ def optimizer_facts(value: Any, read_scalar: Callable[[Tensor], float | None]) -
         step=_optimizer_step(entries, groups, read_scalar),
         schedule_free=any(_SCHEDULE_FREE_KEY in group for group in groups),
         shapes=_parameter_shapes(entries),
+        settings=tuple(_settings(groups[0])) if groups else (),
+        names=_shared(names),
     )
 
 
 def _family(entries: list[dict[Any, Any]], groups: list[dict[Any, Any]]) -> str:
-    keys = {key for entry in entries[:50] for key in entry}
+    tables = (entry.get(_BNB_TABLE) for entry in entries[:50])
+    moments = [*entries[:50], *(table for table in tables if isinstance(table, dict))]
+    keys = {key for entry in moments for key in entry}
     group_keys = {key for group in groups for key in group}
-    for known, have in ((_FAMILY_BY_STATE_KEY, keys), (_FAMILY_BY_GROUP_KEY, group_keys)):
-        for key, family in known:
-            if key in have:
-                return family
-    return "unknown"
+    if "state1" in keys:
+        return _bnb_family(keys, groups[0].get("betas") if groups else None)
+    return next(
+        (family for family, state, group in _FAMILIES if state <= keys and group <= group_keys), "unknown"
+    )
+
+
+def _bnb_family(keys: set[Any], betas: Any) -> str:
+    """bitsandbytes calls every moment alike; AdEMAMix has three betas, SGD's second one is 0 (``optim/sgd.py``)."""
+    count = len(betas) if type(betas) in (list, tuple) else 0
+    if "state2" in keys:
+        return "ademamix8bit" if count == 3 else "adamw8bit"
+    return "sgd8bit" if count == 2 and betas[1] == 0 else "lion8bit"
+
+
+def _settings(group: dict[Any, Any]) -> Iterator[tuple[str, object]]:
+    """The plain values of a parameter group: numbers, words, and short rows of them (as tuples)."""
+    for key, value in list(group.items())[:_MAX_SETTINGS]:
+        row = tuple(value) if type(value) in (list, tuple) and len(value) <= 8 else None
+        if type(key) is not str or len(key) > _MAX_SETTING_LENGTH or key == "params":
+            continue
+        if _is_plain(value):
+            yield key, value
+        elif row is not None and all(map(_is_plain, row)):
+            yield key, row
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) is int:
+        return abs(value) <= MAX_COUNT
+    return value is None or type(value) in (bool, float) or _is_word(value)
+
+
+def _is_word(value: Any) -> bool:
+    return type(value) is str and len(value) <= _MAX_SETTING_LENGTH
 
 
 def _optimizer_step(
@@ -149,8 +229,8 @@ def _parameter_shapes(entries: list[dict[Any, Any]]) -> Counter[tuple[int, ...]]
     return shapes or None
 
 
-def scheduler_facts(value: Any) -> SchedulerFacts:
-    """A scheduler's ``state_dict``.
+def scheduler_facts(value: Any, names: frozenset[str] = frozenset()) -> SchedulerFacts:
+    """A scheduler's ``state_dict``; ``names`` are the objects that the file names.
 
     :raises FormatError: ``CORRUPT`` when it is not one.
     """
@@ -160,6 +240,7 @@ def scheduler_facts(value: Any) -> SchedulerFacts:
         last_epoch=_count(value.get("last_epoch")),
         last_lrs=tuple(_floats(_items(value.get("_last_lr")))),
         base_lrs=tuple(_floats(_items(value.get("base_lrs")))),
+        names=_shared(names),
     )
 
 
@@ -172,8 +253,8 @@ _GENERATORS = {
 }
 
 
-def random_states_facts(value: Any) -> RandomStatesFacts:
-    """The random states of one process.
+def random_states_facts(value: Any, names: frozenset[str] = frozenset()) -> RandomStatesFacts:
+    """The random states of one process; ``names`` are the objects that the file names.
 
     :raises FormatError: ``CORRUPT`` when it is no dictionary.
     """
@@ -184,14 +265,16 @@ def random_states_facts(value: Any) -> RandomStatesFacts:
         step=_count(value.get("step")),
         generators=tuple(name for key, name in _GENERATORS.items() if value.get(key) is not None),
         cuda_count=len(cuda) if isinstance(cuda, list) else 0,
+        names=_shared(names),
     )
 
 
-def custom_object_facts(value: Any) -> CustomObjectFacts:
-    """A registered object's ``state_dict``, of which ``step`` and ``epoch`` are wanted."""
+def custom_object_facts(value: Any, names: frozenset[str] = frozenset()) -> CustomObjectFacts:
+    """A registered object's ``state_dict``, of which ``step`` and ``epoch`` are wanted; ``names`` as above."""
     if not isinstance(value, Mapping):
-        return CustomObjectFacts(None, None, is_dict=False)
-    return CustomObjectFacts(_count(value.get("step")), _count(value.get("epoch")), is_dict=True)
+        return CustomObjectFacts(None, None, is_dict=False, names=_shared(names))
+    step, epoch = _count(value.get("step")), _count(value.get("epoch"))
+    return CustomObjectFacts(step, epoch, is_dict=True, names=_shared(names))
 
 
 def _count(value: object) -> int | None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from checkpoint_core.surroundings import EnvironmentFacts, EnvironmentProblem, T
 
 #: Python starts in a tenth of a second; a cold disk or a network drive may need many times as long.
 TIMEOUT_SECONDS = 20.0
+#: How long a Python that did not answer is not asked again.
+SILENT_SECONDS = 60.0
 
 _PROBE = Path(__file__).parent / "trainer_side" / "probe.py"
 #: What another value of makes a training see other packages or devices.
@@ -60,8 +63,8 @@ def _answer(executable: str, timeout: float, run: Run) -> dict[str, Any] | str:
         )
     except subprocess.TimeoutExpired:
         return f"it did not answer within {timeout:g} seconds"
-    except OSError as error:
-        return f"it could not be started ({error.strerror or error})"
+    except (OSError, ValueError) as error:  # a path that no system call takes, as with a NUL in it
+        return f"it could not be started ({getattr(error, 'strerror', None) or error})"
     if done.returncode != 0:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
         return f"it stopped with status {done.returncode}{': ' + said[-1][:200] if said else ''}"
@@ -74,13 +77,15 @@ def _environment(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def _parsed(output: str) -> dict[str, Any] | str:
-    # A site's own start-up code may print; the answer is the last line.
-    lines = output.strip().splitlines()
-    try:
-        answer = json.loads(lines[-1])
-        return answer if isinstance(answer["packages"], dict) else "its answer could not be understood"
-    except (IndexError, ValueError, KeyError, TypeError):
-        return "its answer could not be understood"
+    # What a site runs at the start and at the end may print too.
+    for line in reversed(output.splitlines()):
+        try:
+            answer = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(answer, dict) and isinstance(answer.get("packages"), dict):
+            return answer
+    return "its answer could not be understood"
 
 
 def _facts(
@@ -103,26 +108,34 @@ def _facts(
 class Asked:
     """Answers kept until the Python, its packages or the variables that decide about them change.
 
-    Installing or removing a package changes its ``site-packages`` folder's time. An answer that did not come is
-    asked for again. Safe to use from several threads.
+    Installing or removing a package changes its ``site-packages`` folder's time. A Python that did not answer is left
+    alone for a minute, because each question may cost the whole timeout. Safe to use from several threads.
+
+    :param clock: seconds.
     """
 
-    def __init__(self, run: Run = subprocess.run) -> None:
-        self._run = run
+    def __init__(self, run: Run = subprocess.run, clock: Callable[[], float] = time.monotonic) -> None:
+        self._run, self._clock = run, clock
         self._known: dict[tuple[str, str], tuple[object, EnvironmentFacts]] = {}
+        self._silent: dict[tuple[str, str], tuple[float, EnvironmentProblem]] = {}
         self._lock = threading.Lock()
 
     def ask(
         self, executable: Path | str, source: str, trainer: TrainerFacts | None = None
     ) -> EnvironmentFacts | EnvironmentProblem:
         """As :func:`ask`, from memory where nothing has changed."""
+        key = (str(executable), source)
         with self._lock:
-            known = self._known.get((str(executable), source))
+            known, silent = self._known.get(key), self._silent.get(key)
             if known and known[0] == _stamp(known[1]) and known[1].trainer == trainer:
                 return known[1]
+            if silent and self._clock() - silent[0] < SILENT_SECONDS:
+                return silent[1]
             answer = ask(executable, source, trainer, run=self._run)
             if isinstance(answer, EnvironmentFacts):
-                self._known[str(executable), source] = (_stamp(answer), answer)
+                self._known[key] = (_stamp(answer), answer)
+            else:
+                self._silent[key] = (self._clock(), answer)
             return answer
 
 

@@ -70,6 +70,8 @@ class WeightsFacts:
     modules: frozenset[str] = field(repr=False, default=frozenset())
     #: ``--network_alpha`` as it was saved in the weights; ``None`` where they hold none or it was not read.
     alpha: float | None = None
+    #: Modules of which a tensor is missing or misnamed; the first few.
+    unpaired: tuple[str, ...] = ()
 
     @property
     def trained_count(self) -> int:

@@ -13,15 +13,15 @@ from typer import get_app_dir
 
 from checkpoint_core.environment import Asked
 from checkpoint_core.safe_write import new_file, own_folder
-from checkpoint_core.surroundings import Environment, EnvironmentFacts, EnvironmentProblem
+from checkpoint_core.surroundings import TRAINING_PACKAGES, Environment, EnvironmentFacts, EnvironmentProblem
 from checkpoint_core.trainer_folder import read_trainer
 
 #: Names the training's Python where it cannot be found: a container, a rented machine's start script.
 VARIABLE = "FLUXGYM_PYTHON"
 #: FluxGym's README and Pinokio's ``install.js`` make ``env``; the others are what people call theirs.
 _FOLDERS = ("env", "venv", ".venv")
-#: What sd-scripts imports before it trains; a Python without them does not train (``library/train_util.py``).
-_NEEDED = ("torch", "accelerate", "transformers", "diffusers")
+#: A Python without these does not train.
+_NEEDED = ("torch", "accelerate", *TRAINING_PACKAGES)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ def _active() -> Iterator[Interpreter]:
 def _python_in(folder: Path) -> Path | None:
     """The Python of an environment's folder: of a venv, or of conda on Windows."""
     inside = ("Scripts/python.exe", "python.exe") if os.name == "nt" else ("bin/python", "bin/python3")
-    return next((folder / name for name in inside if (folder / name).is_file()), None)
+    # Not Path.is_file: that raises for a folder that may not be entered, and for a name that is too long.
+    return next((folder / name for name in inside if os.path.isfile(folder / name)), None)
 
 
 def choices(root: Path) -> tuple[Interpreter, ...]:
@@ -95,7 +96,10 @@ def choices(root: Path) -> tuple[Interpreter, ...]:
         *_active(),
         *_conda(),
     ]
-    return tuple({found.path: found for found in reversed(listed)}.values())[::-1]
+    surest: dict[Path, Interpreter] = {}
+    for found in listed:
+        surest.setdefault(found.path, found)
+    return tuple(surest.values())
 
 
 def _conda() -> Iterator[Interpreter]:
@@ -116,15 +120,20 @@ def _memory() -> Path:
 
 def remembered(root: Path) -> Path | None:
     """The Python that was chosen for a FluxGym folder, while it is there."""
-    known = _remembered().get(str(root.resolve()))
-    return Path(known) if known and Path(known).is_file() else None
+    known = _remembered().get(_name(root))
+    return Path(known) if known and os.path.isfile(known) else None
+
+
+def _name(root: Path) -> str:
+    """What a FluxGym folder is called in the settings, by whichever path it was reached."""
+    return os.path.normcase(os.path.realpath(root))
 
 
 def _remembered() -> dict[str, str]:
     """FluxGym's folder to Python; a file that cannot be read remembers nothing."""
     try:
         value = json.loads(_memory().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return (
         {str(key): item for key, item in value.items() if isinstance(item, str)}
@@ -139,9 +148,9 @@ def remember(root: Path, python: Path | None) -> None:
     :raises WriteFailed: when the user's settings cannot be written.
     """
     known = _remembered()
-    known.pop(str(root.resolve()), None)
+    known.pop(_name(root), None)
     if python is not None:
-        known[str(root.resolve())] = str(python)
+        known[_name(root)] = str(python)
     new_file(own_folder(_memory().parent) / _memory().name, json.dumps(known, indent=2).encode())
 
 

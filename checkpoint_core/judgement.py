@@ -11,10 +11,16 @@ from checkpoint_core.checks.compatibility import check_compatibility
 from checkpoint_core.checks.consistency import check_consistency
 from checkpoint_core.checks.environment import check_environment, in_environment
 from checkpoint_core.checks.integrity import check_integrity
+from checkpoint_core.checks.plan import check_plan
+from checkpoint_core.checks.settings import check_settings
 from checkpoint_core.facts import StateFacts
 from checkpoint_core.findings import Finding, Severity, Subject, Verdict, by_weight, deciding_findings, fold
+from checkpoint_core.loading import is_unusual
+from checkpoint_core.outlook import Outlook, make_outlook
 from checkpoint_core.position import Position, locate
-from checkpoint_core.surroundings import Surroundings
+from checkpoint_core.rehearsal_findings import findings_of
+from checkpoint_core.rehearsal_outcome import RehearsalOutcome, Status
+from checkpoint_core.surroundings import Environment, EnvironmentFacts, Surroundings
 
 
 @dataclass(frozen=True)
@@ -31,12 +37,25 @@ class CheckpointReport:
     position: Position
     findings: tuple[Finding, ...]
     verdict: Verdict
+    outlook: Outlook | None = None
+    environment: Environment = None
+    rehearsal: RehearsalOutcome | None = None
 
     @property
     def concerns(self) -> tuple[Subject, ...]:
         """Whom the findings concern that decide the verdict; none where it is ready."""
         deciding = deciding_findings(self.findings)
         return tuple(subject for subject in Subject if any(found.subject is subject for found in deciding))
+
+    @property
+    def needs_rehearsal(self) -> bool:
+        """Whether nobody has tried the environment's versions, and this state was not loaded there for trial."""
+        tried = self.rehearsal is not None and self.rehearsal.status is not Status.CANCELLED
+        return (
+            not tried
+            and isinstance(self.environment, EnvironmentFacts)
+            and bool(is_unusual(self.environment))
+        )
 
     @property
     def order(self) -> tuple[int, int, int]:
@@ -53,19 +72,50 @@ def state_name(state: Path, run: Path) -> str:
 def judge(facts: StateFacts, around: Surroundings) -> CheckpointReport:
     """Facts to a verdict; pure."""
     position = locate(facts, around.script, around.steps_per_epoch)
-    environment, script = around.environment, around.script
-    findings = [
-        *guarded(lambda: in_environment(check_integrity(facts), environment)),
-        *guarded(lambda: check_consistency(facts)),
-        *guarded(lambda: check_compatibility(facts, position, script)),
-        *guarded(lambda: check_environment(facts, environment, script)),
-    ]
+    outlook = _outlook(facts, position, around)
+    findings = tuple(_findings(facts, position, around, outlook))
+    if around.rehearsal:
+        outcome, known = around.rehearsal, findings
+        findings += tuple(guarded(lambda: iter(findings_of(outcome, known))))
     if facts.changed or (around.recent and any(_is_unfinished(found) for found in findings)):
-        findings = [finding("save-in-progress")]
+        findings = (finding("save-in-progress"),)
     ordered = by_weight(findings)
+    verdict = fold(ordered)
     return CheckpointReport(
-        around.run.name, state_name(facts.path, around.run), facts, position, ordered, fold(ordered)
+        run=around.run.name,
+        name=state_name(facts.path, around.run),
+        facts=facts,
+        position=position,
+        findings=ordered,
+        verdict=verdict,
+        outlook=outlook if verdict in _WITH_OUTLOOK else None,
+        environment=around.environment,
+        rehearsal=around.rehearsal,
     )
+
+
+def _findings(
+    facts: StateFacts, position: Position, around: Surroundings, outlook: Outlook | None
+) -> Iterator[Finding]:
+    environment, script = around.environment, around.script
+    trainer = environment.trainer if isinstance(environment, EnvironmentFacts) else None
+    yield from guarded(lambda: in_environment(check_integrity(facts), environment))
+    yield from guarded(lambda: check_consistency(facts))
+    yield from guarded(lambda: check_compatibility(facts, position, script, around.dataset))
+    yield from guarded(lambda: check_settings(facts, script, trainer))
+    yield from guarded(lambda: check_plan(facts, position, around, outlook))
+    yield from guarded(lambda: check_environment(facts, environment, script))
+
+
+#: What a damaged checkpoint would do, or one that is still being written, is of no use to anyone.
+_WITH_OUTLOOK = (Verdict.READY, Verdict.READY_WITH_WARNINGS, Verdict.NEEDS_FIX, Verdict.UNKNOWN)
+
+
+def _outlook(facts: StateFacts, position: Position, around: Surroundings) -> Outlook | None:
+    try:
+        return make_outlook(facts, position, around)
+    except Exception:  # noqa: BLE001 - a defect there must not take the verdict away
+        return None
 
 
 _UNFINISHED = ("-missing", "-empty", "-truncated", "-interrupted", "-corrupt")

@@ -8,6 +8,8 @@ Sources: accelerate ``checkpointing.py`` (``load_accelerator_state``), ``acceler
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection
+from dataclasses import replace
 
 from packaging.version import InvalidVersion, Version
 
@@ -19,6 +21,7 @@ TESTED = {"accelerate": ("0.25", "1.15"), "torch": ("2.0", "2.13")}
 
 #: What accelerate lets through since 1.1, beside what torch itself does, by numpy's major version.
 _NUMPY_NAMES = frozenset({"numpy.ndarray", "numpy.dtype"})
+_NUMPY_2 = "numpy._core."
 _RECONSTRUCT = {1: "numpy.core.multiarray._reconstruct", 2: "numpy._core.multiarray._reconstruct"}
 
 
@@ -46,11 +49,19 @@ def is_older(environment: EnvironmentFacts, package: str, than: str) -> bool:
     return version is not None and version.release < Version(than).release
 
 
+def with_version(environment: EnvironmentFacts, package: str, version: str) -> EnvironmentFacts:
+    """The environment as it would be with another version of a package."""
+    changed = {**dict(environment.packages), package: version}
+    return replace(environment, packages=tuple(changed.items()))
+
+
 def is_unusual(environment: EnvironmentFacts) -> str | None:
     """Why nobody has tried the versions of an environment, in words; ``None`` for tried ones."""
     for package, (oldest, newest) in TESTED.items():
         version = version_of(environment, package)
         if version is None:
+            if told := environment.version(package):
+                return f"{package} calls its version {told}, which cannot be compared"
             continue
         if version.is_prerelease:
             return f"{package} {version} is a pre-release"
@@ -72,13 +83,23 @@ def loads_weights_only(environment: EnvironmentFacts) -> bool:
 def refused_names(names: frozenset[str], environment: EnvironmentFacts) -> tuple[str, ...]:
     """Which of the objects that a file names are refused there, of those that some version takes."""
     numpy_names = {name for name in names if name.startswith("numpy.")}
-    if not numpy_names or not loads_weights_only(environment):
+    if not loads_weights_only(environment):
+        # The names of numpy 2 can be imported since numpy 1.26.1 (measured).
+        if not is_older(environment, "numpy", "1.26.1"):
+            return ()
+        return tuple(sorted(name for name in numpy_names if name.startswith(_NUMPY_2)))
+    if not numpy_names:
         return ()
     if is_older(environment, "accelerate", "1.1") or is_older(environment, "numpy", "1.25"):
         return tuple(sorted(numpy_names))
     # numpy 2 renamed its module, and torch compares names: a state of the other numpy is refused.
     known = {*_NUMPY_NAMES, _RECONSTRUCT[1 if is_older(environment, "numpy", "2.0") else 2]}
     return tuple(sorted(name for name in numpy_names - known if not name.startswith("numpy.dtypes.")))
+
+
+def saved_by_numpy_2(names: Collection[str]) -> bool:
+    """Whether the numpy objects that a file names are called as numpy 2 calls them."""
+    return any(name.startswith(_NUMPY_2) for name in names)
 
 
 def random_states(reading: Reading[RandomStatesFacts], environment: EnvironmentFacts) -> RandomStates:

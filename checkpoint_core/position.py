@@ -158,15 +158,49 @@ def why_undecided(script: ScriptFacts | None) -> str | None:
     return script.why_unknown(*flags)
 
 
-def launch_epoch(position: Position, script: ScriptFacts | None) -> int | None:
-    """The epoch (from 1) at which the trainer will go on, the script's own flags considered."""
-    if script is not None and script.initial_step is not None:
-        return _epoch_after(script.initial_step, position.steps_per_epoch)
-    if script is not None and script.initial_epoch is not None:
-        return script.initial_epoch
-    if position.current_step is None:
+def accumulation_steps(script: ScriptFacts) -> int | None:
+    """``--gradient_accumulation_steps``: batches that make one update; ``None`` where it cannot be told."""
+    if script.lacks("--gradient_accumulation_steps"):
         return 1
-    return position.start_epoch
+    number = script.number("--gradient_accumulation_steps")
+    return int(number) if number is not None and number >= 1 else None
+
+
+def launch_step(
+    position: Position, script: ScriptFacts | None, steps_per_epoch: int | None = None
+) -> int | None:
+    """The updates that the trainer takes for done when it starts (``train_network.py``, ``initial_step``).
+
+    ``steps_per_epoch`` are those of the launch, here and below; by default those of the saved state.
+    """
+    if script is not None and script.initial_step is not None:
+        return script.initial_step
+    if script is not None and script.initial_epoch is not None:
+        steps = steps_per_epoch or position.steps_per_epoch
+        return max(0, script.initial_epoch - 1) * steps if steps else None
+    return position.current_step or 0
+
+
+def launch_epoch(
+    position: Position, script: ScriptFacts | None, steps_per_epoch: int | None = None
+) -> int | None:
+    """The epoch (from 1) at which the trainer will go on, the script's own flags considered."""
+    steps = steps_per_epoch or position.steps_per_epoch
+    done = launch_step(position, script, steps)
+    if script is not None and script.skip_until_initial_step and done and accumulation_steps(script) != 1:
+        return _epoch_after_skipping(script, done, steps)
+    if script is not None and script.initial_step is None and script.initial_epoch is not None:
+        return max(1, script.initial_epoch)
+    if done == 0:
+        return 1
+    by_state = script is None or script.initial_step is None
+    return position.start_epoch if by_state and steps is None else _epoch_after(done, steps)
+
+
+def _epoch_after_skipping(script: ScriptFacts, done: int, steps_per_epoch: int | None) -> int | None:
+    """The trainer makes batches of the updates, and then divides them by the updates of an epoch all the same."""
+    accumulation = accumulation_steps(script)
+    return _epoch_after(done * accumulation, steps_per_epoch) if accumulation else None
 
 
 def last_epoch(script: ScriptFacts | None, steps_per_epoch: int | None) -> int | None:
@@ -183,9 +217,18 @@ def max_steps(script: ScriptFacts) -> int:
     return DEFAULT_MAX_STEPS if script.max_train_steps is None else script.max_train_steps
 
 
-def is_finished(position: Position, script: ScriptFacts | None) -> bool:
+def total_steps(script: ScriptFacts | None, steps_per_epoch: int | None) -> int | None:
+    """The updates of the whole training, on which its schedule is laid out."""
+    if script is None:
+        return None
+    if script.max_train_epochs is None:
+        return max_steps(script)
+    return script.max_train_epochs * steps_per_epoch if steps_per_epoch else None
+
+
+def is_finished(position: Position, script: ScriptFacts | None, steps_per_epoch: int | None = None) -> bool:
     """Whether the state stands at the end of what the script trains."""
-    epochs = last_epoch(script, position.steps_per_epoch)
+    epochs = last_epoch(script, steps_per_epoch or position.steps_per_epoch)
     if script is None or epochs is None:
         return False
     if position.next_epoch is not None and position.next_epoch > epochs:

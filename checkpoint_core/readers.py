@@ -11,7 +11,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import NamedTuple, TypeVar
 
 from checkpoint_core import descriptions, layout
 from checkpoint_core.facts import (
@@ -23,7 +23,7 @@ from checkpoint_core.facts import (
     WeightsFacts,
 )
 from checkpoint_core.formats import DamageKind, FileReader, FormatError
-from checkpoint_core.formats.pickles import Tensor, describe
+from checkpoint_core.formats.pickles import Description, Tensor, describe
 from checkpoint_core.formats.safetensors import SafetensorsHeader, TensorEntry, read_header
 from checkpoint_core.formats.torch_zip import TorchZip
 from checkpoint_core.formats.train_state import TrainState
@@ -31,8 +31,13 @@ from checkpoint_core.formats.train_state import read_train_state as parse_train_
 
 T = TypeVar("T")
 
-#: One-element storages that hold a count (torch's AdamW keeps ``step`` as a float32 tensor).
-_SCALARS = {"Float": "<f", "Double": "<d", "Long": "<q", "Int": "<i"}
+#: One-element tensors that are read as numbers: counts (torch's AdamW keeps ``step`` as a float32 tensor), and a LoRA's
+#: alpha, as torch's storages and as safetensors name their dtypes. bfloat16 is the upper half of a float32.
+_SCALARS = {
+    "Float": "<f", "Double": "<d", "Half": "<e", "BFloat16": "<f", "Long": "<q", "Int": "<i",
+    "F32": "<f", "F64": "<d", "F16": "<e", "BF16": "<f", "I64": "<q", "I32": "<i",
+}  # fmt: skip
+_ALPHA = ".alpha"
 _MAX_INDEX_BYTES = 64 * 1024 * 1024
 _MAX_WHOLE_BYTES = 64 * 1024 * 1024
 
@@ -56,26 +61,37 @@ def read_lora(path: Path, size_bytes: int, modified_ns: int) -> LoraFacts:
 
 def read_optimizer(path: Path) -> OptimizerFacts:
     """``optimizer.bin``."""
-    return _read_torch(path, descriptions.optimizer_facts)
+    return _read_torch(
+        path, lambda saved, scalar: descriptions.optimizer_facts(saved.value, scalar, saved.names)
+    )
 
 
 def read_scheduler(path: Path) -> SchedulerFacts:
     """``scheduler.bin``."""
-    return _read_torch(path, lambda value, _: descriptions.scheduler_facts(value), whole=True)
+    return _read_torch(
+        path, lambda saved, _: descriptions.scheduler_facts(saved.value, saved.names), whole=True
+    )
 
 
 def read_random_states(path: Path) -> RandomStatesFacts:
     """``random_states_0.pkl``."""
-    return _read_torch(path, lambda value, _: descriptions.random_states_facts(value), whole=True)
+    return _read_torch(
+        path, lambda saved, _: descriptions.random_states_facts(saved.value, saved.names), whole=True
+    )
 
 
 def read_custom_object(path: Path) -> CustomObjectFacts:
     """``custom_checkpoint_0.pkl``."""
-    return _read_torch(path, lambda value, _: descriptions.custom_object_facts(value), whole=True)
+    return _read_torch(
+        path, lambda saved, _: descriptions.custom_object_facts(saved.value, saved.names), whole=True
+    )
 
 
 def _read_torch(
-    path: Path, interpret: Callable[[Any, Callable[[Tensor], float | None]], T], *, whole: bool = False
+    path: Path,
+    interpret: Callable[[Description, Callable[[Tensor], float | None]], T],
+    *,
+    whole: bool = False,
 ) -> T:
     """Describe a torch file; ``whole`` verifies the tensors' bytes too, for files that are always small."""
     with FileReader(path) as reader:
@@ -89,7 +105,7 @@ def _read_torch(
             named = ", ".join(description.foreign_names[:5])
             raise FormatError(DamageKind.FOREIGN, f"it names {named}", description.foreign_names)
         _check_storages(archive, description.storages)
-        return interpret(description.value, lambda tensor: _scalar(archive, tensor))
+        return interpret(description, lambda tensor: _scalar(archive, tensor))
 
 
 def _check_storages(archive: TorchZip, keys: Iterable[str]) -> None:
@@ -99,11 +115,27 @@ def _check_storages(archive: TorchZip, keys: Iterable[str]) -> None:
 
 
 def _scalar(archive: TorchZip, tensor: Tensor) -> float | None:
-    code = _SCALARS.get(tensor.storage.dtype)
     member = archive.members.get(f"data/{tensor.storage.key}")
-    if code is None or member is None or tensor.shape != () or member.size != struct.calcsize(code):
+    if member is None or tensor.shape != () or member.size > 8:
         return None
-    return float(struct.unpack(code, archive.read(member))[0])
+    return _number(tensor.storage.dtype, archive.read(member))
+
+
+def _number(dtype: str, data: bytes) -> float | None:
+    """The value of a one-element tensor; ``None`` for a dtype that is not read, or bytes that are not one element."""
+    code = _SCALARS.get(dtype)
+    if dtype in ("BFloat16", "BF16"):
+        data = b"\0\0" + data
+    if code is None or len(data) != struct.calcsize(code):
+        return None
+    return float(struct.unpack(code, data)[0])
+
+
+class _Tensors(NamedTuple):
+    """The tensors of one weights file, and the value of its first alpha."""
+
+    entries: tuple[TensorEntry, ...]
+    alpha: float | None
 
 
 def read_weights(directory: Path, names: frozenset[str]) -> WeightsFacts:
@@ -113,13 +145,13 @@ def read_weights(directory: Path, names: frozenset[str]) -> WeightsFacts:
     """
     if layout.WEIGHTS_SAFE in names:
         return descriptions.weights_facts(
-            layout.WEIGHTS_SAFE, _safetensors_tensors(directory / layout.WEIGHTS_SAFE)
+            layout.WEIGHTS_SAFE, *_safetensors_tensors(directory / layout.WEIGHTS_SAFE)
         )
     if layout.WEIGHTS_SAFE_INDEX in names:
         return _read_shards(directory, layout.WEIGHTS_SAFE_INDEX, names, _safetensors_tensors)
     if layout.WEIGHTS_PICKLED in names:
         path = directory / layout.WEIGHTS_PICKLED
-        return descriptions.weights_facts(layout.WEIGHTS_PICKLED, _pickled_tensors(path))
+        return descriptions.weights_facts(layout.WEIGHTS_PICKLED, *_pickled_tensors(path))
     return _read_shards(directory, layout.WEIGHTS_PICKLED_INDEX, names, _pickled_tensors)
 
 
@@ -144,33 +176,45 @@ def shard_names(directory: Path, index: str) -> tuple[str, ...]:
 
 
 def _read_shards(
-    directory: Path, index: str, names: frozenset[str], read: Callable[[Path], tuple[TensorEntry, ...]]
+    directory: Path, index: str, names: frozenset[str], read: Callable[[Path], _Tensors]
 ) -> WeightsFacts:
-    tensors: list[TensorEntry] = []
+    shards: list[_Tensors] = []
     for name in shard_names(directory, index):
         if name not in names and os.path.lexists(directory / name):
             raise FormatError(DamageKind.UNREADABLE, f"{name} is not a regular file of the outputs folder")
         if name not in names:
             raise FormatError(DamageKind.CORRUPT, f"it names {name}, which is missing")
         try:
-            tensors.extend(read(directory / name))
+            shards.append(read(directory / name))
         except FormatError as error:
             raise FormatError(error.kind, f"{name}: {error.detail}", error.names) from error
-    return descriptions.weights_facts(index, tensors)
+    tensors = [tensor for shard in shards for tensor in shard.entries]
+    return descriptions.weights_facts(
+        index, tensors, next((s.alpha for s in shards if s.alpha is not None), None)
+    )
 
 
-def _safetensors_tensors(path: Path) -> tuple[TensorEntry, ...]:
-    return read_safetensors(path).tensors
+def _safetensors_tensors(path: Path) -> _Tensors:
+    with FileReader(path) as reader:
+        tensors = read_header(reader).tensors
+        first = next((tensor for tensor in tensors if tensor.name.endswith(_ALPHA)), None)
+        if first is None or not 0 < first.end - first.begin <= 8:
+            return _Tensors(tensors, None)
+        return _Tensors(tensors, _number(first.dtype, reader.at(first.begin, first.end - first.begin)))
 
 
-def _pickled_tensors(path: Path) -> tuple[TensorEntry, ...]:
-    def entries(value: Any, _: object) -> tuple[TensorEntry, ...]:
-        if not isinstance(value, dict):
+def _pickled_tensors(path: Path) -> _Tensors:
+    def entries(saved: Description, scalar: Callable[[Tensor], float | None]) -> _Tensors:
+        if not isinstance(saved.value, dict):
             raise FormatError(DamageKind.CORRUPT, "it does not hold a table of tensors")
-        return tuple(
-            TensorEntry(str(name), tensor.storage.dtype, tensor.shape, 0, 0)
-            for name, tensor in value.items()
-            if isinstance(tensor, Tensor)
+        tensors = {str(name): tensor for name, tensor in saved.value.items() if isinstance(tensor, Tensor)}
+        first = next((tensor for name, tensor in tensors.items() if name.endswith(_ALPHA)), None)
+        return _Tensors(
+            tuple(
+                TensorEntry(name, tensor.storage.dtype, tensor.shape, 0, 0)
+                for name, tensor in tensors.items()
+            ),
+            scalar(first) if first else None,
         )
 
     return _read_torch(path, entries)

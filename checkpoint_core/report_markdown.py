@@ -31,6 +31,7 @@ def diagnosis_markdown(document: Json) -> str:
     """
     parts = [
         *_opening(document),
+        *_environment(document),
         *_versions(document),
         *_checkpoints(document),
         *_cross_check(document),
@@ -59,8 +60,32 @@ def _opening(document: Json) -> Iterator[str]:
         yield "\n".join(_finding(found) for found in run["findings"])
 
 
+def _environment(document: Json) -> Iterator[str]:
+    """The Python that trains."""
+    known = document["run"]["environment"]
+    if known is None:
+        return
+    yield "## The training environment"
+    if known["problem"]:
+        yield f"It is not known: {markdown_text(known['problem'])}."
+        return
+    gpus = ", ".join(known["gpus"] or ()) or "none seen"
+    rows = [
+        ("Python", f"{markdown_code(known['python'])}, {markdown_text(known['source'])}"),
+        ("Path", markdown_code(known["executable"])),
+        ("System", markdown_code(known["platform"])),
+        ("GPUs", markdown_text(gpus)),
+        ("torch is built for CUDA", _known(known["torch_cuda"])),
+    ]
+    rows += [
+        (name, markdown_code(value) if value else "not installed")
+        for name, value in known["packages"].items()
+    ]
+    yield _table(("What", "Version"), rows)
+
+
 def _versions(document: Json) -> Iterator[str]:
-    yield "## Versions"
+    yield "## Versions of this program's own Python"
     rows = [
         (name, markdown_code(value) if value else "not installed")
         for name, value in document["versions"].items()
@@ -69,10 +94,7 @@ def _versions(document: Json) -> Iterator[str]:
     rows.append(("sd-scripts, the folder that trains next", _known(commits["folder"])))
     rows.append(("sd-scripts, that wrote the newest LoRA file", _known(commits["lora"])))
     yield _table(("What", "Version"), rows)
-    yield (
-        "These are the versions of the Python that made this report. FluxGym trains with the same one when the "
-        "report is made in its tab."
-    )
+    yield ("These are the versions of the Python that made this report; what trains is told above.")
 
 
 def _checkpoints(document: Json) -> Iterator[str]:
@@ -108,6 +130,7 @@ def _checkpoint(item: Json) -> Iterator[str]:
     if told:
         yield "\n".join(_finding(found) for found in told)
     facts = [f"Judged by the layout {item['layout']} ({markdown_text(item['layout_source'])})."]
+    facts += [markdown_text(item["outlook"]["sentence"])] if item["outlook"] else []
     facts += [markdown_text(found["message"]) for found in noted]
     yield " ".join([*facts, *_contents(item)])
     if item["files"]:

@@ -23,7 +23,10 @@ from checkpoint_core.facts import (
 )
 from checkpoint_core.findings import Finding
 from checkpoint_core.next_steps import next_steps
+from checkpoint_core.outlook import Outlook, outlook_sentence
 from checkpoint_core.position import launch_epoch
+from checkpoint_core.rehearsal_outcome import RehearsalOutcome
+from checkpoint_core.surroundings import Environment, EnvironmentProblem
 from checkpoint_core.units import utc_time
 from checkpoint_core.versions import Versions
 from checkpoint_core.wording import headline, judgement
@@ -54,6 +57,8 @@ def checkpoint_json(checkpoint: CheckpointReport) -> Json:
         "judgement": judgement(checkpoint),
         "concerns": [subject.value for subject in checkpoint.concerns],
         "findings": findings_json(checkpoint.findings),
+        "outlook": outlook_json(checkpoint.outlook),
+        "rehearsal": rehearsal_json(checkpoint.rehearsal),
         "position": {
             "steps_per_epoch": position.steps_per_epoch,
             "current_epoch": position.current_epoch,
@@ -90,6 +95,68 @@ def _contents(checkpoint: CheckpointReport) -> Json:
 def _numbers(values: Iterable[float]) -> list[float | None]:
     """JSON has no NaN and no infinity."""
     return [value if math.isfinite(value) else None for value in values]
+
+
+def outlook_json(outlook: Outlook | None) -> Json | None:
+    """What the resumed run would do; ``None`` where that is not known or of no use."""
+    if outlook is None:
+        return None
+    return {
+        "sentence": outlook_sentence(outlook),
+        "start_epoch": outlook.start_epoch,
+        "last_epoch": outlook.last_epoch,
+        "epochs_left": outlook.epochs_left,
+        "steps_left": outlook.steps_left,
+        "repeated_steps": outlook.repeated_steps,
+        "skipped_steps": outlook.skipped_steps,
+        "learning_rate": outlook.learning_rate,
+        "later_learning_rate": outlook.later_rate,
+        "next_save": outlook.next_save,
+        "saves_left": outlook.saves_left,
+        "bytes_needed": outlook.bytes_needed,
+        "will_remove": [{"state": name, "when": when} for name, when in outlook.will_remove],
+        "collisions": list(outlook.collisions),
+    }
+
+
+def rehearsal_json(outcome: RehearsalOutcome | None) -> Json | None:
+    """How a rehearsal ended; ``None`` where there was none."""
+    if outcome is None:
+        return None
+    return {
+        "status": outcome.status.value,
+        "stage": outcome.stage.value,
+        "exception": outcome.exception,
+        "message": outcome.message,
+        "file": outcome.part,
+        "frames": list(outcome.frames),
+        "log_lines": list(outcome.log_lines),
+        "seconds": round(outcome.seconds, 3),
+        "peak_bytes": outcome.peak_bytes,
+        "random_states": outcome.random_states.value if outcome.random_states else None,
+        "versions": dict(outcome.versions),
+    }
+
+
+def environment_json(environment: Environment) -> Json | None:
+    """The Python that trains; ``None`` where nobody asked for it."""
+    if environment is None:
+        return None
+    if isinstance(environment, EnvironmentProblem):
+        named = {"executable": environment.executable or None, "source": environment.source or None}
+        return {**named, "problem": environment.reason}
+    trainer = environment.trainer
+    return {
+        "executable": environment.executable,
+        "source": environment.source,
+        "problem": None,
+        "python": environment.python,
+        "platform": environment.platform,
+        "packages": dict(environment.packages),
+        "torch_cuda": environment.torch_cuda,
+        "gpus": list(environment.gpus) if environment.gpus is not None else None,
+        "trainer_commit": trainer.commit if trainer else None,
+    }
 
 
 def findings_json(findings: Iterable[Finding]) -> list[Json]:
@@ -147,6 +214,7 @@ def run_json(run: RunReport) -> Json:
         "checkpoint_count": len(run.checkpoints),
         "findings": findings_json(run.findings),
         "steps_per_epoch": facts.steps_per_epoch,
+        "environment": environment_json(run.environment),
         "script": script_json(run),
         "free_bytes": facts.free_bytes,
         "skipped": skipped_json(facts.skipped),
@@ -198,7 +266,12 @@ def scan_json(report: AuditReport) -> Json:
 
 def check_json(checkpoint: CheckpointReport) -> Json:
     """One checkpoint on its own."""
-    return {"schema_version": SCHEMA_VERSION, "kind": "check", **checkpoint_json(checkpoint)}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "check",
+        **checkpoint_json(checkpoint),
+        "environment": environment_json(checkpoint.environment),
+    }
 
 
 def versions_json(versions: Versions) -> Json:

@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 from checkpoint_core.facts import ScriptFacts
+from checkpoint_core.rehearsal_outcome import RehearsalOutcome
+
+#: What sd-scripts imports before it trains (``library/train_util.py``), beside torch and accelerate.
+TRAINING_PACKAGES = ("transformers", "diffusers")
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,9 @@ class Surroundings:
     :param environment: ``None`` where nobody asked for it.
     :param dataset: ``None`` where the script names no dataset that can be read.
     :param names: everything that lies in the run's folder.
+    :param elsewhere: the folder of this machine that ``--output_dir`` names, where it is not the run's own.
+    :param free_bytes: free space on the disk of the run.
+    :param rehearsal: how the state's rehearsal in this environment ended, if there was one.
     """
 
     run: Path
@@ -100,4 +107,6 @@ class Surroundings:
     environment: Environment = None
     dataset: DatasetFacts | None = None
     names: frozenset[str] = frozenset()
+    elsewhere: Path | None = None
     free_bytes: int | None = None
+    rehearsal: RehearsalOutcome | None = None

@@ -12,7 +12,8 @@ from checkpoint_core.surroundings import TrainerFacts
 TRAINER_FEATURES = {"schedule-free": ("train_network.py", "optimizer_train_fn")}
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")
-_REFERENCE = re.compile(r"ref: (refs/[\w./-]+)\Z")
+#: What git takes for a branch's name is nearly everything (git-check-ref-format(1)).
+_REFERENCE = re.compile(r"ref: (refs/[^\s\0~^:?*\[\\]+)\Z")
 #: Git's small text files and the trainer's sources: far larger than any that is meant, far smaller than one that hurts.
 _MAX_BYTES = 4 * 1024 * 1024
 
@@ -37,7 +38,9 @@ def git_commit(folder: Path) -> str | None:
     reference = _REFERENCE.match(head)
     if reference is None or ".." in reference[1]:
         return None
-    return _reference_commit(git, reference[1])
+    # A worktree has its own HEAD, and shares the branches.
+    shared = _first_line(git / "commondir")
+    return _reference_commit(git / shared if shared else git, reference[1])
 
 
 def _reference_commit(git: Path, reference: str) -> str | None:

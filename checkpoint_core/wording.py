@@ -5,7 +5,7 @@ from __future__ import annotations
 from checkpoint_core.audit import CheckpointReport, RunReport, find_latest_resumable
 from checkpoint_core.findings import Severity, Subject, Verdict
 from checkpoint_core.layout import SavePoint
-from checkpoint_core.surroundings import Environment, EnvironmentProblem
+from checkpoint_core.surroundings import TRAINING_PACKAGES, Environment, EnvironmentProblem
 
 #: A verdict as the table shows it.
 VERDICT_WORDS = {
@@ -82,10 +82,12 @@ def environment_line(environment: Environment) -> str:
         return f"{environment.executable or 'Not found'}: {environment.reason}."
     named = [f"{name} {environment.version(name) or 'not installed'}" for name in ("accelerate", "torch")]
     cuda = f"CUDA {environment.torch_cuda}" if environment.torch_cuda else "no CUDA"
-    gpus = ", ".join(environment.gpus) if environment.gpus else "no GPU seen"
+    gpus = "GPUs not known" if environment.gpus is None else ", ".join(environment.gpus) or "no GPU seen"
+    lacking = [name for name in TRAINING_PACKAGES if environment.version(name) is None]
+    lacks = f"; it lacks {' and '.join(lacking)}, which sd-scripts needs" if lacking else ""
     return (
         f"Python {environment.python} with {', '.join(named)} ({cuda}; {gpus}): {environment.executable}, "
-        f"{environment.source}"
+        f"{environment.source}{lacks}"
     )
 
 

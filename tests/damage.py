@@ -165,7 +165,7 @@ def make_schedule_free(state: Path) -> None:
 
     def transform(optimizer: dict[str, Any]) -> None:
         for group in optimizer["param_groups"]:
-            group.update(train_mode=False, k=8, weight_sum=8.0, lr_max=group["lr"], r=0.0)
+            group.update(train_mode=False, k=8, weight_sum=8.0, lr_max=group["lr"], r=0.0, warmup_steps=0)
         for tensors in optimizer["state"].values():
             row, column = tensors.pop("exp_avg_sq_row"), tensors.pop("exp_avg_sq_col")
             # Both have the parameter's shape, of which Adafactor's two lack one dimension each.

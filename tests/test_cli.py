@@ -19,6 +19,7 @@ from checkpoint_core import cli
 from checkpoint_core.cli import app
 from checkpoint_core.table import COLUMNS
 from tests.damage import edit_train_state, flip_tensor_byte, remove, truncate
+from tests.environments import executable_script, install, make_environment
 from tests.world import PROJECT, World
 
 FIELDS = {"run", "state", "path", "layout", "epoch", "step", "size_bytes", "saved_at", "verdict", "findings"}
@@ -140,8 +141,9 @@ def test_check_json_is_one_checkpoint(world: World) -> None:
     assert done.code == 0
     assert done.json.keys() >= FIELDS | {"schema_version", "kind"}
     assert done.json["verdict"] == "ready"
-    assert done.json == {**Done("scan", world.outputs, "--json").json["checkpoints"][0], "schema_version": 1,
-                         "kind": "check"}  # fmt: skip
+    scanned = Done("scan", world.outputs, "--json").json
+    own = {"schema_version": 1, "kind": "check", "environment": scanned["runs"][0]["environment"]}
+    assert done.json == {**scanned["checkpoints"][0], **own}
 
 
 def test_check_of_a_path_that_is_no_state_has_the_same_form(world: World) -> None:
@@ -457,3 +459,73 @@ def test_the_help_loads_nothing_heavy() -> None:
     )
 
     assert done.stdout.strip() == "[]"
+
+
+# The Python that trains
+
+
+@pytest.fixture
+def old_accelerate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An environment with nothing but the metadata of packages, in which a good state stops the training."""
+    monkeypatch.delenv("FLUXGYM_PYTHON")
+    versions = {"accelerate": "0.33.0", "torch": "2.6.0", "numpy": "2.4.6", "safetensors": "0.8.0"}
+    return make_environment(tmp_path / "env", **versions)
+
+
+def test_check_judges_for_the_python_that_is_named(world: World, old_accelerate: Path) -> None:
+    done = Done("check", world.latest, "--python", old_accelerate)
+
+    assert done.code == 1
+    assert "This environment (accelerate 0.33.0, torch 2.6.0) stops at random_states_0.pkl" in done.words
+    assert Done("check", world.latest, "--python", sys.executable).code == 0
+
+
+def test_check_judges_for_the_package_that_python_path_puts_first(
+    world: World, old_accelerate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path / "first", "accelerate", "1.6.0")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "first"))
+
+    assert Done("check", world.latest, "--python", old_accelerate).code == 0
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_scan_takes_an_environments_folder_for_its_python(
+    world: World, old_accelerate: Path, relative: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(old_accelerate.parents[2])
+    folder = old_accelerate.parents[1]
+    done = Done("scan", world.outputs, "--json", "--python", folder.name if relative else folder)
+
+    assert done.code == 1
+    assert done.json["runs"][0]["environment"]["executable"] == str(old_accelerate)
+    assert {item["verdict"] for item in done.json["checkpoints"]} == {"needs-fix"}
+
+
+def test_the_environment_in_fluxgyms_folder_is_found(world: World, old_accelerate: Path) -> None:
+    (world.root / "env").symlink_to(old_accelerate.parents[1])
+
+    assert Done("scan", world.outputs).code == 1
+    assert Done("check", world.latest).code == 1
+    done = Done("resume", world.run, "--dry-run")
+    assert done.code == 1
+    assert "Refused" in done.out + done.err
+
+
+@pytest.mark.parametrize("command", ["scan", "check", "resume", "report"])
+def test_a_python_that_is_not_there_is_wrong_usage(world: World, command: str) -> None:
+    place = {"scan": world.outputs, "check": world.latest}.get(command, world.run)
+    done = Done(command, place, "--python", world.root / "gone/python")
+
+    assert (done.code, done.out) == (2, "")
+    assert "There is no Python" in done.err
+    assert "Give the path of one, or of its environment's folder." in " ".join(done.err.split())
+
+
+def test_a_python_that_does_not_answer_leaves_the_answer_open(world: World) -> None:
+    silent = executable_script(world.root / "env/bin/python", "exit 3")
+    done = Done("check", world.latest, "--python", silent)
+
+    assert done.code == 2
+    assert "could not be asked for its versions: it stopped with status 3." in done.words
+    assert Done("scan", world.outputs, "--python", silent).code == 2

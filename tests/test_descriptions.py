@@ -58,6 +58,8 @@ def test_a_lora_is_told_by_its_keys_with_rank_shapes_and_parts() -> None:
     assert (found.tensor_count, found.trained_count, found.rank, found.keys_are_lora) == (5, 4, 4, True)
     assert found.shapes == Counter({(4, 16): 1, (16, 4): 1, (4, 8): 1, (8, 4): 1})
     assert found.parts == Counter(unet=2, te1=1, te3=1)
+    assert found.modules == {"lora_unet_a", "lora_te1_b", "lora_te3_c"}
+    assert (found.ranks, found.alpha) == (Counter({4: 2}), None)
 
 
 def test_the_rank_is_the_most_frequent_one_and_split_layers_count() -> None:
@@ -142,11 +144,41 @@ def test_an_adamw_is_described() -> None:
     assert not found.schedule_free
 
 
+MOMENTS = {"exp_avg": tensor(4), "exp_avg_sq": tensor(4)}
+TWO, THREE, SGD = (0.9, 0.999), (0.9, 0.999, 0.9999), (0.9, 0)
 FAMILIES = [
     ({"step": 8, "state1": tensor(4), "state2": tensor(4), "qmap1": tensor(256)}, {}, "adamw8bit"),
+    ({"step": 8, "state1": tensor(4), "state2": tensor(4)}, {"betas": TWO}, "adamw8bit"),
+    ({"step": 8, "state1": tensor(4), "state2": tensor(4)}, {"betas": THREE}, "ademamix8bit"),
+    ({"step": 8, "state1": tensor(4)}, {"betas": TWO}, "lion8bit"),
+    ({"step": 8, "state1": tensor(4)}, {"betas": SGD}, "sgd8bit"),
+    (
+        {"step": 8, "__bnb_optimizer_quant_state__": {"state1": tensor(4), "state2": tensor(4)}},
+        {},
+        "adamw8bit",
+    ),
+    ({"step": 8, "__bnb_optimizer_quant_state__": {"state1": tensor(4)}}, {"betas": list(SGD)}, "sgd8bit"),
+    ({"step": 8, "__bnb_optimizer_quant_state__": [1]}, {"betas": TWO}, "unknown"),
     ({"step": 8, "exp_avg_sq_row": tensor(4), "exp_avg_sq_col": tensor(16)}, {}, "adafactor"),
-    ({"step": 8, "exp_avg": tensor(4), "exp_avg_sq": tensor(4), "p0": tensor(4)}, {"d_coef": 1.0}, "prodigy"),
-    ({"step": 8, "exp_avg": tensor(4), "exp_avg_sq": tensor(4)}, {}, "adamw"),
+    ({"step": 8, **MOMENTS, "p0": tensor(4), "s": tensor(4)}, {"d_coef": 1.0}, "prodigy"),
+    ({"step": 8, **MOMENTS, "s": tensor(4)}, {"numerator_weighted": 0.0}, "dadaptadam"),
+    ({"step": 8, **MOMENTS, "s": tensor(4)}, {"gsq_weighted": 0.0}, "dadaptation"),
+    ({"step": 8, **MOMENTS, "exp_avg_diff": tensor(4)}, {"gsq_weighted": 0.0}, "dadaptadan"),
+    ({"step": 8, **MOMENTS, "exp_avg_diff": tensor(4)}, {"numerator_weighted": 0.0}, "dadaptadanip"),
+    ({"step": 8, **MOMENTS, "exp_avg_diff": tensor(4)}, {}, "unknown"),
+    ({"exp_avg": tensor(4), "s": tensor(4)}, {"numerator_weighted": 0.0}, "dadaptlion"),
+    ({"alphak": tensor(4), "sk": tensor(4), "x0": tensor(4)}, {"gsq_weighted": 0.0}, "dadaptadagrad"),
+    ({"z": tensor(4), "s": tensor(4), "x0": tensor(4)}, {"numerator_weighted": 0.0}, "dadaptsgd"),
+    ({"z": tensor(4), "exp_avg_sq": tensor(4)}, {"weight_sum": 1.0, "warmup_steps": 0}, "adamwschedulefree"),
+    (
+        {"z": tensor(4), "exp_avg_sq": tensor(4)},
+        {"weight_sum": 1.0, "silent_sgd_phase": True},
+        "radamschedulefree",
+    ),
+    ({"z": tensor(4)}, {"weight_sum": 1.0, "momentum": 0.9, "warmup_steps": 0}, "sgdschedulefree"),
+    ({"z": tensor(4), "exp_avg_sq": tensor(4)}, {"weight_sum": 1.0}, "unknown"),
+    ({"step": 8, **MOMENTS, "mu_product": tensor()}, {}, "unknown"),
+    ({"step": 8, **MOMENTS}, {}, "adamw"),
     ({"momentum_buffer": tensor(4)}, {"dampening": 0}, "sgd"),
     ({"exp_avg": tensor(4)}, {}, "lion"),
     ({}, {"relative_step": True}, "adafactor"),
@@ -162,6 +194,42 @@ def test_the_family_is_told_by_its_own_keys(
 ) -> None:
     saved = {"state": {0: state} if state else {}, "param_groups": [{"params": [0], "lr": 1.0, **group}]}
     assert facts(saved).family == family
+
+
+def test_the_settings_are_the_plain_values_of_the_first_group() -> None:
+    odd = {
+        "params": [0],
+        3: 4,
+        "n" * 101: 1,
+        "big": 10**400,
+        "long": "x" * 101,
+        "row": [0.0] * 9,
+        "deep": [(1,)],
+    }
+    plain = {
+        "lr": 1e-4,
+        "betas": [0.9, 0.999],
+        "beta1": None,
+        "foreach": True,
+        "rate": math.inf,
+        "mode": "max",
+    }
+    found = facts({"state": {}, "param_groups": [{**odd, **plain, "moment": tensor(4)}, {"lr": 5.0}]})
+    assert found.settings == tuple({**plain, "betas": (0.9, 0.999)}.items())
+    assert facts({"state": {}, "param_groups": []}).settings == ()
+
+
+def test_a_group_of_endless_settings_is_cut_off() -> None:
+    group = {f"key{number}": number for number in range(10_000)}
+    assert len(facts({"state": {}, "param_groups": [group]}).settings) < 100
+
+
+def test_the_names_in_a_file_are_handed_on() -> None:
+    names = frozenset({"torch.FloatStorage"})
+    assert optimizer_facts(adamw(), lambda _: None, names).names == names
+    assert scheduler_facts({}, names).names == names
+    assert random_states_facts({}, names).names == names
+    assert custom_object_facts({}, names).names == custom_object_facts(None, names).names == names
 
 
 def test_adafactors_factored_moments_give_the_parameters_shape_back() -> None:

@@ -12,10 +12,13 @@ from checkpoint_core.layout import Layout, parse_state_name
 from checkpoint_core.position import (
     DEFAULT_MAX_STEPS,
     Position,
+    accumulation_steps,
     is_finished,
     last_epoch,
     launch_epoch,
+    launch_step,
     locate,
+    total_steps,
     why_undecided,
 )
 
@@ -209,3 +212,103 @@ def test_which_unknown_flags_leave_the_position_open(
 ) -> None:
     why = why_undecided(script(unknown=((unknown, "only the shell knows"),), **flags))
     assert why == ("only the shell knows" if undecided else None)
+
+
+# The launch, with epochs of another length than those of the state
+
+
+@pytest.mark.parametrize(
+    ("flags", "steps_per_epoch", "done", "starts"),
+    [
+        ({}, None, 24, 4),
+        ({}, 8, 24, 4),
+        ({}, 12, 24, 3),  # more images: an epoch is trained again
+        ({}, 7, 24, 4),
+        ({}, 4, 24, 7),  # fewer: epochs are left out
+        ({"initial_epoch": 4}, 12, 36, 4),
+        ({"initial_epoch": 0}, None, 0, 1),
+        ({"initial_step": 24}, 12, 24, 3),
+        ({"initial_step": 0}, None, 0, 1),
+        ({"skip_until_initial_step": True}, 12, 24, 3),
+    ],
+)
+def test_the_launch_counts_with_the_epochs_of_now(
+    flags: dict[str, object], steps_per_epoch: int | None, done: int, starts: int
+) -> None:
+    position, launched = locate(state(), None, 8), script(**flags)
+    assert launch_step(position, launched, steps_per_epoch) == done
+    assert launch_epoch(position, launched, steps_per_epoch) == starts
+
+
+def test_a_launch_without_train_state_starts_from_nothing() -> None:
+    position = locate(state(epoch=None, step=None), None, 8)
+    assert (launch_step(position, None, 8), launch_epoch(position, None, 8)) == (0, 1)
+
+
+def test_an_epoch_s_beginning_is_no_step_without_the_length_of_an_epoch() -> None:
+    position = locate(state(lifetime=None), None, None)
+    assert launch_step(position, script(initial_epoch=4)) is None
+    assert launch_epoch(position, script(initial_epoch=4)) == 4
+
+
+@pytest.mark.parametrize(
+    ("accumulation", "flags", "starts"),
+    [
+        ("1", {}, 4),
+        ("2", {}, 7),  # 24 updates are taken for 48
+        ("2", {"initial_epoch": 2}, 3),
+        ("2", {"initial_step": 3}, 1),
+        (None, {}, None),
+        ("some", {}, None),
+    ],
+)
+def test_skipping_takes_updates_for_batches(
+    accumulation: str | None, flags: dict[str, object], starts: int | None
+) -> None:
+    given = {"--gradient_accumulation_steps": (accumulation,)}
+    skipping = script(skip_until_initial_step=True, flags=given, **flags)
+    assert launch_epoch(locate(state(), None, 8), skipping, 8) == starts
+    unskipped = script(flags=given, **flags)
+    assert launch_epoch(locate(state(), None, 8), unskipped, 8) == (
+        1 if "initial_step" in flags else flags.get("initial_epoch", 4)
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "hidden", "batches"),
+    [
+        ({}, None, 1),
+        ({}, "$EXTRA may hold further flags", None),
+        ({"--gradient_accumulation_steps": ("4",)}, "$EXTRA", 4),
+    ],
+)
+def test_batches_of_an_update(flags: dict[str, object], hidden: str | None, batches: int | None) -> None:
+    assert accumulation_steps(script(flags=flags, hidden=hidden)) == batches
+
+
+@pytest.mark.parametrize(
+    ("flags", "steps_per_epoch", "total"),
+    [
+        ({"max_train_epochs": 8}, 12, 96),
+        ({"max_train_epochs": 8}, None, None),
+        ({"max_train_epochs": 8, "max_train_steps": 20}, 12, 96),
+        ({"max_train_steps": 20}, None, 20),
+        ({}, None, DEFAULT_MAX_STEPS),
+    ],
+)
+def test_the_steps_of_the_whole_training(
+    flags: dict[str, object], steps_per_epoch: int | None, total: int | None
+) -> None:
+    assert total_steps(script(**flags), steps_per_epoch) == total
+    assert total_steps(None, steps_per_epoch) is None
+
+
+@pytest.mark.parametrize(
+    ("steps_per_epoch", "epochs", "finished"), [(None, 4, False), (8, 4, False), (10, 3, True), (20, 2, True)]
+)
+def test_an_end_by_steps_moves_with_the_length_of_an_epoch(
+    steps_per_epoch: int | None, epochs: int, finished: bool
+) -> None:
+    ending = script(max_train_steps=30)
+    assert last_epoch(ending, steps_per_epoch or 8) == epochs
+    assert is_finished(locate(state(), None, 8), ending, steps_per_epoch) is finished

@@ -284,7 +284,8 @@ def test_a_warm_start_takes_the_weights_only(options: TrainOptions) -> None:
     train(options)
     lora = options.output_dir / "tiny-lora-000002.safetensors"
     warm = replace(options, output_dir=options.output_dir / "warm", network_weights=lora, initial_epoch=3)
-    train(replace(warm, learning_rate=0.0))
+    # Too small to move a weight: with a rate of 0 there would be nothing to train.
+    train(replace(warm, learning_rate=1e-30))
     assert {path.name for path in warm.output_dir.glob("*-state")} == {
         "tiny-lora-000003-state",
         "tiny-lora-state",
@@ -311,6 +312,95 @@ def test_another_optimizer_fails_in_the_first_step(
     changed = replace(options, optimizer_type=resumed_by, resume=str(state_of(options, 1)))
     with pytest.raises(KeyError, match=f"^'{missing}'$"):
         train(changed)
+
+
+def lora_parts(state: Path) -> set[str]:
+    """The parts of the model that a state's weights are for: te1, double, single."""
+    words = [name.split("_") for name in load_file(state / "model.safetensors")]
+    return {name[1] if name[1] == "te1" else name[2] for name in words}
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts", "group_sizes"),
+    [
+        ({}, {"te1", "double", "single"}, [4, 10]),
+        ({"network_args": ("train_blocks=all",)}, {"te1", "double", "single"}, [4, 10]),
+        ({"network_args": ("train_blocks=single",)}, {"te1", "single"}, [4, 4]),
+        ({"network_args": ("train_blocks=double",)}, {"te1", "double"}, [4, 6]),
+        ({"network_train_unet_only": True}, {"double", "single"}, [10]),
+        ({"text_encoder_lr": 0.0}, {"te1", "double", "single"}, [10]),
+        ({"unet_lr": 0.0}, {"te1", "double", "single"}, [4]),
+    ],
+)
+def test_flags_decide_which_modules_are_trained(
+    options: TrainOptions, changes: dict[str, Any], parts: set[str], group_sizes: list[int]
+) -> None:
+    train(replace(options, max_train_epochs=2, **changes))
+    state = state_of(options, 1)
+    assert lora_parts(state) == parts
+    assert [len(group["params"]) for group in load(state / "optimizer.bin")["param_groups"]] == group_sizes
+    train(replace(options, max_train_epochs=2, resume=str(state), **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network_args": ("train_blocks=single",)}, r"Unexpected key\(s\).*lora_unet_double_blocks_0"),
+        ({"network_train_unet_only": True}, r"Unexpected key\(s\).*lora_te1_text_model"),
+    ],
+)
+def test_other_modules_are_refused_by_torch(
+    options: TrainOptions, changes: dict[str, Any], message: str
+) -> None:
+    train(replace(options, max_train_epochs=2))
+    with pytest.raises(RuntimeError, match=message):
+        train(replace(options, resume=str(state_of(options, 1)), **changes))
+
+
+def test_unknown_blocks_are_refused_in_upstream_s_words(options: TrainOptions) -> None:
+    with pytest.raises(AssertionError, match=r"^invalid train_blocks: triple$"):
+        train(replace(options, network_args=("train_blocks=triple",)))
+
+
+def test_a_learning_rate_of_0_leaves_nothing_to_train(options: TrainOptions) -> None:
+    with pytest.raises(ValueError, match="optimizer got an empty parameter list"):
+        train(replace(options, learning_rate=0.0))
+
+
+def test_parts_are_trained_at_their_own_rates(options: TrainOptions) -> None:
+    train(replace(options, max_train_epochs=2, text_encoder_lr=1e-4, unet_lr=2e-4))
+    groups = load(state_of(options, 1) / "optimizer.bin")["param_groups"]
+    assert [group["lr"] for group in groups] == [1e-4, 2e-4]
+
+
+def test_another_alpha_trains_otherwise_without_a_message(options: TrainOptions, tmp_path: Path) -> None:
+    """The state's `alpha` is loaded, and the scale of the script's stays."""
+    train(replace(options, max_train_epochs=2))
+    state = state_of(options, 1)
+    for alpha in (1, 16):
+        folder = tmp_path / str(alpha)
+        train(replace(options, max_train_epochs=2, network_alpha=alpha, output_dir=folder, resume=str(state)))
+    same, other = (
+        load_file(tmp_path / name / "tiny-lora-state" / "model.safetensors") for name in ("1", "16")
+    )
+    assert all(torch.equal(same[name], other[name]) for name in same if name.endswith(".alpha"))
+    assert not any(torch.equal(same[name], other[name]) for name in same if name.endswith("up.weight"))
+
+
+def test_flags_of_the_network_are_read_from_the_command_line() -> None:
+    given = [
+        "--output_dir",
+        "o",
+        "--output_name",
+        "n",
+        "--network_args",
+        "train_blocks=single",
+        "split_qkv=False",
+    ]
+    read = parse_options([*given, "--network_train_unet_only"])
+    assert read.network_args == ("train_blocks=single", "split_qkv=False")
+    assert read.network_train_unet_only
+    assert parse_options(given[:4]).network_args == ()
 
 
 def test_a_missing_state_is_refused_in_accelerate_s_words(options: TrainOptions) -> None:

@@ -3,29 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypedDict
+from dataclasses import replace
+from typing import TypeAlias, TypedDict
 
 from checkpoint_core import layout
 from checkpoint_core.catalogue import finding
+from checkpoint_core.epoch_length import epoch_length
 from checkpoint_core.facts import Damage, ScriptFacts, StateFacts
 from checkpoint_core.findings import Finding
 from checkpoint_core.formats import DamageKind
 from checkpoint_core.formats.train_state import TrainState
 from checkpoint_core.layout import Layout, SavePoint
-from checkpoint_core.position import Position, is_finished, last_epoch, launch_epoch, why_undecided
+from checkpoint_core.position import (
+    Position,
+    accumulation_steps,
+    is_finished,
+    last_epoch,
+    launch_epoch,
+    why_undecided,
+)
+from checkpoint_core.surroundings import DatasetFacts
 
 
 def check_compatibility(
-    facts: StateFacts, position: Position, script: ScriptFacts | None
+    facts: StateFacts, position: Position, script: ScriptFacts | None, dataset: DatasetFacts | None = None
 ) -> Iterator[Finding]:
-    """Every finding about where the training would go on."""
+    """Every finding about where the training would go on, with the dataset as it is now where that is known."""
     if facts.layout is not Layout.SD_SCRIPTS or facts.problem or not facts.files:
         return
+    lengths = epoch_length(position, script, dataset)
+    if dataset is not None and dataset.is_missing:
+        yield finding("dataset-missing", detail=dataset.problem)
     yield from _train_state(facts, position, script)
-    yield from _start(position, script)
+    yield from _start(position, script, lengths)
     yield from _name(facts, position)
     yield from _counts(position)
-    yield from _end(position, script)
+    yield from _end(position, script, lengths)
     if position.repeated_steps and not _skips_to(position, script):
         yield finding("mid-epoch", **_numbers(position), repeated=position.repeated_steps)
     yield finding("counts-from-zero")
@@ -69,23 +82,61 @@ def _script_decides(script: ScriptFacts | None) -> bool:
     return script is not None and (script.initial_epoch is not None or script.initial_step is not None)
 
 
-def _start(position: Position, script: ScriptFacts | None) -> Iterator[Finding]:
+#: Steps per epoch of the launch, least and most; ``None`` where nothing tells.
+_Lengths: TypeAlias = "tuple[int, int] | None"
+
+
+def _start(position: Position, script: ScriptFacts | None, lengths: _Lengths) -> Iterator[Finding]:
     """Whether the trainer goes on at the right epoch."""
     numbers = _numbers(position)
-    starts, undecided = launch_epoch(position, script), why_undecided(script)
+    starts, undecided = _starts(position, script, lengths), why_undecided(script)
+    is_right = position.next_epoch is not None and starts == {position.next_epoch}
     if undecided:
         yield finding("position-unknown", evidence=undecided)
-    elif _script_decides(script):
-        if starts is None or position.next_epoch is None:
-            yield finding("position-unknown", evidence=_why_unknown(position))
-        elif starts != position.next_epoch:
-            yield finding("script-initial-epoch", flag=_flag(script), start_epoch=starts, **numbers)
-    elif position.current_step is None:
+    elif position.current_step is None and not _script_decides(script):
         return  # train_state.json is missing or broken, and a finding of its own
-    elif position.is_relative:
-        yield finding("position-relative", file=layout.TRAIN_STATE, start_epoch=starts, **numbers)
-    elif position.is_relative is None:
+    elif None in starts or position.next_epoch is None:
         yield finding("position-unknown", evidence=_why_unknown(position))
+    elif not is_right and _skips_wrongly(position, script, lengths):
+        accumulation = accumulation_steps(script) if script else None
+        yield finding("skip-accumulation", start_epoch=_either(starts), accumulation=accumulation, **numbers)
+    elif _is_changed(position, lengths) and (is_right or not _names_epoch(script)):
+        code = "epoch-length-changed" if is_right else "dataset-changed"
+        saved, now = position.steps_per_epoch, _either(set(lengths or ()))
+        yield finding(code, saved=saved, now=now, start_epoch=_either(starts), **numbers)
+    elif _script_decides(script) and not is_right:
+        yield finding("script-initial-epoch", flag=_flag(script), start_epoch=_either(starts), **numbers)
+    elif not is_right and position.steps_per_epoch is None:
+        yield finding("position-unknown", evidence=_why_unknown(position))
+    elif not is_right:
+        yield finding("position-relative", file=layout.TRAIN_STATE, start_epoch=_either(starts), **numbers)
+
+
+def _starts(position: Position, script: ScriptFacts | None, lengths: _Lengths) -> set[int | None]:
+    """The epochs at which the trainer may go on: one, unless the dataset leaves the length of an epoch open."""
+    return {launch_epoch(position, script, length) for length in lengths or (None,)}
+
+
+def _skips_wrongly(position: Position, script: ScriptFacts | None, lengths: _Lengths) -> bool:
+    """Whether the start would be right without ``--skip_until_initial_step``."""
+    if script is None or not script.skip_until_initial_step:
+        return False
+    unskipped = replace(script, skip_until_initial_step=False)
+    return _starts(position, unskipped, lengths) == {position.next_epoch}
+
+
+def _is_changed(position: Position, lengths: _Lengths) -> bool:
+    """Whether an epoch of the launch certainly has another length than when the state was saved."""
+    return None not in (lengths, position.steps_per_epoch) and position.steps_per_epoch not in (lengths or ())
+
+
+def _names_epoch(script: ScriptFacts | None) -> bool:
+    return script is not None and script.initial_epoch is not None and script.initial_step is None
+
+
+def _either(numbers: set[int | None] | set[int]) -> str:
+    known = sorted(number for number in numbers if number is not None)
+    return f"{known[0]}" if len(known) == 1 else f"{known[0]} to {known[-1]}"
 
 
 def _flag(script: ScriptFacts | None) -> str:
@@ -142,8 +193,9 @@ def _counts(position: Position) -> Iterator[Finding]:
         yield finding("counts-disagree", file=layout.TRAIN_STATE, step=step, lifetime_step=lifetime)
 
 
-def _end(position: Position, script: ScriptFacts | None) -> Iterator[Finding]:
+def _end(position: Position, script: ScriptFacts | None, lengths: _Lengths) -> Iterator[Finding]:
     """Whether anything is left to train; the trainer's assertion sees only the steps of the last launch."""
-    if not why_undecided(script) and is_finished(position, script):
-        epochs = last_epoch(script, position.steps_per_epoch)
+    steps = lengths[0] if lengths else None
+    if not why_undecided(script) and is_finished(position, script, steps):
+        epochs = last_epoch(script, steps)
         yield finding("run-finished", max_epochs=epochs, **_numbers(position))

@@ -24,14 +24,13 @@ from checkpoint_core.layout import Layout
 #: A save takes milliseconds a file; a copy without times keeps files that lie side by side within a second or two.
 TOLERANCE_NS = 2 * 1_000_000_000
 #: Optimizers whose moments have the shapes of the parameters.
-_SHAPED = frozenset({"adamw", "adafactor"})
+_SHAPED = frozenset({"adamw", "adafactor", "adamwschedulefree"})
 
 
 def check_consistency(facts: StateFacts) -> Iterator[Finding]:
     """Every finding about files that do not belong together."""
     yield from _save_times(facts)
     yield from _optimizer_against_weights(facts)
-    yield from _learning_rate(facts)
     if facts.deep:
         yield from _deep(facts, facts.deep)
 
@@ -107,7 +106,11 @@ def _optimizer_against_weights(facts: StateFacts) -> Iterator[Finding]:
         return
     if not weights.keys_are_lora:
         return
-    if optimizer.param_count not in _trainable_counts(weights.parts):
+    split = _tensors_merged(weights)
+    counts = _trainable_counts(weights.parts)
+    if split and optimizer.param_count in _trainable_counts(weights.parts + Counter(unet=split)):
+        return
+    if optimizer.param_count not in counts:
         yield finding(
             "optimizer-params-mismatch",
             file=layout.OPTIMIZER,
@@ -120,21 +123,21 @@ def _optimizer_against_weights(facts: StateFacts) -> Iterator[Finding]:
         yield finding("optimizer-shapes-mismatch", file=layout.OPTIMIZER, evidence=evidence)
 
 
+def _tensors_merged(weights: WeightsFacts) -> int:
+    """How many tensors more the optimizer holds than the file, where qkv was split.
+
+    sd-scripts trains ``linear1`` of a single block as four pairs then, and saves them as one of four times the rank
+    (``lora_flux.py``, ``LoRANetwork.state_dict``).
+    """
+    split = sum(name.endswith("_linear1") and "_single_blocks_" in name for name in weights.modules)
+    rank = min(weights.ranks, default=0)
+    return 6 * split if rank and weights.ranks[4 * rank] == split else 0
+
+
 def _trainable_counts(parts: Counter[str]) -> set[int]:
     """How many tensors an optimizer may hold: sd-scripts leaves out a part whose learning rate is 0."""
     counts = list(parts.values())
     return {sum(chosen) for size in range(1, len(counts) + 1) for chosen in combinations(counts, size)}
-
-
-def _learning_rate(facts: StateFacts) -> Iterator[Finding]:
-    scheduler = facts.scheduler
-    if not isinstance(scheduler, SchedulerFacts) or not scheduler.last_epoch:
-        return
-    # At step 0 a warm-up stands at 0 rightly; a base of 0 is Adafactor's own schedule.
-    if scheduler.last_lrs and not any(scheduler.last_lrs) and any(scheduler.base_lrs):
-        yield finding(
-            "learning-rate-zero", file=layout.SCHEDULER, evidence=f"last_epoch {scheduler.last_epoch}"
-        )
 
 
 def _deep(facts: StateFacts, deep: DeepFacts) -> Iterator[Finding]:

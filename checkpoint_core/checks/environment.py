@@ -12,6 +12,7 @@ from checkpoint_core.facts import (
     CustomObjectFacts,
     OptimizerFacts,
     RandomStatesFacts,
+    Reading,
     SchedulerFacts,
     ScriptFacts,
     StateFacts,
@@ -26,10 +27,15 @@ from checkpoint_core.loading import (
     loads_weights_only,
     random_states,
     refused_names,
+    saved_by_numpy_2,
+    with_version,
 )
-from checkpoint_core.surroundings import Environment, EnvironmentFacts, EnvironmentProblem
+from checkpoint_core.surroundings import TRAINING_PACKAGES, Environment, EnvironmentFacts, EnvironmentProblem
+from checkpoint_core.trainer_optimizers import optimizer_of
 
 _ACCELERATE = "accelerate>=1.1"
+#: What accelerate's ``load_state`` itself imports.
+_NEEDED = ("torch", "accelerate", "safetensors", "numpy")
 
 
 def check_environment(
@@ -39,13 +45,27 @@ def check_environment(
     if isinstance(environment, EnvironmentProblem):
         yield _not_known(environment)
     elif environment is not None and facts.files and not facts.problem:
-        yield from _packages(environment, script)
-        yield from _random_states(facts, environment)
-        yield from _refused(facts, environment)
-        yield from _processes(facts, environment, script)
-        yield from _gpus(facts, environment)
-        if reason := is_unusual(environment):
-            yield finding("environment-unusual", reason=reason)
+        lacking = tuple(name for name in _needed(environment, script) if environment.version(name) is None)
+        # What versions do cannot be told of packages that are not there.
+        yield from _lacking(environment, lacking) if lacking else _loading(facts, environment, script)
+
+
+def _needed(environment: EnvironmentFacts, script: ScriptFacts | None) -> tuple[str, ...]:
+    """What a resume needs there: the optimizer's package too, in a Python that has what sd-scripts needs otherwise."""
+    known = optimizer_of(script) if script else None
+    trains = all(environment.version(name) for name in TRAINING_PACKAGES)
+    return (*_NEEDED, known[0].package) if known and trains else _NEEDED
+
+
+def _loading(
+    facts: StateFacts, environment: EnvironmentFacts, script: ScriptFacts | None
+) -> Iterator[Finding]:
+    yield from _random_states(facts, environment)
+    yield from _refused(facts, environment)
+    yield from _processes(facts, environment, script)
+    yield from _gpus(facts, environment)
+    if reason := is_unusual(environment):
+        yield finding("environment-unusual", reason=reason)
 
 
 def _not_known(problem: EnvironmentProblem) -> Finding:
@@ -61,16 +81,14 @@ def check_run_environment(environment: Environment) -> Iterator[Finding]:
         yield finding("environment-unknown", reason=environment.reason)
 
 
-def _packages(environment: EnvironmentFacts, script: ScriptFacts | None) -> Iterator[Finding]:
-    wanted = ["torch", "accelerate", "safetensors"]
-    for package in wanted:
-        if environment.version(package) is None:
-            yield finding(
-                "environment-lacks-package",
-                package=package,
-                python=environment.executable,
-                command=pip_install(environment, package),
-            )
+def _lacking(environment: EnvironmentFacts, packages: Iterable[str]) -> Iterator[Finding]:
+    for package in packages:
+        yield finding(
+            "environment-lacks-package",
+            package=package,
+            python=environment.executable,
+            command=pip_install(environment, package),
+        )
 
 
 def pip_install(environment: EnvironmentFacts, *requirements: str) -> str:
@@ -101,7 +119,7 @@ def _random_states(facts: StateFacts, environment: EnvironmentFacts) -> Iterator
         reason=_why(reading, environment),
         command=pip_install(environment, _ACCELERATE),
         rewrite=rewrite,
-        cure=_better_versions(environment),
+        cure=_restoring(reading, environment),
     )
 
 
@@ -116,20 +134,28 @@ def _why(reading: object, environment: EnvironmentFacts) -> str:
     refused = refused_names(reading.names, environment)
     if not refused:
         return "it needs “step” from that file, and accelerate 0.31 or older saved it without"
-    if is_older(environment, "accelerate", "1.1"):
-        return "torch refuses the numpy array in that file, and accelerate lets it through only since 1.1"
-    if is_older(environment, "numpy", "1.25"):
-        return f"numpy {environment.version('numpy')} is too old for accelerate to let its array through"
-    saved = "1" if any(name.startswith("numpy.core.") for name in refused) else "2"
+    if loads_weights_only(environment):
+        if is_older(environment, "accelerate", "1.1"):
+            return "torch refuses the numpy array in that file, and accelerate lets it through only since 1.1"
+        if is_older(environment, "numpy", "1.25") and not saved_by_numpy_2(reading.names):
+            return f"numpy {environment.version('numpy')} is too old for accelerate to let its array through"
+    saved = "2" if saved_by_numpy_2(reading.names) else "1"
     present = environment.version("numpy")
     return f"it was saved with numpy {saved}, and numpy {present} calls the array in it by another name"
 
 
-def _better_versions(environment: EnvironmentFacts) -> str:
-    if is_older(environment, "accelerate", "1.1"):
-        return f"run {pip_install(environment, _ACCELERATE)} in a terminal"
-    if is_older(environment, "numpy", "1.25"):
-        return f"run {pip_install(environment, 'numpy>=1.25')} in a terminal"
+def _restoring(reading: Reading[RandomStatesFacts], environment: EnvironmentFacts) -> str:
+    """How to get random states restored that this environment loses."""
+    for package, version, requirement in (
+        ("accelerate", "1.1", _ACCELERATE),
+        ("numpy", "1.25", "numpy>=1.25,<2"),  # unbounded it would be numpy 2, which calls the array otherwise
+    ):
+        better = with_version(environment, package, version)
+        if (
+            is_older(environment, package, version)
+            and random_states(reading, better) is RandomStates.RESTORED
+        ):
+            return f"run {pip_install(environment, requirement)} in a terminal"
     return f"rewrite {layout.RANDOM_STATES} with plain numbers in it, which loses nothing"
 
 
@@ -150,8 +176,17 @@ def _refused(facts: StateFacts, environment: EnvironmentFacts) -> Iterator[Findi
                 file=file,
                 evidence=", ".join(refused),
                 **_versions(environment),
-                command=pip_install(environment, _ACCELERATE),
+                command=pip_install(environment, *_taking(reading.names, environment)),
             )
+
+
+def _taking(names: frozenset[str], environment: EnvironmentFacts) -> Iterator[str]:
+    """The requirements of an environment that takes these objects."""
+    if is_older(environment, "accelerate", "1.1"):
+        yield _ACCELERATE
+        environment = with_version(environment, "accelerate", "1.1")
+    if refused_names(names, environment):
+        yield "numpy>=2" if saved_by_numpy_2(names) else "numpy>=1.25,<2"
 
 
 def _processes(
@@ -176,7 +211,8 @@ def _gpus(facts: StateFacts, environment: EnvironmentFacts) -> Iterator[Finding]
     reading = facts.random_states
     saved = reading.cuda_count if isinstance(reading, RandomStatesFacts) else 0
     if saved and environment.gpus is not None and saved != len(environment.gpus):
-        yield finding("environment-gpu-count", saved=saved, visible=len(environment.gpus) or "none")
+        counted = "1 GPU" if saved == 1 else f"{saved} GPUs"
+        yield finding("environment-gpu-count", saved=counted, visible=len(environment.gpus) or "none")
 
 
 def in_environment(findings: Iterable[Finding], environment: Environment) -> Iterator[Finding]:
@@ -194,8 +230,10 @@ def in_environment(findings: Iterable[Finding], environment: Environment) -> Ite
 def _decided(found: Finding) -> Iterator[Finding]:
     if found.code == "random-states-no-step":
         return  # the environment needs it, and a finding of its own says so, or it does not
-    if found.code.startswith("random-states-") and found.severity in (Severity.WARNING, Severity.FIXABLE):
-        yield replace(found, effect=_ORDER_LOST, cure=f"Nothing has to be done. {_WAY_BACK}")
+    told_so = found.severity in (Severity.WARNING, Severity.FIXABLE) and found.code != "random-states-hostile"
+    if found.code.startswith("random-states-") and told_so:
+        cure = _FRESH if found.severity is Severity.FIXABLE else f"Nothing has to be done. {_WAY_BACK}"
+        yield replace(found, effect=_ORDER_LOST, cure=cure)
     else:
         yield found
 
@@ -204,6 +242,7 @@ _ORDER_LOST = (
     "Training goes on from the right weights, but images come in another order and with other noise than without the "
     "interruption."
 )
+_FRESH = "Write a new random_states_0.pkl with “step” in it; the saved random states are lost."
 _WAY_BACK = "What is lost with them cannot be brought back."
 
 

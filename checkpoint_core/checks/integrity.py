@@ -71,6 +71,11 @@ def _weights(facts: StateFacts) -> Iterator[Finding]:
     if facts.layout is Layout.SD_SCRIPTS and isinstance(weights, WeightsFacts) and not weights.keys_are_lora:
         parts = ", ".join(sorted(weights.parts)) or "nothing"
         yield finding("weights-not-lora", file=weights.file, evidence=parts)
+    if isinstance(weights, WeightsFacts) and weights.unpaired:
+        yield _rebuildable(
+            finding("weights-names-broken", file=weights.file, evidence=", ".join(weights.unpaired[:3])),
+            facts,
+        )
 
 
 def _weights_file(facts: StateFacts) -> str:
@@ -79,7 +84,9 @@ def _weights_file(facts: StateFacts) -> str:
     return next((name for name in candidates if name in names), layout.WEIGHTS_SAFE)
 
 
-_LOST = frozenset({DamageKind.EMPTY.value, DamageKind.TRUNCATED.value, DamageKind.CORRUPT.value, "missing"})
+_LOST = frozenset(
+    {"names-broken", DamageKind.EMPTY.value, DamageKind.TRUNCATED.value, DamageKind.CORRUPT.value, "missing"}
+)
 
 
 def _rebuildable(found: Finding, facts: StateFacts) -> Finding:

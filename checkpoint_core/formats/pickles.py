@@ -258,10 +258,22 @@ class _Names:
             return self.ordered_dict
         if qualified in _REBUILDERS:
             return _Rebuilder()
-        if not is_allowed(qualified) and len(self.foreign) < MAX_FOREIGN_NAMES:
-            self.foreign[qualified[:200]] = None
+        if not is_allowed(qualified):
+            self._refuse(qualified)
+        if qualified == "numpy.dtype":
+            return self._numpy_dtype
         dtype = name.removesuffix("Storage") if module.startswith("torch") else ""
         return type("Stub", (Stub,), {"qualified_name": qualified[:200], "dtype": dtype})
+
+    def _refuse(self, name: str) -> None:
+        if len(self.foreign) < MAX_FOREIGN_NAMES:
+            self.foreign[name[:200]] = None
+
+    def _numpy_dtype(self, *args: Any) -> Stub:
+        """Of numpy's dtypes accelerate lets one through, the random states' (``numpy.dtypes.UInt32DType``)."""
+        if args[:1] != ("u4",):
+            self._refuse(f"numpy.dtype {str(args[0])[:20] if args else ''}".strip())
+        return Stub(*args)
 
     def persistent_load(self, pid: Any) -> Storage:
         try:

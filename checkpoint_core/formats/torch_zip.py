@@ -24,8 +24,9 @@ _END_MAGIC = b"PK\x05\x06"
 _END = struct.Struct("<4s4H2LH")
 _END64_LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
-#: Flags, method, CRC, stored size, full size, lengths of name, extra field and comment, offset of the local header.
-_CENTRAL = struct.Struct("<4x4xHH4xLLLHHH8xL")
+#: Flags, method, CRC, stored size, full size, lengths of name, extra field and comment, number of the disk, offset of
+#: the local header.
+_CENTRAL = struct.Struct("<4x4xHH4xLLLHHHH6xL")
 _LOCAL_BYTES = 30
 #: A comment may follow the end record; torch writes none, other tools up to this many bytes.
 _MAX_COMMENT = 65535
@@ -33,6 +34,8 @@ _MAX_DIRECTORY_BYTES = 64 * 1024 * 1024
 #: The pickle of 100,000 tensors has about as many bytes; the unpickler takes up to 60 times as many.
 _MAX_PICKLE_BYTES = 16 * 1024 * 1024
 _CHUNK_BYTES = 4 * 1024 * 1024
+#: torch ``inline_container.cc``, ``PyTorchStreamReader::init``.
+_VERSIONS = frozenset({"version", ".data/version"})
 _IN_ZIP64 = 0xFFFFFFFF
 
 
@@ -60,6 +63,8 @@ class TorchZip:
         # Members that overlap could ask for any amount of reading.
         if sum(member.size for member in self.members.values()) > start:
             raise FormatError(DamageKind.CORRUPT, "its members have more bytes than the archive")
+        if not self.members.keys() & _VERSIONS:
+            raise FormatError(DamageKind.CORRUPT, "it has no version, without which torch opens no archive")
 
     @property
     def pickle_bytes(self) -> bytes:
@@ -125,28 +130,41 @@ def _find_directory(reader: FileReader) -> tuple[int, int, int]:
     tail_bytes = min(reader.size, _END.size + _MAX_COMMENT)
     tail = reader.at(reader.size - tail_bytes, tail_bytes)
     at = tail.rfind(_END_MAGIC)
-    if at < 0 or len(tail) - at < _END.size:
+    # torch tells an archive by its first bytes, and unpickles what begins otherwise (serialization.py, _is_zipfile).
+    if at < 0 or len(tail) - at < _END.size or reader.at(0, 4) != _LOCAL_MAGIC:
         raise _no_directory(reader)
-    _, _, _, _, count, size, start, _ = _END.unpack_from(tail, at)
     end_offset = reader.size - tail_bytes + at
-    if start == _IN_ZIP64 or size == _IN_ZIP64 or count == 0xFFFF:
-        count, size, start, end_offset = _find_directory64(reader, end_offset)
+    _, disk, first_disk, count_here, count, size, start, _ = _END.unpack_from(tail, at)
+    record = _find_record64(reader, end_offset)
+    if record is not None:
+        end_offset, disk, first_disk, count_here, count, size, start = record
+    elif start == _IN_ZIP64 or size == _IN_ZIP64 or count == 0xFFFF:
+        raise FormatError(DamageKind.CORRUPT, "its zip64 end record is missing")
     if start + size > end_offset:
         raise FormatError(DamageKind.CORRUPT, "its directory points behind its own end")
     if size > _MAX_DIRECTORY_BYTES:
         raise FormatError(DamageKind.UNSUPPORTED, f"its directory has {size:,} bytes")
+    if count_here != count or disk or first_disk or size < count * _CENTRAL.size:
+        raise FormatError(DamageKind.CORRUPT, "its end record contradicts itself")
     return start, size, count
 
 
-def _find_directory64(reader: FileReader, end_offset: int) -> tuple[int, int, int, int]:
-    locator = reader.at(end_offset - _END64_LOCATOR.size, _END64_LOCATOR.size)
-    magic, _, offset, _ = _END64_LOCATOR.unpack(locator)
+def _find_record64(reader: FileReader, end_offset: int) -> tuple[int, int, int, int, int, int, int] | None:
+    """The 64-bit end record: its offset, disk numbers, counts, and the directory's size and offset.
+
+    torch writes one always, and its zip reader goes by it wherever there is one, whatever the 32-bit record says
+    (miniz ``mz_zip_reader_read_central_dir``).
+    """
+    locator_at = end_offset - _END64_LOCATOR.size
+    if locator_at < _END64.size:
+        return None
+    magic, _, offset, disks = _END64_LOCATOR.unpack(reader.at(locator_at, _END64_LOCATOR.size))
     if magic != b"PK\x06\x07":
-        raise FormatError(DamageKind.CORRUPT, "its zip64 locator is missing")
+        return None
+    if offset > reader.size - _END64.size or disks != 1:
+        raise FormatError(DamageKind.CORRUPT, "its zip64 locator is damaged")
     record = _END64.unpack(reader.at(offset, _END64.size))
-    if record[0] != b"PK\x06\x06":
-        raise FormatError(DamageKind.CORRUPT, "its zip64 end record is missing")
-    return record[7], record[8], record[9], offset
+    return (offset, *record[4:10]) if record[0] == b"PK\x06\x06" else None
 
 
 def _no_directory(reader: FileReader) -> FormatError:
@@ -161,12 +179,13 @@ def _no_directory(reader: FileReader) -> FormatError:
 
 
 def _members(reader: FileReader, start: int, size: int, count: int) -> Iterator[Member]:
+    """The members, held to what torch's zip reader asks of each (miniz ``mz_zip_reader_read_central_dir``)."""
     directory = reader.at(start, size)
-    at = 0
+    at, folder = 0, None
     for _ in range(count):
         if at + _CENTRAL.size > size or directory[at : at + 4] != _CENTRAL_MAGIC:
-            raise FormatError(DamageKind.CORRUPT, "its directory is damaged")
-        flags, method, crc, stored, full, name_bytes, extra_bytes, comment_bytes, header = (
+            raise _bad_directory()
+        flags, method, crc, stored, full, name_bytes, extra_bytes, comment_bytes, disk, header = (
             _CENTRAL.unpack_from(directory, at)
         )
         name_at = at + _CENTRAL.size
@@ -180,9 +199,24 @@ def _members(reader: FileReader, start: int, size: int, count: int) -> Iterator[
             )
         if header + _LOCAL_BYTES + full > start:
             raise FormatError(DamageKind.CORRUPT, "a member reaches beyond the archive's data")
-        # Everything lies under one top folder, named after the file it was first saved as.
-        yield Member(name.partition(b"/")[2].decode("utf-8", "replace"), full, crc, header)
         at = name_at + name_bytes + extra_bytes + comment_bytes
+        # Everything lies under one top folder, named after the file it was first saved as.
+        top, _, rest = name.partition(b"/")
+        folder = top if folder is None else folder
+        if at > size or disk > 1 or top != folder or not rest:
+            raise _bad_directory()
+        yield Member(_name(rest), full, crc, header)
+
+
+def _name(name: bytes) -> str:
+    try:
+        return name.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _bad_directory() from error
+
+
+def _bad_directory() -> FormatError:
+    return FormatError(DamageKind.CORRUPT, "its directory is damaged")
 
 
 def _zip64_fields(extra: bytes, full: int, stored: int, header: int) -> tuple[int, int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from checkpoint_core.audit import CheckpointReport
 from checkpoint_core.findings import Subject, Verdict
 from checkpoint_core.page.markup import diff_block, notice, text
+from checkpoint_core.rehearsal_outcome import Stage, Status
 from checkpoint_core.wording import judgement, title
 
 _REASONS = {
@@ -59,6 +60,35 @@ def progress_view(done: int, total: int, item: CheckpointReport) -> str:
         f"<p>Reading every byte of {text(title(item))}: {percent} %</p>"
         f'<progress max="100" value="{percent}" aria-label="Verified"></progress>',
     )
+
+
+_STAGE_WORDS = {
+    Stage.STARTING: "starting Python",
+    Stage.IMPORTING: "importing torch and accelerate",
+    Stage.BUILDING: "building a network of the saved size",
+    Stage.LOADING: "loading",
+    Stage.CHECKING: "checking what arrived",
+}
+
+
+def rehearsing_view(stage: Stage, seconds: float, item: CheckpointReport) -> str:
+    """How far a rehearsal has come, after so many seconds."""
+    done = 100 * list(Stage).index(stage) // len(Stage)
+    return notice(
+        "info",
+        f"<p>Rehearsing {text(title(item))} with the Python that trains: {_STAGE_WORDS[stage]} ({seconds:.0f} s)</p>"
+        f'<progress max="100" value="{done}" aria-label="Rehearsed"></progress>',
+    )
+
+
+def rehearsed_view(item: CheckpointReport) -> str:
+    """How a rehearsal ended."""
+    outcome = item.rehearsal
+    if outcome is None or outcome.status is Status.CANCELLED:
+        return info_view("Cancelled. Nothing was changed.")
+    told = " ".join(found.message for found in item.findings if found.code.startswith("rehearsal-"))
+    kind = {Status.LOADED: "good", Status.REFUSED: "info"}.get(outcome.status, "warning")
+    return notice(kind, f"<p>{text(told)}</p>")
 
 
 def error_view(message: str) -> str:

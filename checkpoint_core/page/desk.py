@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,11 +17,14 @@ from checkpoint_core import gym, samples
 from checkpoint_core.audit import Auditor, CheckpointReport, RunReport, UnknownName, find_latest_resumable
 from checkpoint_core.collect import diagnosis_for
 from checkpoint_core.discovery import OutputsFolderError
+from checkpoint_core.facts import StateFacts
 from checkpoint_core.layout import Layout
 from checkpoint_core.page import action_view, panel_view, table_view
 from checkpoint_core.page.long_work import LongWork
 from checkpoint_core.page.markup import safe_name
 from checkpoint_core.page.training_python import TrainingPython
+from checkpoint_core.rehearsal import rehearse_state
+from checkpoint_core.rehearsal_outcome import RehearsalOutcome, Stage
 from checkpoint_core.report import Diagnosis
 from checkpoint_core.run_command import run_command
 from checkpoint_core.safe_write import WriteFailed, new_file
@@ -33,6 +37,7 @@ from checkpoint_core.script_change import (
     plan_resume,
 )
 from checkpoint_core.script_words import Dialect
+from checkpoint_core.surroundings import Environment
 from checkpoint_core.train_script import InexpressiblePath, ScriptNotUnderstood
 from checkpoint_core.verification import VerificationCancelled
 from checkpoint_core.wording import run_summary, title, title_inside
@@ -206,6 +211,8 @@ class Desk:
                 return Outcome(
                     action_view.error_view(f"{title(item)} does not resume. {action_view.refusal(item)}")
                 )
+            if item.needs_rehearsal:
+                return Outcome(action_view.info_view("It was not rehearsed to the end; nothing was changed."))
             change = plan_resume(run.facts.path, item.name)
             # What is written is what was shown: not another run's plan, nor a plan for a script since changed.
             if shown is not None and not _is_same(shown, change):
@@ -290,6 +297,31 @@ class Desk:
             return action_view.progress_view(counts[0], counts[1], item)
 
         yield from self._long(run_name, selected, layout, "verified", work, progress)
+
+    def rehearse(self, run_name: str, selected: str, layout: str = "") -> Iterator[str]:
+        """Load a checkpoint for trial with the Python that trains; yields what to show, at the end how it went."""
+        stages, began = [Stage.STARTING], time.monotonic()
+
+        def work(item: CheckpointReport, cancelled: Callable[[], bool]) -> str:
+            def trial(facts: StateFacts, environment: Environment) -> RehearsalOutcome:
+                return rehearse_state(facts, environment, stages.append, cancelled)
+
+            report = self.auditor(layout).rehearse(item.run, item.name, trial)
+            return action_view.rehearsed_view(report)
+
+        def progress(item: CheckpointReport) -> str:
+            return action_view.rehearsing_view(stages[-1], time.monotonic() - began, item)
+
+        yield from self._long(run_name, selected, layout, "rehearsed", work, progress)
+
+    def rehearse_unusual(self, run_name: str, selected: str, layout: str = "") -> Iterator[str]:
+        """Rehearse before a resume where nobody has tried the environment's versions; else nothing."""
+        try:
+            item = self.checkpoint(self.run(run_name, layout), selected)
+        except (UnknownName, OutputsFolderError):
+            return  # the resume itself says so
+        if item.verdict.resumes and item.needs_rehearsal:
+            yield from self.rehearse(run_name, selected, layout)
 
     def _long(
         self,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from checkpoint_core.audit import CheckpointReport
 from checkpoint_core.facts import LoraFacts, OptimizerFacts, RandomStatesFacts, WeightsFacts
 from checkpoint_core.findings import Finding, Severity
+from checkpoint_core.outlook import outlook_sentence
 from checkpoint_core.page.markup import badge, notice, severity_word, text
 from checkpoint_core.table import learning_rate
 from checkpoint_core.units import human_bytes, local_time
@@ -30,11 +31,16 @@ def panel_view(item: CheckpointReport, samples: Sequence[Thumbnail] = ()) -> str
         '<section class="ck-panel" aria-label="Selected checkpoint">'
         f'<div class="ck-title">{text(title(item))} {badge(item.verdict)} '
         f'<span class="ck-quiet">{text(item.name)}</span></div>'
-        f"<p>{text(judgement(item))}</p>"
+        f"<p>{text(judgement(item))}</p>{_outlook(item)}"
         f"{_findings(deciding)}{_facts(item)}{_samples(samples)}"
         f"{_folded('Good to know', _findings(quiet)) if quiet else ''}"
         f"{_folded(f'Files ({len(item.facts.files)}, {human_bytes(item.facts.size_bytes)})', _files(item))}</section>"
     )
+
+
+def _outlook(item: CheckpointReport) -> str:
+    """What the resumed run would do, in one line."""
+    return f'<p class="ck-outlook">{text(outlook_sentence(item.outlook))}</p>' if item.outlook else ""
 
 
 def nothing_selected(has_rows: bool) -> str:

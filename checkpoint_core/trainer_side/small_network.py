@@ -31,6 +31,15 @@ _TRANSFORMER_MODULES: Mapping[str, tuple[int, int]] = {
     "lora_unet_single_blocks_0_linear1": (16, 112),
     "lora_unet_single_blocks_0_linear2": (80, 16),
 }
+_TEXT_ENCODER_PREFIX = "lora_te"
+_BLOCKS: Mapping[str | None, tuple[str, ...]] = {
+    None: ("double", "single"),
+    "all": ("double", "single"),
+    "double": ("double",),
+    "single": ("single",),
+}
+"""The values of `train_blocks` in `--network_args`, None without it, and the transformer blocks that each trains."""
+
 _TEACHER_SEED = 20240801
 """Seed of the frozen matrices to be learned: part of the task, not of the run, hence not `--seed`."""
 
@@ -56,25 +65,57 @@ class LoraPair(nn.Module):
         return output
 
 
-class SmallLora(nn.Module):
-    """Seven LoRA pairs that learn seven frozen matrices; about 8 kB of weights at rank 4."""
+def lora_modules(network_args: Iterable[str] = (), unet_only: bool = False) -> dict[str, tuple[int, int]]:
+    """Return the modules that get a LoRA pair, by name: their input and output features, in creation order.
 
-    def __init__(self, rank: int, alpha: float) -> None:
+    `network_args` are the values of `--network_args`, of which `train_blocks` counts, as in create_network of
+    lora_flux.py; `unet_only` is `--network_train_unet_only`. Raises AssertionError in upstream's words for an
+    unknown `train_blocks`.
+    """
+    train_blocks = dict(arg.split("=") for arg in network_args).get("train_blocks")
+    if train_blocks not in _BLOCKS:
+        raise AssertionError(f"invalid train_blocks: {train_blocks}")
+    prefixes = tuple(f"lora_unet_{block}_blocks" for block in _BLOCKS[train_blocks])
+    transformer = {name: size for name, size in _TRANSFORMER_MODULES.items() if name.startswith(prefixes)}
+    return transformer if unet_only else {**_TEXT_ENCODER_MODULES, **transformer}
+
+
+class SmallLora(nn.Module):
+    """LoRA pairs that learn frozen matrices, by default seven; about 8 kB of weights at rank 4.
+
+    `modules` maps the name of each module to its input and output features.
+    """
+
+    def __init__(self, rank: int, alpha: float, modules: Mapping[str, tuple[int, int]] | None = None) -> None:
         super().__init__()
         teacher_source = torch.Generator().manual_seed(_TEACHER_SEED)
         self._teachers: dict[str, Tensor] = {}
-        for name, (in_features, out_features) in {**_TEXT_ENCODER_MODULES, **_TRANSFORMER_MODULES}.items():
+        for name, (in_features, out_features) in (lora_modules() if modules is None else modules).items():
             self.add_module(name, LoraPair(in_features, out_features, rank, alpha))
             self._teachers[name] = (
                 torch.randn(out_features, in_features, generator=teacher_source) / in_features
             )
 
-    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """Return one group for the text encoder and one for the transformer, as sd-scripts does for Flux."""
+    def parameter_groups(
+        self,
+        learning_rate: float,
+        text_encoder_rate: float | None = None,
+        transformer_rate: float | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return one group for the text encoder and one for the transformer, as sd-scripts does for Flux.
+
+        The parts' own rates are `--text_encoder_lr` and `--unet_lr`. A part without modules or with a rate of 0 has
+        no group (prepare_optimizer_params_with_multiple_te_lrs of lora_flux.py).
+        """
         groups = []
-        for modules in (_TEXT_ENCODER_MODULES, _TRANSFORMER_MODULES):
-            parameters = [p for name in modules for p in self.get_submodule(name).parameters()]
-            groups.append({"params": parameters, "lr": learning_rate})
+        for is_transformer, own_rate in ((False, text_encoder_rate), (True, transformer_rate)):
+            names = [
+                name for name in self._teachers if is_transformer != name.startswith(_TEXT_ENCODER_PREFIX)
+            ]
+            rate = learning_rate if own_rate is None else own_rate
+            if names and rate:
+                parameters = [p for name in names for p in self.get_submodule(name).parameters()]
+                groups.append({"params": parameters, "lr": rate})
         return groups
 
     def forward(self, item: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from checkpoint_core.trainer_side.small_network import (
     SmallLora,
     load_lora,
+    lora_modules,
     make_optimizer,
     make_schedule,
     save_lora,
@@ -56,18 +57,22 @@ def train(options: TrainOptions) -> None:
     AssertionError when no step is left, ValueError for an optimizer or schedule unknown here. Leaves torch with
     one thread and the random generators where the training ended.
     """
-    # As FluxGym's scripts set it (--num_cpu_threads_per_process 1). On tensors this small further threads wait
-    # for each other: on a busy machine with two cores the sample folder took five times as long.
-    torch.set_num_threads(1)
-    # accelerate keeps its settings in shared state, and a new run may differ in --mixed_precision.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    _Training(options).run()
+    Training(options).run()
 
 
-class _Training:
-    """One start of the trainer, from building the network to the last save."""
+class Training:
+    """One start of the trainer, from building the network to the last save.
+
+    `train` is the way to call it; a program that watches a resume may extend it. `network`, `optimizer`, `loader`
+    and `schedule` are accelerate's, and after the construction they hold what `--resume` loaded.
+    """
 
     def __init__(self, options: TrainOptions) -> None:
+        # As FluxGym's scripts set it (--num_cpu_threads_per_process 1). On tensors this small further threads wait
+        # for each other: on a busy machine with two cores the sample folder took five times as long.
+        torch.set_num_threads(1)
+        # accelerate keeps its settings in shared state, and a new run may differ in --mixed_precision.
+        AcceleratorState._reset_state(reset_partial_state=True)
         self.options = options
         self.session_id = secrets.randbits(32)
         self.started_at = time.time()
@@ -87,11 +92,11 @@ class _Training:
 
     def _build(self) -> None:
         options = self.options
-        network = SmallLora(options.network_dim, options.network_alpha)
+        network = self.build_network()
         if options.network_weights is not None:
             summary = load_lora(network, options.network_weights)
             self._say(f"load network weights from {options.network_weights}: {summary}")
-        groups = network.parameter_groups(options.learning_rate)
+        groups = network.parameter_groups(options.learning_rate, options.text_encoder_lr, options.unet_lr)
         self.optimizer_name, optimizer = make_optimizer(options.optimizer_type, groups, options.learning_rate)
         schedule = make_schedule(
             options.lr_scheduler, optimizer, options.lr_warmup_steps, options.total_steps
@@ -103,6 +108,12 @@ class _Training:
         self.network, self.optimizer, self.loader, self.schedule = self.accelerator.prepare(
             network, optimizer, loader, schedule
         )
+
+    def build_network(self) -> SmallLora:
+        """Return the network that the flags describe, untrained."""
+        options = self.options
+        modules = lora_modules(options.network_args, options.network_train_unet_only)
+        return SmallLora(options.network_dim, options.network_alpha, modules)
 
     def _write_train_state(self, models: list[Any], weights: list[Any], output_dir: str) -> None:
         # +1 as upstream: current_step is that of the batch in work, counted from 0.
@@ -130,7 +141,7 @@ class _Training:
             for epoch in range(start.epochs_done, options.total_epochs):
                 self._say(f"\nepoch {epoch + 1}/{options.total_epochs}\n")
                 self.current_epoch = epoch + 1
-                if not self._train_epoch(to_skip):
+                if not self.train_epoch(to_skip):
                     return
                 to_skip = 0
                 self._save_at_epoch(epoch + 1)
@@ -147,12 +158,12 @@ class _Training:
         if not self.options.quiet:
             self.accelerator.print(line)
 
-    def _train_epoch(self, to_skip: int) -> bool:
+    def train_epoch(self, to_skip: int) -> bool:
         """Train one epoch, passing over `to_skip` batches; False when told to stop within it."""
         loader = self.accelerator.skip_first_batches(self.loader, to_skip) if to_skip else self.loader
         for number, (item,) in enumerate(loader):
             self.current_step = self.global_step
-            loss = self._train_step(item)
+            loss = self.train_step(item)
             self.global_step += 1
             self.progress.update(1)
             every = self.options.save_every_n_steps
@@ -165,7 +176,8 @@ class _Training:
                 break
         return True
 
-    def _train_step(self, item: torch.Tensor) -> float:
+    def train_step(self, item: torch.Tensor) -> float:
+        """Train on one batch, of shape (1, 1), and return its loss."""
         # Upstream draws captions from python's generator, and libraries draw from numpy's: with all three
         # in a loss, every part of random_states_0.pkl matters to a resumed run.
         shift = 0.1 * (random.random() + numpy.random.random())

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,16 @@ class TrainOptions:
     skip_until_initial_step: bool = False
     network_dim: int = 4
     network_alpha: float = 1
+    network_args: tuple[str, ...] = ()
+    network_train_unet_only: bool = False
     network_weights: Path | None = None
     optimizer_type: str = "adafactor"
     optimizer_args: tuple[str, ...] = ()
     lr_scheduler: str = "constant"
     lr_warmup_steps: int = 0
     learning_rate: float = 8e-4
+    text_encoder_lr: float | None = None
+    unet_lr: float | None = None
     seed: int = 42
     loss_log: Path | None = None
     stop_after_step: int | None = None
@@ -107,6 +112,7 @@ _CONVERTERS = {
     "int": int,
     "int | None": int,
     "float": float,
+    "float | None": float,
     "str": str,
     "str | None": str,
     "Path | None": Path,
@@ -138,6 +144,7 @@ def parse_options(arguments: Sequence[str] | None) -> TrainOptions:
     A wrong use of a known flag ends the program with status 2, as argparse does.
     """
     known, _ = _parser().parse_known_args(arguments)
-    values = vars(known)
-    values["optimizer_args"] = tuple(values["optimizer_args"])
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in vars(known).items()
+    }
     return TrainOptions(**values)

@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 
 from checkpoint_core.audit import CheckpointReport, RunReport, judge
+from checkpoint_core.checks.compatibility import check_compatibility
 from checkpoint_core.facts import ScriptFacts, StateFacts
+from checkpoint_core.findings import Finding, Severity, Subject
 from checkpoint_core.layout import Layout, SavePoint, parse_state_name
-from checkpoint_core.surroundings import Surroundings
+from checkpoint_core.position import locate
+from checkpoint_core.surroundings import DatasetFacts, Surroundings
 from tests.damage import edit_train_state, empty, remove, times_kept, truncate
 from tests.judging import audit_world, codes, found, judge_copy, judge_state, make_directory_of, outcome
 from tests.world import STEPS_PER_EPOCH, World
@@ -202,7 +205,9 @@ def test_a_run_that_is_limited_by_steps(world: World, steps: int | None, finishe
 def test_the_trainer_s_own_limit_counts_when_the_script_has_none(stepped: RunReport) -> None:
     facts = stepped.checkpoint(EPOCH_2).facts
     script = replace(stepped.facts.script, max_train_epochs=None)  # type: ignore[type-var]
-    assert codes(judge(facts, Surroundings(stepped.facts.path, script, STEPS_PER_EPOCH))) == []
+    # Under a cosine of 1,600 steps, that is.
+    report = judge(facts, Surroundings(stepped.facts.path, script, STEPS_PER_EPOCH))
+    assert codes(report) == ["learning-rate-jumps"]
     late = replace(script, max_train_steps=12)  # type: ignore[type-var]
     assert codes(judge(facts, Surroundings(stepped.facts.path, late, STEPS_PER_EPOCH))) == ["run-finished"]
 
@@ -211,13 +216,15 @@ def test_the_last_epoch_cut_short_by_the_steps_is_finished(stepped: RunReport) -
     limited = judged(stepped, "stepped-step00000020-state", max_train_epochs=None, max_train_steps=20)
     assert "run-finished" in codes(limited)
     longer = judged(stepped, "stepped-step00000020-state", max_train_epochs=None, max_train_steps=21)
-    assert codes(longer) == ["mid-epoch"]
+    assert codes(longer) == ["mid-epoch", "learning-rate-jumps"]
 
 
 def test_a_finished_run_that_had_been_resumed_is_told_as_both(resumed: RunReport) -> None:
     """Row 28a: the trainer's assertion passes, and it trains the last epochs again."""
-    assert codes(resumed.checkpoint(LAST)) == ["position-relative", "run-finished"]
-    assert codes(judged(resumed, LAST, max_train_epochs=5, initial_epoch=4)) == []
+    assert codes(resumed.checkpoint(LAST))[:2] == ["position-relative", "run-finished"]
+    # The resumed launch had a constant rate, the script says cosine.
+    told = codes(judged(resumed, LAST, max_train_epochs=5, initial_epoch=4))
+    assert told == ["learning-rate-jumps"]
 
 
 # States inside an epoch
@@ -278,8 +285,8 @@ def test_an_output_name_that_ends_like_an_epoch(stepped: RunReport) -> None:
     script = replace(stepped.facts.script, output_name="cat-000123", max_train_epochs=9)  # type: ignore[type-var]
     last = replace(facts, name=parse_state_name("cat-000123-state", "cat-000123"))
     report = judge(last, Surroundings(stepped.facts.path, script, STEPS_PER_EPOCH))
-    assert codes(report) == ["learning-rate-zero"]
     assert report.position.epoch == 3
+    assert "run-finished" not in codes(report)
 
 
 # What cannot be told is never fine
@@ -398,3 +405,107 @@ def test_a_scheduler_that_counted_repeated_epochs_is_no_contradiction(resumed: R
         for report in resumed.checkpoints
     )
     assert not any("counts-disagree" in codes(report) for report in resumed.checkpoints)
+
+
+# Row 35: the dataset is another one than when the state was saved
+
+
+def on_dataset(
+    run: RunReport, state: str, batches: tuple[int, int] | None, **script: object
+) -> list[Finding]:
+    """What is found of a state when its images now make that many batches; information left out."""
+    facts = run.checkpoint(state).facts
+    flags = replace(run.facts.script, **script)  # type: ignore[type-var]
+    position = locate(facts, flags, STEPS_PER_EPOCH)
+    dataset = DatasetFacts("dataset.toml", 4, batches, None if batches else "it is not known")
+    told = check_compatibility(facts, position, flags, dataset)
+    return [each for each in told if each.severity is not Severity.INFO]
+
+
+@pytest.mark.parametrize(
+    ("batches", "script", "expected"),
+    [
+        ((8, 8), {}, []),
+        ((6, 10), {}, []),
+        (None, {}, []),
+        ((12, 12), {}, ["dataset-changed"]),
+        ((4, 4), {"max_train_epochs": 9}, ["dataset-changed"]),
+        ((9, 12), {}, ["dataset-changed"]),
+        ((7, 7), {}, ["epoch-length-changed"]),
+        ((6, 7), {}, ["epoch-length-changed"]),
+        ((12, 12), {"initial_epoch": 3}, ["epoch-length-changed"]),
+        ((12, 12), {"initial_epoch": 2}, ["script-initial-epoch"]),
+        ((8, 8), {"initial_epoch": 2}, ["script-initial-epoch"]),
+        ((12, 12), {"initial_step": 16}, ["dataset-changed"]),
+        ((12, 12), {"initial_step": 24}, ["epoch-length-changed"]),
+        ((12, 12), {"unknown": (("--initial_epoch", "a variable"),)}, ["position-unknown"]),
+    ],
+)
+def test_other_images_may_lead_to_another_epoch(
+    stepped: RunReport, batches: tuple[int, int] | None, script: dict[str, object], expected: list[str]
+) -> None:
+    assert [each.code for each in on_dataset(stepped, EPOCH_2, batches, **script)] == expected
+
+
+def test_the_finding_names_both_lengths_both_epochs_and_the_cure(stepped: RunReport) -> None:
+    (changed,) = on_dataset(stepped, EPOCH_2, (12, 12))
+    assert "An epoch had 8 steps when this checkpoint was saved, now" in changed.message
+    assert changed.message.endswith("make 12.")
+    assert "goes on at epoch 2 instead of 3" in changed.effect
+    assert changed.cure.startswith("Set --initial_epoch 3 in the train script")
+    assert (changed.severity, changed.subject) == (Severity.FIXABLE, Subject.SCRIPT)
+    (open_,) = on_dataset(stepped, EPOCH_2, (4, 7), max_train_epochs=9)
+    assert "goes on at epoch 3 to 5 instead of 3" in open_.effect
+    (longer,) = on_dataset(stepped, EPOCH_2, (7, 7))
+    assert (longer.severity, "now it has 7" in longer.message) == (Severity.WARNING, True)
+
+
+def test_relative_steps_are_counted_with_the_present_epochs(resumed: RunReport) -> None:
+    """Saved in epoch 2 with 8 relative steps: four steps an epoch would lead to the right one by accident."""
+    assert [each.code for each in on_dataset(resumed, EPOCH_2, (8, 8))] == ["position-relative"]
+    assert [each.code for each in on_dataset(resumed, EPOCH_2, (4, 4))] == ["epoch-length-changed"]
+    (changed,) = on_dataset(resumed, EPOCH_2, (16, 16))
+    assert (changed.code, "at epoch 1 instead of 3" in changed.effect) == ("dataset-changed", True)
+
+
+def test_images_that_are_gone_are_a_warning(stepped: RunReport) -> None:
+    facts = stepped.checkpoint(EPOCH_2).facts
+    position = locate(facts, stepped.facts.script, STEPS_PER_EPOCH)
+    for is_missing in (True, False):
+        dataset = DatasetFacts("dataset.toml", 0, None, "there is no /gym/datasets/cat", is_missing)
+        told = check_compatibility(facts, position, stepped.facts.script, dataset)
+        missing = [each for each in told if each.code == "dataset-missing"]
+        assert len(missing) == is_missing
+        for each in missing:
+            assert each.message.endswith("where the script says: there is no /gym/datasets/cat.")
+            assert each.severity is Severity.WARNING
+
+
+def test_a_missing_train_state_is_its_own_finding_whatever_the_images(stepped: RunReport) -> None:
+    facts = replace(stepped.checkpoint(EPOCH_2).facts, train_state=None)
+    position = locate(facts, stepped.facts.script, STEPS_PER_EPOCH)
+    told = check_compatibility(facts, position, stepped.facts.script, DatasetFacts("d", 4, (12, 12)))
+    assert next(told).code == "train-state-missing"
+
+
+@pytest.mark.parametrize(
+    ("accumulation", "script", "expected"),
+    [
+        ("2", {}, ["skip-accumulation"]),
+        ("1", {}, []),
+        ("2", {"skip_until_initial_step": False}, []),
+        ("2", {"initial_epoch": 3}, ["skip-accumulation"]),
+        ("2", {"initial_epoch": 2}, []),  # 8 updates are taken for 16 batches, which is right by accident
+    ],
+)
+def test_skipping_with_accumulation_leaves_epochs_out(
+    stepped: RunReport, accumulation: str, script: dict[str, object], expected: list[str]
+) -> None:
+    assert stepped.facts.script is not None
+    flags = {**stepped.facts.script.flags, "--gradient_accumulation_steps": (accumulation,)}
+    values = {"skip_until_initial_step": True, "max_train_epochs": 9, **script}
+    batches = STEPS_PER_EPOCH * int(accumulation)
+    told = on_dataset(stepped, EPOCH_2, (batches, batches), flags=flags, **values)
+    assert [each.code for each in told] == expected
+    if expected:
+        assert "goes on at epoch 5 instead of 3" in told[0].effect

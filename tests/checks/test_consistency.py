@@ -19,7 +19,6 @@ from checkpoint_core.facts import (
     DeepFacts,
     LoraFacts,
     OptimizerFacts,
-    SchedulerFacts,
     StateFacts,
     WeightsFacts,
     WeightsLoraPair,
@@ -183,26 +182,6 @@ def test_moments_of_unknown_shape_are_no_mismatch(facts: StateFacts) -> None:
     assert told(replace(facts, optimizer=eight_bit)) == []
 
 
-@pytest.mark.parametrize(
-    ("scheduler", "zero"),
-    [
-        (SchedulerFacts(24, (0.0, 0.0), (8e-4, 8e-4)), True),
-        (SchedulerFacts(24, (0.0, 1e-9), (8e-4, 8e-4)), False),
-        (SchedulerFacts(0, (0.0, 0.0), (8e-4, 8e-4)), False),  # a warm-up's first step
-        (SchedulerFacts(24, (0.0,), (0.0,)), False),  # Adafactor's own schedule
-        (SchedulerFacts(24, (), (8e-4,)), False),
-        (SchedulerFacts(None, (0.0,), (8e-4,)), False),
-    ],
-)
-def test_a_learning_rate_that_has_run_out(facts: StateFacts, scheduler: SchedulerFacts, zero: bool) -> None:
-    assert [each.code for each in told(replace(facts, scheduler=scheduler))] == ["learning-rate-zero"] * zero
-
-
-def test_a_real_cosine_schedule_ends_at_zero_and_not_before(stepped: RunReport) -> None:
-    ended = {item.name for item in stepped.checkpoints if "learning-rate-zero" in codes(item)}
-    assert ended == {"stepped-state", "stepped-step00000024-state"}
-
-
 # What reading every byte told
 
 
@@ -274,3 +253,22 @@ def test_a_lora_file_of_a_later_save_cannot_vouch(facts: StateFacts, later: int,
 def test_the_train_state_of_the_world_is_what_these_tests_take_it_for(world: World) -> None:
     record = json.loads((world.latest / "train_state.json").read_text())
     assert record == {"current_epoch": 4, "current_step": 32}
+
+
+def test_a_split_qkv_is_saved_merged_and_trained_apart(facts: StateFacts) -> None:
+    weights, optimizer = weights_of(facts), optimizer_of(facts)
+    assert "lora_unet_single_blocks_0_linear1" in weights.modules
+    rank = min(weights.ranks)
+    merged = replace(weights, ranks=weights.ranks - Counter({rank: 1}) + Counter({4 * rank: 1}))
+    apart = replace(optimizer, param_count=optimizer.param_count + 6)
+
+    assert told(replace(facts, weights=merged, optimizer=apart)) == []
+    for other in (
+        replace(apart, param_count=apart.param_count + 1),
+        replace(apart, param_count=apart.param_count - 1),
+    ):
+        (only,) = told(replace(facts, weights=merged, optimizer=other))
+        assert only.code == "optimizer-params-mismatch"
+    # Without the larger rank nothing was merged.
+    (only,) = told(replace(facts, optimizer=apart))
+    assert only.code == "optimizer-params-mismatch"

@@ -7,12 +7,14 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from checkpoint_core.formats import DamageKind, FileReader, FormatError
+from checkpoint_core.formats.pickles import describe
 from checkpoint_core.formats.torch_zip import TorchZip
 from tests.builders import torch_file
 from tests.damage import flip_byte, flip_member_byte, member_name
@@ -291,3 +293,35 @@ def test_a_pickle_larger_than_any_real_one_is_not_read(small: Path, monkeypatch:
         with pytest.raises(FormatError) as caught:
             assert archive.pickle_bytes
     assert caught.value.kind is DamageKind.UNSUPPORTED
+
+
+def test_no_flipped_byte_over_which_torch_stumbles_is_taken_for_whole(tmp_path: Path) -> None:
+    """Every byte of a real file, flipped: where torch fails or reads another thing, so do we or we say so."""
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "scheduler.bin"
+    schedule = {"base_lrs": [8e-4], "last_epoch": 16, "_last_lr": [8e-4], "lr_lambdas": [None]}
+    torch.save(schedule, path)
+    whole, missed = path.read_bytes(), []
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x80]) + whole[at + 1 :])
+        if not is_refused(path) and not is_read_as(torch, path, schedule):
+            missed.append(at)
+    assert missed == []
+
+
+def is_refused(path: Path) -> bool:
+    try:
+        with FileReader(path) as reader:
+            archive = TorchZip(reader)
+            archive.verify_all()
+            describe(archive.pickle_bytes)
+    except FormatError:
+        return True
+    return False
+
+
+def is_read_as(torch: Any, path: Path, value: object) -> bool:
+    try:
+        return bool(torch.load(path, weights_only=True) == value)
+    except Exception:  # noqa: BLE001 - whatever torch raises, it did not read it
+        return False

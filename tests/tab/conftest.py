@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -167,13 +168,26 @@ def add_run(real_runs: Path) -> Iterator[AddRun]:
         text = re.sub(r"--max_train_epochs \d+", f"--max_train_epochs {epochs}", text)
         quoted = str(run).replace("'", "'\\''")
         text = text.replace('--output_dir "OUT"', f"--output_dir '{quoted}'")
+        text = text.replace('"OUT/dataset.toml"', f"'{quoted}/dataset.toml'")
         script.write_bytes(os.fsencode(text))
+        _add_images(run)
         added.append(run)
         return run
 
     yield add
     for run in added:
         shutil.rmtree(run, ignore_errors=True)
+
+
+def _add_images(run: Path) -> None:
+    """The four images, twice an epoch, with which the real runs were trained."""
+    images = run / "images"
+    images.mkdir()
+    for number in range(4):
+        (images / f"{number}.png").touch()
+    config = run / "dataset.toml"
+    text = config.read_text(encoding="utf-8").replace("'/workspace/fluxgym/datasets/tiny-lora'", '"IMAGES"')
+    config.write_text(text.replace("IMAGES", json.dumps(str(images))[1:-1]), encoding="utf-8")
 
 
 OpenTab = Callable[[Server], Page]
