@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +14,7 @@ from checkpoint_core.facts import (
     LoraFacts,
     OptimizerFacts,
     RandomStatesFacts,
+    Sample,
     SchedulerFacts,
     WeightsFacts,
 )
@@ -69,21 +71,36 @@ def _shared(names: frozenset[str]) -> frozenset[str]:
     return names
 
 
-def weights_facts(file: str, tensors: Iterable[TensorEntry], alpha: float | None = None) -> WeightsFacts:
+def weights_facts(
+    file: str, tensors: Iterable[TensorEntry], alpha: float | None = None, sample: Sample | None = None
+) -> WeightsFacts:
     """A network's weights by names and shapes; ``alpha`` is the value of one of the ``.alpha`` tensors."""
-    tensors = tuple(tensors)
+    return replace(_weights_by_names(tuple(tensors)), file=file, alpha=alpha, sample=sample)
+
+
+def sample_of(tensors: Iterable[TensorEntry]) -> TensorEntry | None:
+    """The tensor to take a sample of.
+
+    ``lora_up`` begins at 0 and changes with every step; a text encoder's may not be trained.
+    """
+    ups = [tensor for tensor in tensors if ".lora_up." in tensor.name]
+    return next((tensor for tensor in ups if tensor.name.startswith("lora_unet_")), next(iter(ups), None))
+
+
+@lru_cache(maxsize=16)
+def _weights_by_names(tensors: tuple[TensorEntry, ...]) -> WeightsFacts:
+    """What all files of a run share, with their one table of tensors."""
     trained = [tensor for tensor in tensors if not tensor.name.endswith(".alpha")]
     ranks = Counter(tensor.shape[0] for tensor in trained if tensor.shape and ".lora_down." in tensor.name)
     return WeightsFacts(
-        file=file,
+        file="",
         tensor_count=len(tensors),
         keys_are_lora=bool(tensors) and all(tensor.name.startswith(_LORA_PREFIXES) for tensor in tensors),
         rank=ranks.most_common(1)[0][0] if ranks else None,
         shapes=Counter(tensor.shape for tensor in trained),
         parts=Counter(_part(tensor.name) for tensor in trained),
         ranks=ranks,
-        modules=_shared(frozenset(tensor.name.partition(".")[0] for tensor in trained)),
-        alpha=alpha,
+        modules=frozenset(tensor.name.partition(".")[0] for tensor in trained),
         unpaired=_unpaired(tensors),
     )
 
@@ -106,7 +123,9 @@ def _part(name: str) -> str:
     return "other"
 
 
-def lora_facts(file: str, size_bytes: int, modified_ns: int, header: SafetensorsHeader) -> LoraFacts:
+def lora_facts(
+    file: str, size_bytes: int, modified_ns: int, header: SafetensorsHeader, sample: Sample | None = None
+) -> LoraFacts:
     """A LoRA file by its header and its ``ss_*`` metadata."""
     metadata = header.metadata
     batches = _number(metadata.get("ss_num_batches_per_epoch"))
@@ -115,7 +134,7 @@ def lora_facts(file: str, size_bytes: int, modified_ns: int, header: Safetensors
         file=file,
         size_bytes=size_bytes,
         modified_ns=modified_ns,
-        weights=weights_facts(file, header.tensors),
+        weights=weights_facts(file, header.tensors, sample=sample),
         epoch=_number(metadata.get("ss_epoch")),
         steps=_number(metadata.get("ss_steps")),
         # sd-scripts train_network.py: num_update_steps_per_epoch = ceil(batches / accumulation)
@@ -137,12 +156,12 @@ def optimizer_facts(
     :param names: the objects that the file names.
     :raises FormatError: ``CORRUPT`` when it is not the ``state_dict`` of an optimizer.
     """
-    if not isinstance(value, dict) or not isinstance(value.get("param_groups"), list):
+    table = value if isinstance(value, dict) else {}
+    state, param_groups = table.get("state"), table.get("param_groups")
+    if not isinstance(state, dict) or not isinstance(param_groups, list):
         raise FormatError(DamageKind.CORRUPT, "it does not hold an optimizer's state and param_groups")
-    state, groups = value.get("state"), [group for group in value["param_groups"] if isinstance(group, dict)]
-    entries = (
-        [entry for entry in state.values() if isinstance(entry, dict)] if isinstance(state, dict) else []
-    )
+    groups = [group for group in param_groups if isinstance(group, dict)]
+    entries = [entry for entry in state.values() if isinstance(entry, dict)]
     sizes = tuple(len(group["params"]) for group in groups if isinstance(group.get("params"), list))
     return OptimizerFacts(
         family=_family(entries, groups),
@@ -234,7 +253,7 @@ def scheduler_facts(value: Any, names: frozenset[str] = frozenset()) -> Schedule
 
     :raises FormatError: ``CORRUPT`` when it is not one.
     """
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or "last_epoch" not in value:
         raise FormatError(DamageKind.CORRUPT, "it does not hold a scheduler's state")
     return SchedulerFacts(
         last_epoch=_count(value.get("last_epoch")),

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from checkpoint_core.formats import DamageKind
 from checkpoint_core.formats.train_state import TrainState
@@ -53,6 +53,14 @@ class FileEntry:
     kind: EntryKind = EntryKind.FILE
 
 
+class Sample(NamedTuple):
+    """The first numbers of one tensor, as they lie in the file."""
+
+    name: str
+    dtype: str
+    data: bytes
+
+
 @dataclass(frozen=True)
 class WeightsFacts:
     """A weights file by its header. ``shapes`` counts the shapes of the trained tensors (all but ``.alpha``)."""
@@ -72,6 +80,8 @@ class WeightsFacts:
     alpha: float | None = None
     #: Modules of which a tensor is missing or misnamed; the first few.
     unpaired: tuple[str, ...] = ()
+    #: A piece of a tensor that training changes: it tells whether two files hold the weights of one moment.
+    sample: Sample | None = field(repr=False, default=None)
 
     @property
     def trained_count(self) -> int:

@@ -107,6 +107,12 @@ def part_of(module: str) -> str:
     return block[1] if block else "in"
 
 
+def is_foreign(module: str) -> bool:
+    """Whether a module's name is that of a block, and of a layer that ``lora_flux`` does not adapt."""
+    block = _BLOCK.match(module)
+    return block is not None and module[block.end() :] not in _LAYERS[block[1]]
+
+
 @lru_cache(maxsize=1)
 def full_size_modules() -> tuple[str, ...]:
     """The names of the modules in the blocks of a Flux of full size, 304."""

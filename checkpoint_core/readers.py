@@ -19,12 +19,13 @@ from checkpoint_core.facts import (
     LoraFacts,
     OptimizerFacts,
     RandomStatesFacts,
+    Sample,
     SchedulerFacts,
     WeightsFacts,
 )
 from checkpoint_core.formats import DamageKind, FileReader, FormatError
 from checkpoint_core.formats.pickles import Description, Tensor, describe
-from checkpoint_core.formats.safetensors import SafetensorsHeader, TensorEntry, read_header
+from checkpoint_core.formats.safetensors import ITEM_BITS, SafetensorsHeader, TensorEntry, read_header
 from checkpoint_core.formats.torch_zip import TorchZip
 from checkpoint_core.formats.train_state import TrainState
 from checkpoint_core.formats.train_state import read_train_state as parse_train_state
@@ -38,6 +39,7 @@ _SCALARS = {
     "F32": "<f", "F64": "<d", "F16": "<e", "BF16": "<f", "I64": "<q", "I32": "<i",
 }  # fmt: skip
 _ALPHA = ".alpha"
+_SAMPLE_NUMBERS = 256
 _MAX_INDEX_BYTES = 64 * 1024 * 1024
 _MAX_WHOLE_BYTES = 64 * 1024 * 1024
 
@@ -56,7 +58,20 @@ def read_safetensors(path: Path) -> SafetensorsHeader:
 
 def read_lora(path: Path, size_bytes: int, modified_ns: int) -> LoraFacts:
     """A LoRA file with its metadata."""
-    return descriptions.lora_facts(path.name, size_bytes, modified_ns, read_safetensors(path))
+    with FileReader(path) as reader:
+        header = read_header(reader)
+        return descriptions.lora_facts(
+            path.name, size_bytes, modified_ns, header, _sample(reader, header.tensors)
+        )
+
+
+def _sample(reader: FileReader, tensors: tuple[TensorEntry, ...]) -> Sample | None:
+    tensor = descriptions.sample_of(tensors)
+    bits = ITEM_BITS.get(tensor.dtype, 0) if tensor else 0
+    if tensor is None or bits % 8:
+        return None
+    length = min(tensor.end - tensor.begin, _SAMPLE_NUMBERS * bits // 8)
+    return Sample(tensor.name, tensor.dtype, reader.at(tensor.begin, length))
 
 
 def read_optimizer(path: Path) -> OptimizerFacts:
@@ -136,6 +151,7 @@ class _Tensors(NamedTuple):
 
     entries: tuple[TensorEntry, ...]
     alpha: float | None
+    sample: Sample | None = None
 
 
 def read_weights(directory: Path, names: frozenset[str]) -> WeightsFacts:
@@ -197,10 +213,12 @@ def _read_shards(
 def _safetensors_tensors(path: Path) -> _Tensors:
     with FileReader(path) as reader:
         tensors = read_header(reader).tensors
+        sample = _sample(reader, tensors)
         first = next((tensor for tensor in tensors if tensor.name.endswith(_ALPHA)), None)
         if first is None or not 0 < first.end - first.begin <= 8:
-            return _Tensors(tensors, None)
-        return _Tensors(tensors, _number(first.dtype, reader.at(first.begin, first.end - first.begin)))
+            return _Tensors(tensors, None, sample)
+        alpha = _number(first.dtype, reader.at(first.begin, first.end - first.begin))
+        return _Tensors(tensors, alpha, sample)
 
 
 def _pickled_tensors(path: Path) -> _Tensors:

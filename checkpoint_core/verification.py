@@ -24,6 +24,7 @@ from checkpoint_core.facts import (
     WeightsLoraPair,
 )
 from checkpoint_core.formats import FileReader, FormatError
+from checkpoint_core.formats.numbers import cast
 from checkpoint_core.formats.pickles import Tensor, describe
 from checkpoint_core.formats.safetensors import TensorEntry, read_header
 from checkpoint_core.formats.torch_zip import Member, TorchZip
@@ -40,9 +41,6 @@ _EXPONENTS: dict[str, tuple[Any, int]] = {
     "F32": (np.uint32, 0x7F800000), "Float": (np.uint32, 0x7F800000),
     "F64": (np.uint64, 0x7FF0000000000000), "Double": (np.uint64, 0x7FF0000000000000),
 }  # fmt: skip
-_TO_NUMPY: dict[str, Any] = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
-#: The trainer keeps ``.alpha`` as a whole number in a state, and as a float in the LoRA file.
-_SOURCES: dict[str, Any] = {**_TO_NUMPY, "I64": np.int64, "I32": np.int32}
 _MAX_NAMES = 20
 _MAX_TENSORS = 1_000_000
 
@@ -208,29 +206,3 @@ def compare_with_lora(weights: Path, lora: Path, meter: _Meter | None = None) ->
 
 def _bytes(reader: FileReader, tensor: TensorEntry) -> bytes:
     return reader.at(tensor.begin, tensor.end - tensor.begin)
-
-
-def cast(data: bytes, source: str, target: str) -> bytes | None:
-    """Numbers of one dtype as another, rounded as torch rounds (to nearest, ties to even); ``None`` if unknown."""
-    if source == target:
-        return data
-    if source == "BF16":
-        values: Any = (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
-    elif source in _SOURCES:
-        values = np.frombuffer(data, _SOURCES[source])
-    else:
-        return None
-    with np.errstate(over="ignore"):
-        if target == "F64":
-            return bytes(values.astype(np.float64).tobytes())
-        # torch goes by float32, from float64 too.
-        values = values.astype(np.float32)
-        if target in _TO_NUMPY:
-            return bytes(values.astype(_TO_NUMPY[target]).tobytes())
-    if target == "BF16":
-        bits = values.view(np.uint32)
-        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-        # Rounding up would carry some NaNs over into zero.
-        rounded = np.where(np.isnan(values), 0x7FC0, rounded)
-        return bytes(rounded.astype(np.uint16).tobytes())
-    return None

@@ -18,9 +18,9 @@ from checkpoint_core import layout
 from checkpoint_core.audit import Auditor
 from checkpoint_core.facts import DeepFacts, LoraFacts, StateFacts
 from checkpoint_core.formats import DamageKind
+from checkpoint_core.formats.numbers import cast
 from checkpoint_core.verification import (
     VerificationCancelled,
-    cast,
     compare_with_lora,
     has_non_finite,
     verify_state,

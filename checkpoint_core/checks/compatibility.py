@@ -36,6 +36,7 @@ def check_compatibility(
         yield finding("dataset-missing", detail=dataset.problem)
     yield from _train_state(facts, position, script)
     yield from _start(position, script, lengths)
+    yield from _skipped_ahead(position, script)
     yield from _name(facts, position)
     yield from _counts(position)
     yield from _end(position, script, lengths)
@@ -154,6 +155,15 @@ def _why_unknown(position: Position) -> str:
         f"train_state.json counts {position.current_step} steps, scheduler.bin {position.lifetime_step}, "
         "and no LoRA file tells the steps of an epoch"
     )
+
+
+def _skipped_ahead(position: Position, script: ScriptFacts | None) -> Iterator[Finding]:
+    """An ``--initial_step`` inside the right epoch, but ahead of the state."""
+    if script is None or not script.skip_until_initial_step or script.initial_step is None:
+        return
+    steps, step, asked = position.steps_per_epoch, position.step, script.initial_step
+    if steps and step is not None and asked > step and asked // steps + 1 == position.next_epoch:
+        yield finding("script-initial-step", initial_step=asked, step=step)
 
 
 def _skips_to(position: Position, script: ScriptFacts | None) -> bool:

@@ -19,7 +19,9 @@ from checkpoint_core.facts import (
     WeightsFacts,
 )
 from checkpoint_core.findings import Finding
-from checkpoint_core.layout import Layout
+from checkpoint_core.formats.numbers import cast
+from checkpoint_core.formats.train_state import TrainState
+from checkpoint_core.layout import Layout, SavePoint
 
 #: A save takes milliseconds a file; a copy without times keeps files that lie side by side within a second or two.
 TOLERANCE_NS = 2 * 1_000_000_000
@@ -30,9 +32,12 @@ _SHAPED = frozenset({"adamw", "adafactor", "adamwschedulefree"})
 def check_consistency(facts: StateFacts) -> Iterator[Finding]:
     """Every finding about files that do not belong together."""
     yield from _save_times(facts)
-    yield from _optimizer_against_weights(facts)
+    foreign = tuple(_optimizer_against_weights(facts))
+    yield from foreign or _optimizer_against_scheduler(facts)
     if facts.deep:
         yield from _deep(facts, facts.deep)
+    else:
+        yield from _sample(facts)
 
 
 def _save_times(facts: StateFacts) -> Iterator[Finding]:
@@ -123,6 +128,31 @@ def _optimizer_against_weights(facts: StateFacts) -> Iterator[Finding]:
         yield finding("optimizer-shapes-mismatch", file=layout.OPTIMIZER, evidence=evidence)
 
 
+def _optimizer_against_scheduler(facts: StateFacts) -> Iterator[Finding]:
+    """Both count the updates from the first step on, the scheduler once a process (accelerate ``scheduler.py``)."""
+    optimizer, scheduler = facts.optimizer, facts.scheduler
+    if not isinstance(optimizer, OptimizerFacts) or not isinstance(scheduler, SchedulerFacts):
+        return
+    if not scheduler.last_epoch:
+        return
+    # Plain SGD keeps nothing, and an optimizer that is not known here keeps it elsewhere.
+    if optimizer.state_count < optimizer.param_count and optimizer.family not in ("sgd", "unknown"):
+        yield finding(
+            "optimizer-state-incomplete",
+            file=layout.OPTIMIZER,
+            state_count=optimizer.state_count,
+            param_count=optimizer.param_count,
+        )
+    saved = sum(1 for entry in facts.files if layout.RANDOM_STATES_PATTERN.match(entry.name)) or 1
+    if optimizer.step is not None and scheduler.last_epoch not in (optimizer.step, optimizer.step * saved):
+        yield finding(
+            "optimizer-step-differs",
+            file=layout.OPTIMIZER,
+            optimizer_step=optimizer.step,
+            scheduler_step=scheduler.last_epoch,
+        )
+
+
 def _tensors_merged(weights: WeightsFacts) -> int:
     """How many tensors more the optimizer holds than the file, where qkv was split.
 
@@ -152,12 +182,48 @@ def _deep(facts: StateFacts, deep: DeepFacts) -> Iterator[Finding]:
     yield finding("bytes-verified", evidence=f"{deep.bytes_read:,} bytes")
 
 
+def _sample(facts: StateFacts) -> Iterator[Finding]:
+    """A piece of one tensor against the LoRA file of the same save: the weights of another moment differ in it."""
+    if not isinstance(facts.weights, WeightsFacts) or not isinstance(facts.lora, LoraFacts):
+        return
+    ours, theirs = facts.weights.sample, facts.lora.weights.sample
+    if ours is None or theirs is None or ours.name != theirs.name or not _is_of_same_save(facts.lora, facts):
+        return
+    rounded = cast(ours.data, ours.dtype, theirs.dtype)
+    if rounded is not None and rounded != theirs.data:
+        yield finding(
+            "weights-differ-from-lora",
+            file=facts.weights.file,
+            lora_file=facts.lora.file,
+            evidence=f"{ours.name} differs",
+        )
+
+
+def _is_of_same_save(lora: LoraFacts, facts: StateFacts) -> bool:
+    """Whether the files bear out what their names say: an epoch's LoRA file knows its epoch."""
+    state = facts.train_state
+    epoch = state.current_epoch if isinstance(state, TrainState) else None
+    # A step's LoRA file holds the epochs that were finished before it.
+    if (
+        facts.name.save_point is not SavePoint.STEP
+        and None not in (lora.epoch, epoch)
+        and lora.epoch != epoch
+    ):
+        return False
+    return not _is_newer(lora, facts)
+
+
+def _is_newer(lora: LoraFacts, facts: StateFacts) -> bool:
+    """Whether a LoRA file is of a later save than the state."""
+    return lora.modified_ns > facts.saved_ns + 30 * TOLERANCE_NS
+
+
 def _pairing(facts: StateFacts, deep: DeepFacts) -> Finding:
     pair = deep.pair
     assert pair is not None  # noqa: S101 - the caller has looked
     if not pair.differing:
         return finding("weights-match-lora", file=layout.WEIGHTS_SAFE, lora_file=pair.lora_file)
-    if isinstance(facts.lora, LoraFacts) and facts.lora.modified_ns > facts.saved_ns + 30 * TOLERANCE_NS:
+    if isinstance(facts.lora, LoraFacts) and _is_newer(facts.lora, facts):
         return finding("lora-newer", file=pair.lora_file, lora_file=pair.lora_file)
     evidence = f"{len(pair.differing)} of {pair.compared} tensors differ, such as {_some(pair.differing)}"
     return finding(

@@ -116,8 +116,14 @@ def _random_states(facts: StateFacts) -> Iterator[Finding]:
         return
     for found in _reading("random-states", file, reading):
         yield _required(found, facts)
-    if isinstance(reading, RandomStatesFacts) and reading.step is None:
-        yield finding("random-states-no-step", file=file)
+    if isinstance(reading, RandomStatesFacts):
+        lacking = [name for name in ("python", "numpy", "torch") if name not in reading.generators]
+        if lacking:
+            yield _required(
+                finding("random-states-incomplete", file=file, evidence=" and ".join(lacking)), facts
+            )
+        elif reading.step is None:
+            yield finding("random-states-no-step", file=file)
 
 
 def _required(found: Finding, facts: StateFacts) -> Finding:

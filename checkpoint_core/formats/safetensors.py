@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from checkpoint_core.formats import MAX_COUNT, DamageKind, FileReader, FormatError
 
 #: The reference reader refuses larger headers (safetensors ``MAX_HEADER_SIZE``).
 _MAX_HEADER_BYTES = 100_000_000
+_MAX_KEPT_BYTES = 1_000_000
+_METADATA_FIRST = '{"__metadata__":'
 
 #: Bits per element (safetensors ``Dtype::bitsize``).
 ITEM_BITS = {
@@ -51,22 +54,60 @@ def read_header(reader: FileReader) -> SafetensorsHeader:
     length = int.from_bytes(reader.at(0, 8), "little")
     if length > _MAX_HEADER_BYTES:
         raise FormatError(DamageKind.CORRUPT, f"its header claims {length:,} bytes: not a safetensors file")
-    entries = _parse(reader.at(8, length))
+    tensors_text, metadata = _without_metadata(_text(reader.at(8, length)))
+    # A real header has some 100 kB; what is larger is not kept in memory.
+    read = _tensors if length <= _MAX_KEPT_BYTES else _tensors.__wrapped__
+    tensors, own_metadata = read(tensors_text, 8 + length, reader.size)
+    return SafetensorsHeader(tensors, metadata or dict(own_metadata))
+
+
+def _text(header: bytes) -> str:
+    try:
+        return header.decode("utf-8")
+    except ValueError as error:
+        raise _no_json() from error
+
+
+def _no_json() -> FormatError:
+    return FormatError(DamageKind.CORRUPT, "its header is not valid JSON")
+
+
+def _without_metadata(text: str) -> tuple[str, dict[str, str]]:
+    """The header's text without its metadata, and the metadata, where these stand first as safetensors writes them.
+
+    What is left is the same for all files of a run, and is then read once.
+    """
+    if not text.startswith(_METADATA_FIRST):
+        return text, {}
+    try:
+        metadata, end = json.JSONDecoder().raw_decode(text, len(_METADATA_FIRST))
+    except (ValueError, RecursionError):
+        return text, {}  # spaces, or no JSON: told when all of it is read
+    if not isinstance(metadata, dict) or text[end : end + 1] != "," or "\\u" in text:
+        return text, {}
+    return "{" + text[end + 1 :], {str(key): str(value) for key, value in metadata.items()}
+
+
+@lru_cache(maxsize=16)
+def _tensors(
+    text: str, data_start: int, size: int
+) -> tuple[tuple[TensorEntry, ...], tuple[tuple[str, str], ...]]:
+    """The tensors of a header, checked against the file's size, and the metadata in it."""
+    entries = _parse(text)
     raw_metadata = entries.pop("__metadata__", None)
     metadata = raw_metadata if isinstance(raw_metadata, dict) else {}
-    tensors = tuple(_entry(name, value, 8 + length) for name, value in entries.items())
-    _check_extent(tensors, 8 + length, reader.size)
-    return SafetensorsHeader(tensors, {str(key): str(value) for key, value in metadata.items()})
+    tensors = tuple(_entry(name, value, data_start) for name, value in entries.items())
+    _check_extent(tensors, data_start, size)
+    return tensors, tuple((str(key), str(value)) for key, value in metadata.items())
 
 
-def _parse(header: bytes) -> dict[str, Any]:
+def _parse(text: str) -> dict[str, Any]:
     try:
-        text = header.decode("utf-8")
         entries = json.loads(text)
         if "\\u" in text:  # half a surrogate pair: the reference reader refuses it, and it is no text
             json.dumps(entries, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
-        raise FormatError(DamageKind.CORRUPT, "its header is not valid JSON") from error
+        raise _no_json() from error
     if not isinstance(entries, dict):
         raise FormatError(DamageKind.CORRUPT, "its header is not a table of tensors")
     return entries

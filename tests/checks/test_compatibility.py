@@ -509,3 +509,16 @@ def test_skipping_with_accumulation_leaves_epochs_out(
     assert [each.code for each in told] == expected
     if expected:
         assert "goes on at epoch 5 instead of 3" in told[0].effect
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"), [(32, []), (36, ["script-initial-step"]), (39, ["script-initial-step"])]
+)
+def test_an_initial_step_ahead_of_the_state_leaves_steps_untrained(
+    world: World, step: int, expected: list[str]
+) -> None:
+    with_flags(world, f"--initial_step {step} --skip_until_initial_step")
+    report = judge_state(world)
+    assert codes(report) == expected
+    if expected:
+        assert "stands at step 32" in found(report, "script-initial-step").message

@@ -260,7 +260,8 @@ def test_a_split_qkv_is_saved_merged_and_trained_apart(facts: StateFacts) -> Non
     assert "lora_unet_single_blocks_0_linear1" in weights.modules
     rank = min(weights.ranks)
     merged = replace(weights, ranks=weights.ranks - Counter({rank: 1}) + Counter({4 * rank: 1}))
-    apart = replace(optimizer, param_count=optimizer.param_count + 6)
+    count = optimizer.param_count + 6
+    apart = replace(optimizer, param_count=count, state_count=count)
 
     assert told(replace(facts, weights=merged, optimizer=apart)) == []
     for other in (
@@ -272,3 +273,54 @@ def test_a_split_qkv_is_saved_merged_and_trained_apart(facts: StateFacts) -> Non
     # Without the larger rank nothing was merged.
     (only,) = told(replace(facts, optimizer=apart))
     assert only.code == "optimizer-params-mismatch"
+
+
+def test_an_optimizer_that_forgot_tensors_cannot_be_judged(facts: StateFacts) -> None:
+    optimizer = optimizer_of(facts)
+    for count in (optimizer.param_count - 1, 0):
+        (only,) = told(replace(facts, optimizer=replace(optimizer, state_count=count)))
+        assert (only.code, only.severity) == ("optimizer-state-incomplete", Severity.UNKNOWN)
+        assert f"remembers {count} of its {optimizer.param_count} tensors" in only.message
+    # Plain SGD keeps nothing, and before the first step there is nothing to remember.
+    assert told(replace(facts, optimizer=replace(optimizer, state_count=0, family="sgd"))) == []
+
+
+def test_an_optimizer_and_a_schedule_that_counted_otherwise_are_of_two_saves(facts: StateFacts) -> None:
+    optimizer = optimizer_of(facts)
+    assert optimizer.step is not None
+    (only,) = told(replace(facts, optimizer=replace(optimizer, step=optimizer.step - 8)))
+    assert (only.code, only.severity) == ("optimizer-step-differs", Severity.UNKNOWN)
+    assert f"counted {optimizer.step - 8} updates, the schedule {optimizer.step}" in only.message
+
+
+def test_each_process_counts_for_the_schedule(facts: StateFacts) -> None:
+    optimizer = optimizer_of(facts)
+    assert optimizer.step is not None
+    halved = replace(facts, optimizer=replace(optimizer, step=optimizer.step // 2))
+    second = replace(facts.files[0], name="random_states_1.pkl")
+
+    assert [each.code for each in told(halved)] == ["optimizer-step-differs"]
+    assert told(replace(halved, files=(*facts.files, second))) == []
+
+
+def test_the_weights_of_another_epoch_are_told_by_a_piece_of_them(world: World) -> None:
+    shutil.copy2(world.state(3) / "model.safetensors", world.latest / "model.safetensors")
+
+    report = judge_state(world)
+
+    assert report.verdict.value == "damaged"
+    assert found(report, "weights-differ-from-lora").evidence.endswith("lora_up.weight differs")
+
+
+def test_a_lora_file_of_another_epoch_or_a_later_save_is_no_witness(world: World, facts: StateFacts) -> None:
+    weights = weights_of(facts)
+    assert weights.sample is not None
+    assert isinstance(facts.lora, LoraFacts)
+    other = replace(weights, sample=weights.sample._replace(data=bytes(len(weights.sample.data))))
+    assert [each.code for each in told(replace(facts, weights=other))] == ["weights-differ-from-lora"]
+    assert facts.lora.epoch is not None
+    for witness in (
+        replace(facts.lora, epoch=facts.lora.epoch + 1),
+        replace(facts.lora, modified_ns=facts.saved_ns + 120 * SECOND),
+    ):
+        assert told(replace(facts, weights=other, lora=witness)) == []

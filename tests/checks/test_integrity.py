@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from checkpoint_core.checks.integrity import check_integrity
+from checkpoint_core.facts import RandomStatesFacts
 from checkpoint_core.findings import Severity
 from checkpoint_core.layout import Layout
 from tests.damage import (
@@ -382,3 +384,34 @@ def test_no_finding_of_integrity_is_mere_information(world: World) -> None:
         each.severity is not Severity.INFO or each.code == "counts-from-zero"
         for each in judge_state(world).findings
     )
+
+
+@pytest.mark.parametrize(
+    ("lost", "told"),
+    [({"python"}, "python"), ({"numpy", "torch"}, "numpy and torch"), ({"cuda"}, None)],
+)
+def test_random_states_that_lack_a_generator(world: World, lost: set[str], told: str | None) -> None:
+    facts = judge_state(world).facts
+    reading = facts.random_states
+    assert isinstance(reading, RandomStatesFacts)
+    kept = tuple(name for name in ("python", "numpy", "torch", "cuda") if name not in lost)
+    findings = list(check_integrity(replace(facts, random_states=replace(reading, generators=kept))))
+
+    assert [each.code for each in findings] == ["random-states-incomplete"] * (told is not None)
+    for each in findings:
+        assert each.message == f"random_states_0.pkl lacks the random state of {told}."
+
+
+def test_a_changed_letter_in_a_tensor_s_name_is_damage(world: World) -> None:
+    weights = world.latest / "model.safetensors"
+    with times_kept(weights):
+        data = weights.read_bytes()
+        weights.write_bytes(data.replace(b"img_attn_proj.lora_down", b"img_attn_prok.lora_down", 1))
+
+    report = judge_state(world)
+
+    assert found(report, "weights-names-broken").evidence == (
+        "lora_unet_double_blocks_0_img_attn_proj, lora_unet_double_blocks_0_img_attn_prok"
+    )
+    # The LoRA file of the same save has the right names.
+    assert report.verdict.value in ("needs-fix", "unknown")

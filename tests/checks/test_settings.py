@@ -274,12 +274,22 @@ def test_a_smaller_model_has_fewer_blocks_and_is_right(stepped: RunReport) -> No
 def test_a_module_with_half_a_character_in_its_name_can_be_printed(stepped: RunReport) -> None:
     script = script_of(stepped, network_args=("train_double_block_indices=0-2,4-18",))
     odd = "lora_unet_double_blocks_3_\udc80"
-    (found,) = judged(of_network(stepped, {**full_size(), odd: 4}), script)
-    assert found.code == "script-parts"
+    foreign, found = judged(of_network(stepped, {**full_size(), odd: 4}), script)
+    assert (foreign.code, found.code) == ("weights-modules-unknown", "script-parts")
     assert found.evidence.encode("utf-8")
     few = {name: rank for name, rank in full_size().items() if "double_blocks_3_" not in name}
-    (found,) = judged(of_network(stepped, {**few, odd: 4}), script)
+    foreign, found = judged(of_network(stepped, {**few, odd: 4}), script)
+    assert foreign.evidence == "lora_unet_double_blocks_3_\\udc80"
     assert found.evidence == "the script leaves out lora_unet_double_blocks_3_\\udc80"
+
+
+def test_a_layer_that_the_trainer_does_not_adapt_cannot_be_judged(stepped: RunReport) -> None:
+    names = {name.replace("img_attn_qkv", "img_attention"): rank for name, rank in full_size().items()}
+    (found,) = [
+        each for each in judged(of_network(stepped, names), script_of(stepped)) if each.code != "script-parts"
+    ]
+    assert (found.code, found.severity) == ("weights-modules-unknown", Severity.UNKNOWN)
+    assert "19 modules, such as lora_unet_double_blocks_0_img_attention" in found.message
 
 
 def test_parts_and_rank_may_both_be_wrong(stepped: RunReport) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,16 @@ def _with_state(change: Callable[[Path], object]) -> Change:
     return lambda world: change(world.latest)
 
 
+def _overwrite(world: World, replaced: int) -> None:
+    """Another training's save of epoch 4 over this one's; at an epoch the LoRA file is written before its state."""
+    other = _base_run(world, "other-seed") / EPOCH_4
+    interrupt_overwrite(world.latest, other, replaced)
+    written = (world.latest / STATE_FILES[0]).stat().st_mtime_ns
+    lora = world.lora(4)
+    shutil.copyfile(other.parent / lora.name, lora)
+    os.utime(lora, ns=(written, written))
+
+
 def _mixed() -> Iterator[Case]:
     """A save of epoch 4 over another training's epoch 4, killed on the way; single files of the epoch before."""
     for replaced in range(1, len(STATE_FILES)):
@@ -100,9 +111,7 @@ def _mixed() -> Iterator[Case]:
         yield Case(
             f"mixed saves: {replaced} newer files of another training",
             "36a",
-            lambda world, replaced=replaced: interrupt_overwrite(
-                world.latest, _base_run(world, "other-seed") / EPOCH_4, replaced
-            ),
+            lambda world, replaced=replaced: _overwrite(world, replaced),
             pristine_base=base,
         )
     for file in STATE_FILES:
