@@ -214,8 +214,10 @@ def _is_of_same_save(lora: LoraFacts, facts: StateFacts) -> bool:
 
 
 def _is_newer(lora: LoraFacts, facts: StateFacts) -> bool:
-    """Whether a LoRA file is of a later save than the state."""
-    return lora.modified_ns > facts.saved_ns + 30 * TOLERANCE_NS
+    """Whether a LoRA file is of a later save than the one that was finished last in the directory."""
+    marker = facts.file(layout.RANDOM_STATES)
+    finished_ns = marker.modified_ns if marker else facts.saved_ns
+    return lora.modified_ns > finished_ns + 30 * TOLERANCE_NS
 
 
 def _pairing(facts: StateFacts, deep: DeepFacts) -> Finding:
