@@ -141,6 +141,8 @@ def lora_facts(
         steps_per_epoch=-(-batches // accumulation) if batches else None,
         session_id=metadata.get("ss_session_id"),
         trainer_commit=metadata.get("ss_sd_scripts_commit_hash"),
+        # “transformers.optimization.Adafactor(relative_step=False,…)”: train_util.py, get_optimizer
+        optimizer=metadata.get("ss_optimizer", "").partition("(")[0].rpartition(".")[2] or None,
     )
 
 

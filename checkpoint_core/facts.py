@@ -106,6 +106,8 @@ class LoraFacts:
     steps_per_epoch: int | None
     session_id: str | None
     trainer_commit: str | None
+    #: The class of the optimizer that trained it, without its module: ``AdamW``.
+    optimizer: str | None = None
 
 
 @dataclass(frozen=True)

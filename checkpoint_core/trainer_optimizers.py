@@ -60,6 +60,7 @@ _BY_TYPE = {optimizer.name.lower(): optimizer for optimizer in _KNOWN}
 _BY_CLASS = {
     "torch.optim.AdamW": "adamw",
     "torch.optim.SGD": "sgdnesterov",
+    "SGD": "sgdnesterov",
     "transformers.Adafactor": "adafactor",
     "transformers.optimization.Adafactor": "adafactor",
     "bitsandbytes.optim.AdamW8bit": "adamw8bit",

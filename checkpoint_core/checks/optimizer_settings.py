@@ -11,7 +11,14 @@ from itertools import combinations
 
 from checkpoint_core import layout
 from checkpoint_core.catalogue import finding
-from checkpoint_core.facts import OptimizerFacts, SchedulerFacts, ScriptFacts, StateFacts, WeightsFacts
+from checkpoint_core.facts import (
+    LoraFacts,
+    OptimizerFacts,
+    SchedulerFacts,
+    ScriptFacts,
+    StateFacts,
+    WeightsFacts,
+)
 from checkpoint_core.findings import Finding
 from checkpoint_core.lora_groups import PlannedGroup, changes_to, plan_groups, plan_rates
 from checkpoint_core.lora_modules import LoraPlan
@@ -42,8 +49,18 @@ def check_optimizer_settings(
         return
     if asked:
         yield from _arguments(optimizer, script)
+    else:
+        yield from _unlisted(facts, script)
     if not other_groups:
         yield from _learning_rate(facts, optimizer, script, planned)
+
+
+def _unlisted(facts: StateFacts, script: ScriptFacts) -> Iterator[Finding]:
+    """An optimizer that is not known here: the LoRA file of the same save tells whether it is still the same."""
+    written, lora = script.value("--optimizer_type"), facts.lora
+    trained = lora.optimizer if isinstance(lora, LoraFacts) else None
+    if written and trained and written.rpartition(".")[2] != trained:
+        yield finding("script-optimizer-unlisted", file=layout.OPTIMIZER, given=written, saved=trained)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from checkpoint_core.audit import Auditor, RunReport
-from checkpoint_core.facts import OptimizerFacts, SchedulerFacts, StateFacts, WeightsFacts
+from checkpoint_core.facts import LoraFacts, OptimizerFacts, SchedulerFacts, StateFacts, WeightsFacts
 from checkpoint_core.findings import Severity, Subject
 from tests.checks.test_settings import facts_of, judged, script_of
 
@@ -100,7 +100,6 @@ def test_an_optimizer_of_the_same_family_is_right(stepped: RunReport, saved: str
 @pytest.mark.parametrize(
     "flags",
     [
-        {"optimizer_type": ("came_pytorch.CAME",)},
         {"optimizer_type": (None,)},
         {"optimizer_type": ("Lion",), "deepspeed": ()},
     ],
@@ -119,7 +118,7 @@ def test_a_strange_state_for_a_known_optimizer_could_not_be_told(
     found = judged(facts, script_of(stepped))
     assert [each.code for each in found] == codes
     assert all(each.severity is Severity.UNKNOWN for each in found)
-    assert codes_of(stepped, facts, optimizer_type=("came_pytorch.CAME",)) == []
+    assert codes_of(stepped, replace(facts, lora=None), optimizer_type=("came_pytorch.CAME",)) == []
 
 
 # Row 19: groups
@@ -306,3 +305,23 @@ def test_weights_that_could_not_be_read_leave_the_optimizer_to_be_judged(stepped
     weights = stepped.checkpoint("stepped-000002-state").facts.weights
     assert isinstance(weights, WeightsFacts)
     assert weights.parts == Counter(te1=4, unet=10)
+
+
+def test_plain_sgd_is_known_by_its_class(stepped: RunReport) -> None:
+    flags = {"optimizer_type": ("SGD",), "optimizer_args": None}
+    assert codes_of(stepped, facts_of(stepped), **flags) == ["script-optimizer"]
+
+
+def test_an_optimizer_that_is_not_known_is_held_against_the_lora_file(stepped: RunReport) -> None:
+    facts = facts_of(stepped)
+    assert isinstance(facts.lora, LoraFacts)
+    assert facts.lora.optimizer == "Adafactor"
+    (found,) = judged(facts, script_of(stepped, optimizer_type=("pytorch_optimizer.CAME",)))
+    assert (found.code, found.severity) == ("script-optimizer-unlisted", Severity.UNKNOWN)
+    assert found.message.startswith(
+        "The run was trained with Adafactor; the train script has --optimizer_type "
+    )
+
+    same = facts_of(stepped, lora=replace(facts.lora, optimizer="CAME"))
+    for witness in (same, facts_of(stepped, lora=None)):
+        assert codes_of(stepped, witness, optimizer_type=("pytorch_optimizer.CAME",)) == []
