@@ -10,6 +10,7 @@ from checkpoint_core.facts import LoraFacts, OptimizerFacts, RandomStatesFacts, 
 from checkpoint_core.findings import Finding, Severity
 from checkpoint_core.outlook import outlook_sentence
 from checkpoint_core.page.markup import badge, notice, severity_word, text
+from checkpoint_core.schedule import rate_text
 from checkpoint_core.table import learning_rate
 from checkpoint_core.units import human_bytes, local_time
 from checkpoint_core.wording import judgement, title
@@ -71,7 +72,7 @@ def _facts(item: CheckpointReport) -> str:
         ("Step", position.step),
         ("Steps per epoch", position.steps_per_epoch),
         ("Scheduler at step", position.lifetime_step),
-        ("Learning rate", f"{rate:g}" if rate is not None else None),
+        ("Learning rate", rate_text(rate) if rate is not None else None),
         ("Optimizer", optimizer.family if optimizer else None),
         ("LoRA rank", weights.rank if weights else None),
         ("Tensors", weights.tensor_count if weights else None),
