@@ -1,4 +1,4 @@
-"""``python -m benchmarks [scan] [describe] [page]``: all of them without a name.
+"""``python -m benchmarks [scan] [describe] [probe] [rehearse] [page]``: all of them without a name.
 
 Each figure is the median of several runs, each in a process of its own; memory is the peak over the idle process.
 """
@@ -7,9 +7,15 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import describe, page, scan
+from benchmarks import describe, page, probe, rehearse, scan
 
-_ALL = {"scan": scan.main, "describe": describe.main, "page": page.main}
+_ALL = {
+    "scan": scan.main,
+    "describe": describe.main,
+    "probe": probe.main,
+    "rehearse": rehearse.main,
+    "page": page.main,
+}
 
 
 def main() -> int:
