@@ -15,9 +15,12 @@ from tests.world import PROJECT, SETTLED_SECONDS, World, age, copy_world, make_w
 
 @pytest.fixture(scope="session", autouse=True)
 def _environment_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The tests' own Python trains their worlds, and the user's settings are neither read nor written."""
+    """The tests' own Python trains their worlds, and the user's settings are neither read nor written.
+
+    Where that Python has no torch, TEST_TRAINING_PYTHON names one that has.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FLUXGYM_PYTHON", sys.executable)
+        patch.setenv("FLUXGYM_PYTHON", os.environ.get("TEST_TRAINING_PYTHON", sys.executable))
         for variable in ("XDG_CONFIG_HOME", "APPDATA"):
             patch.setenv(variable, str(tmp_path_factory.mktemp("settings")))
         yield
