@@ -8,9 +8,21 @@ from dataclasses import replace
 import pytest
 
 from checkpoint_core.audit import CheckpointReport, RunReport
+from checkpoint_core.audit_state import audit_state
 from checkpoint_core.catalogue import finding
-from checkpoint_core.findings import Verdict
-from checkpoint_core.wording import VERDICT_WORDS, headline, note, phrase, run_summary, title, title_inside
+from checkpoint_core.findings import Subject, Verdict
+from checkpoint_core.surroundings import EnvironmentFacts, EnvironmentProblem
+from checkpoint_core.wording import (
+    VERDICT_WORDS,
+    environment_line,
+    headline,
+    judgement,
+    note,
+    phrase,
+    run_summary,
+    title,
+    title_inside,
+)
 from tests.damage import drop_rng_step, edit_train_state, remove, truncate
 from tests.judging import audit_world, judge_state
 from tests.world import World
@@ -128,3 +140,60 @@ def test_a_name_is_not_made_small_at_a_glance(world: World) -> None:
     newest: CheckpointReport = run.checkpoints[0]
     assert newest.name in run_summary(run)
     assert title_inside(newest) == newest.name
+
+
+def in_environment(world: World, **versions: str) -> CheckpointReport:
+    """The world's latest state, judged for a Python with these versions."""
+    packages = {
+        "torch": "2.13.0",
+        "accelerate": "1.15.0",
+        "numpy": "2.4.6",
+        "safetensors": "0.8.0",
+        **versions,
+    }
+    environment = EnvironmentFacts(
+        "/gym/env/bin/python",
+        "env/ in FluxGym's folder",
+        "3.10.13",
+        "Linux",
+        tuple(packages.items()),
+        gpus=(),
+    )
+    return audit_state(world.latest, environment=environment)
+
+
+def test_a_judgement_names_whom_it_concerns(world: World) -> None:
+    assert judgement(in_environment(world)) == "It will resume."
+    blocked = in_environment(world, accelerate="0.33.0")
+    assert blocked.concerns == (Subject.ENVIRONMENT,)
+    assert judgement(blocked) == "The checkpoint is fine; this environment cannot load it as it is."
+
+    world.edit_script(lambda text: text.replace("--network_dim 4", "--network_dim 8"))
+    assert judgement(in_environment(world)) == "The checkpoint is fine; the train script does not fit it."
+    both = in_environment(world, accelerate="0.33.0")
+    assert both.concerns == (Subject.SCRIPT, Subject.ENVIRONMENT)
+    assert judgement(both) == "The checkpoint is fine; neither train script nor environment fits it."
+
+    truncate(world.latest / "optimizer.bin")
+    assert judgement(in_environment(world, accelerate="0.33.0")) == (
+        "This checkpoint is damaged: it cannot be resumed."
+    )
+
+
+def test_a_checkpoint_with_a_flaw_of_its_own_is_not_called_fine(world: World) -> None:
+    remove(world.latest / "random_states_0.pkl")
+    report = in_environment(world, accelerate="0.33.0")
+    assert (
+        judgement(report) == "The checkpoint itself can be resumed; this environment cannot load it as it is."
+    )
+    assert "KeyError: 'step'" in report.findings[0].effect
+
+
+def test_the_training_environment_in_one_line(world: World) -> None:
+    line = environment_line(in_environment(world).environment)
+    assert line == (
+        "Python 3.10.13 with accelerate 1.15.0, torch 2.13.0 (no CUDA; no GPU seen): /gym/env/bin/python, env/ in "
+        "FluxGym's folder; it lacks transformers and diffusers, which sd-scripts needs"
+    )
+    assert environment_line(EnvironmentProblem("", "", "there is none")) == "Not found: there is none."
+    assert environment_line(None) == ""

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from checkpoint_core.audit import UnknownName
 from checkpoint_core.discovery import OutputsFolderError
 from checkpoint_core.page import answers
 from checkpoint_core.page.desk import LAYOUTS, Desk
+from checkpoint_core.surroundings import EnvironmentFacts
 from tests.page.conftest import DAMAGED, EPOCH_1, EPOCH_2, EPOCH_3, GOOD, RESUMED
 
 NOT_NAMES = ["", ".", "..", "../outputs", "/etc", f"{GOOD}/..", f"./{GOOD}", "a/b", "nothing", "\0"]
@@ -444,3 +446,21 @@ def test_the_diagnosis_is_a_zip_in_a_folder_of_its_own(desk: Desk) -> None:
     assert first.parent != second.parent
     with zipfile.ZipFile(first) as archive:
         assert any(name.endswith("diagnosis.md") for name in archive.namelist())
+
+
+def test_versions_that_nobody_has_tried_are_tried_before_a_program_s_resume(
+    desk: Desk, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = desk.python.environment()
+    assert isinstance(known, EnvironmentFacts)
+    packages = tuple((name, "9.0" if name == "accelerate" else version) for name, version in known.packages)
+    desk = Desk(outputs)
+    monkeypatch.setattr(desk.python, "environment", lambda: replace(known, packages=packages))
+    item = desk.checkpoint(desk.run(GOOD), EPOCH_2)
+    assert item.needs_rehearsal
+    assert "It was not rehearsed to the end" in desk.resume(GOOD, EPOCH_2, None).message
+
+    done = answers.apply_resume(desk, GOOD, EPOCH_2)
+
+    assert done["applied"]
+    assert "rehearsal-passed" in [found.code for found in desk.checkpoint(desk.run(GOOD), EPOCH_2).findings]
