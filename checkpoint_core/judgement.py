@@ -72,8 +72,8 @@ def state_name(state: Path, run: Path) -> str:
 def judge(facts: StateFacts, around: Surroundings) -> CheckpointReport:
     """Facts to a verdict; pure."""
     position = locate(facts, around.script, around.steps_per_epoch)
-    outlook = _outlook(facts, position, around)
-    findings = tuple(_findings(facts, position, around, outlook))
+    outlook, crash = _outlook(facts, position, around)
+    findings = (*_findings(facts, position, around, outlook), *crash)
     if around.rehearsal:
         outcome, known = around.rehearsal, findings
         findings += tuple(guarded(lambda: iter(findings_of(outcome, known))))
@@ -111,11 +111,13 @@ def _findings(
 _WITH_OUTLOOK = (Verdict.READY, Verdict.READY_WITH_WARNINGS, Verdict.NEEDS_FIX, Verdict.UNKNOWN)
 
 
-def _outlook(facts: StateFacts, position: Position, around: Surroundings) -> Outlook | None:
+def _outlook(
+    facts: StateFacts, position: Position, around: Surroundings
+) -> tuple[Outlook | None, tuple[Finding, ...]]:
     try:
-        return make_outlook(facts, position, around)
-    except Exception:  # noqa: BLE001 - a defect there must not take the verdict away
-        return None
+        return make_outlook(facts, position, around), ()
+    except Exception as error:  # noqa: BLE001 - as in `guarded`
+        return None, (_crashed(error),)
 
 
 _UNFINISHED = ("-missing", "-empty", "-truncated", "-interrupted", "-corrupt")
@@ -133,4 +135,8 @@ def guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from check()
     except Exception as error:  # noqa: BLE001 - any defect of a check must not pass for a clean bill
-        yield finding("check-crashed", evidence=f"{type(error).__name__}: {error}"[:300])
+        yield _crashed(error)
+
+
+def _crashed(error: Exception) -> Finding:
+    return finding("check-crashed", evidence=f"{type(error).__name__}: {error}"[:300])

@@ -35,7 +35,7 @@ from tests.damage import (
     times_kept,
     truncate,
 )
-from tests.judging import audit_world, codes, judge_state, outcome
+from tests.judging import audit_world, codes, found, judge_state, outcome
 from tests.world import World
 
 MINUTE = 60 * 10**9
@@ -430,6 +430,18 @@ def test_a_check_that_crashes_is_unknown_and_hides_no_other(
     report = judge_state(world, 3)
     assert outcome(report) == ("unknown", ["check-crashed"])
     assert "RuntimeError: a defect of ours" in report.findings[0].message
+
+
+def test_an_outlook_that_crashes_is_unknown_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crashing(*_: object) -> None:
+        raise ZeroDivisionError("no steps")
+
+    monkeypatch.setattr(judgement, "make_outlook", crashing)
+    report = Auditor(world.outputs).audit_run(world.run_name).checkpoints[0]
+
+    assert report.verdict is Verdict.UNKNOWN
+    assert report.outlook is None
+    assert found(report, "check-crashed").evidence == "ZeroDivisionError: no steps"
 
 
 def test_what_a_crashing_check_had_found_before_counts() -> None:
