@@ -63,6 +63,8 @@ _BLAMELESS_JUDGEMENTS = {
 
 def judgement(checkpoint: CheckpointReport) -> str:
     """The verdict as a sentence that names whom it concerns: the checkpoint, the environment or the script."""
+    if checkpoint.verdict.resumes and isinstance(checkpoint.environment, EnvironmentProblem):
+        return "By its files and the train script it will resume. Which Python trains could not be told."
     told = _BLAMELESS_JUDGEMENTS.get((checkpoint.verdict, checkpoint.concerns))
     if told is None:
         return _PLAIN_JUDGEMENTS[checkpoint.verdict]

@@ -24,7 +24,7 @@ from checkpoint_core.wording import (
     title_inside,
 )
 from tests.damage import drop_rng_step, edit_train_state, remove, truncate
-from tests.judging import audit_world, judge_state
+from tests.judging import audit_world, judge_state, outcome
 from tests.world import World
 
 
@@ -177,6 +177,14 @@ def test_a_judgement_names_whom_it_concerns(world: World) -> None:
     truncate(world.latest / "optimizer.bin")
     assert judgement(in_environment(world, accelerate="0.33.0")) == (
         "This checkpoint is damaged: it cannot be resumed."
+    )
+
+
+def test_nothing_is_promised_for_an_environment_that_was_not_found(world: World) -> None:
+    report = audit_state(world.latest, environment=EnvironmentProblem("", "", "there is none"))
+    assert outcome(report) == ("ready-with-warnings", ["environment-unknown"])
+    assert judgement(report) == (
+        "By its files and the train script it will resume. Which Python trains could not be told."
     )
 
 
