@@ -55,7 +55,7 @@ def find_environment(
 def _certain(root: Path, chosen: Path | None, hosting: bool) -> Iterator[Interpreter]:
     """Pythons that somebody chose, or that FluxGym's folder holds for its training, the surest first."""
     if chosen is not None:
-        yield Interpreter(_python_in(chosen) or chosen, "chosen with --python")
+        yield Interpreter(_python_in(chosen) or chosen, "named at the start (--python)")
     if named := os.environ.get(VARIABLE):
         yield Interpreter(_python_in(Path(named)) or Path(named), f"named by {VARIABLE}")
     if known := remembered(root):

@@ -72,7 +72,7 @@ def test_the_surest_evidence_wins(gym: Path, tmp_path: Path, monkeypatch: pytest
     found.append(source(find(gym, run)))
 
     assert found == [
-        "chosen with --python",
+        "named at the start (--python)",
         "named by FLUXGYM_PYTHON",
         "chosen before for this FluxGym",
         "FluxGym runs in it",
@@ -176,7 +176,7 @@ def test_the_asker_answers_from_memory_and_sees_what_appears(gym: Path) -> None:
 
     executable_script(gym / "env/bin/python", script)
     assert source(ask()) == "env/ in FluxGym's folder"
-    assert source(asker(gym, chosen=gym / "venv")()) == "chosen with --python"
+    assert source(asker(gym, chosen=gym / "venv")()) == "named at the start (--python)"
 
 
 # Remembered per FluxGym

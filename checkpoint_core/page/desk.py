@@ -18,6 +18,7 @@ from checkpoint_core.audit import Auditor, CheckpointReport, RunReport, UnknownN
 from checkpoint_core.collect import diagnosis_for
 from checkpoint_core.discovery import OutputsFolderError
 from checkpoint_core.facts import StateFacts
+from checkpoint_core.findings import Verdict
 from checkpoint_core.layout import Layout
 from checkpoint_core.page import action_view, panel_view, table_view
 from checkpoint_core.page.long_work import LongWork
@@ -157,7 +158,10 @@ class Desk:
         return found
 
     def show(self, run_name: str, selected: str, sort: str, layout: str = "") -> RunView:
-        """A run's page. Where the selected checkpoint is gone, the one that is best to resume takes its place."""
+        """A run's page. Where the selected checkpoint is gone, the one that is best to resume takes its place.
+
+        Where none resumes, that is the newest that needs a fix.
+        """
         if not run_name:
             return RunView("", action_view.info_view(self._nothing()), "")
         try:
@@ -166,7 +170,7 @@ class Desk:
             return RunView("", action_view.error_view(str(error)), "")
         names = {safe_name(item.name) for item in run.checkpoints}
         if selected not in names:
-            best = find_latest_resumable(run).checkpoint
+            best = find_latest_resumable(run).checkpoint or next(iter(_mendable(run)), None)
             selected = safe_name(best.name) if best else ""
         view = RunView(run_name, table_view.headline_view(run), table_view.table_view(run, selected, sort))
         if not selected:
@@ -371,6 +375,11 @@ class Desk:
         return new_file(
             Path(tempfile.mkdtemp(prefix="fluxgym-diagnosis-"), report.file_name), report.zip_bytes
         )
+
+
+def _mendable(run: RunReport) -> Iterator[CheckpointReport]:
+    """The checkpoints that a fix would let resume, newest first: their panel says which."""
+    return (item for item in run.checkpoints if item.verdict is Verdict.NEEDS_FIX)
 
 
 def _is_same(shown: ScriptChange, now: ScriptChange) -> bool:

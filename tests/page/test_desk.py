@@ -464,3 +464,15 @@ def test_versions_that_nobody_has_tried_are_tried_before_a_program_s_resume(
 
     assert done["applied"]
     assert "rehearsal-passed" in [found.code for found in desk.checkpoint(desk.run(GOOD), EPOCH_2).findings]
+
+
+def test_where_none_resumes_the_newest_that_can_be_mended_is_shown(desk: Desk, outputs: Path) -> None:
+    text = script(outputs).read_text(encoding="utf-8")
+    script(outputs).write_text(text.replace("--network_dim 4", "--network_dim 8"), encoding="utf-8")
+
+    view = desk.show(GOOD, "", "epoch:down")
+
+    newest = desk.run(GOOD).checkpoints[0]
+    assert newest.verdict.value == "needs-fix"
+    assert (view.selected, view.resumes) == (newest.name, False)
+    assert "Set --network_dim 4 in the train script again" in view.panel
