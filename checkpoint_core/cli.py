@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Annotated
@@ -253,10 +254,13 @@ def _auditor(outputs: Path, layout: Layout | None, python: Path | None) -> Audit
 
 
 def _usable(python: Path | None) -> Path | None:
-    """The Python that was named; a name that the shell would look up is no path, and neither is a missing file."""
-    if python is not None and not python.exists():
+    """The Python that was named: a path, an environment's folder, or a name that the shell would find."""
+    if python is None:
+        return None
+    found = python if python.exists() else shutil.which(python)
+    if found is None:
         raise Usage(f"There is no Python {python}. Give the path of one, or of its environment's folder.")
-    return Path(os.path.abspath(python)) if python is not None else None
+    return Path(os.path.abspath(found))
 
 
 def _audited(

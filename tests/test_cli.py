@@ -529,3 +529,15 @@ def test_a_python_that_does_not_answer_leaves_the_answer_open(world: World) -> N
     assert done.code == 2
     assert "could not be asked for its versions: it stopped with status 3." in done.words
     assert Done("scan", world.outputs, "--python", silent).code == 2
+
+
+def test_a_python_can_be_named_as_the_shell_names_it(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "the-python").symlink_to(sys.executable)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+    done = Done("check", world.latest, "--python", "the-python", "--json")
+
+    assert done.json["environment"]["executable"] == str(tmp_path / "the-python")
+    assert Done("check", world.latest, "--python", "no-python-of-that-name").code == 2
