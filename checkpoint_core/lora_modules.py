@@ -107,7 +107,7 @@ def part_of(module: str) -> str:
     return block[1] if block else "in"
 
 
-def is_foreign(module: str) -> bool:
+def _is_foreign(module: str) -> bool:
     """Whether a module's name is that of a block, and of a layer that ``lora_flux`` does not adapt."""
     block = _BLOCK.match(module)
     return block is not None and module[block.end() :] not in _LAYERS[block[1]]
@@ -126,8 +126,12 @@ def full_size_modules() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class LoraDifference:
-    """A plan against the modules of a state: names that only one of them has, and the ranks that the plan expects."""
+    """A plan against the modules of a state: names that only one of them has, and the ranks that the plan expects.
 
+    ``foreign`` are modules of the state that no plan makes.
+    """
+
+    foreign: tuple[str, ...]
     unexpected: tuple[str, ...]
     missing: tuple[str, ...]
     parts: frozenset[str]
@@ -153,6 +157,7 @@ def difference(plan: LoraPlan, modules: frozenset[str]) -> LoraDifference:
         if any(name.startswith(f"lora_unet_{part}_blocks_{count - 1}_") for name in modules)
     ]
     return LoraDifference(
+        foreign=tuple(sorted(filter(_is_foreign, modules))),
         unexpected=tuple(sorted(name for name, rank in ranks.items() if not rank)),
         missing=tuple(
             name

@@ -11,14 +11,21 @@ from __future__ import annotations
 
 import os
 import re
-import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from checkpoint_core.facts import EntryKind, FileEntry, StateFacts
 from checkpoint_core.formats import DamageKind, FileReader, FormatError
 from checkpoint_core.formats.pickles import describe
-from checkpoint_core.formats.torch_zip import TorchZip
+from checkpoint_core.formats.torch_zip import (
+    END,
+    END64,
+    END64_LOCATOR,
+    END64_LOCATOR_MAGIC,
+    END_MAGIC,
+    LOCAL_MAGIC,
+    TorchZip,
+)
 from checkpoint_core.inspection import RECENT_NS, reading
 from checkpoint_core.layout import (
     CUSTOM_OBJECT_PATTERN,
@@ -47,9 +54,6 @@ _OTHERS = re.compile(r"(train_state\.json|model(_\d+)?\.safetensors)\Z", re.IGNO
 _MEMBERS = re.compile(
     r"(data\.pkl|data/\d+|byteorder|version|\.format_version|\.storage_alignment|\.data/serialization_id)\Z"
 )
-_END = struct.Struct("<4s4H2LH")
-_END64_LOCATOR = struct.Struct("<4sLQL")
-_END64 = struct.Struct("<4sQ2H2L4Q")
 
 #: Turns torch's own refusal off (torch ``serialization.py``, ``load``).
 _UNCHECKED = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
@@ -159,23 +163,23 @@ def _hold_ends(reader: FileReader) -> None:
     end records, its zip reader goes by the 64-bit one (miniz, ``mz_zip_reader_read_central_dir``) and ``zipfile``'s
     kin may go by the other. One that agrees with itself everywhere leaves no choice.
     """
-    end_at = reader.size - _END.size
-    magic, _, _, count_here, count, size, start, comment_bytes = _END.unpack(reader.at(end_at, _END.size))
+    end_at = reader.size - END.size
+    magic, _, _, count_here, count, size, start, comment_bytes = END.unpack(reader.at(end_at, END.size))
     directory_end, fields = end_at, (count, size, start)
-    locator_at = end_at - _END64_LOCATOR.size
-    locator = _END64_LOCATOR.unpack(reader.at(locator_at, _END64_LOCATOR.size))
-    if locator[0] == b"PK\x06\x07":
+    locator_at = end_at - END64_LOCATOR.size
+    locator = END64_LOCATOR.unpack(reader.at(locator_at, END64_LOCATOR.size))
+    if locator[0] == END64_LOCATOR_MAGIC:
         directory_end = locator[2]
-        if directory_end != locator_at - _END64.size:
+        if directory_end != locator_at - END64.size:
             raise _two_ways()
-        record = _END64.unpack(reader.at(directory_end, _END64.size))
+        record = END64.unpack(reader.at(directory_end, END64.size))
         large, full = record[7:10], (0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
         if any(mine not in (theirs, most) for mine, theirs, most in zip(fields, large, full, strict=True)):
             raise _two_ways()
         fields = large
     one_way = (
-        reader.at(0, 4) == b"PK\x03\x04"
-        and magic == b"PK\x05\x06"
+        reader.at(0, 4) == LOCAL_MAGIC
+        and magic == END_MAGIC
         and comment_bytes == 0
         and count_here == count
         and fields[1] + fields[2] == directory_end

@@ -8,7 +8,7 @@ from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 from checkpoint_core.facts import ScriptFacts
 
-_WINDOWS_ABSOLUTE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+WINDOWS_ABSOLUTE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
 def path_here(written: str, script: ScriptFacts, run: Path) -> Path | None:
@@ -17,12 +17,12 @@ def path_here(written: str, script: ScriptFacts, run: Path) -> Path | None:
     A relative path starts two folders above the run, where FluxGym starts its scripts. A script whose ``--output_dir``
     is not here but has the run's name was written for the same FluxGym folder seen from elsewhere.
     """
-    root, pure = run.parent.parent, _absolute(written)
+    root, pure = run.parent.parent, absolute(written)
     if pure is None:
         return root / written
     if is_of_this_machine(script, run):
         return Path(written) if _is_native(pure) else None
-    output = _absolute(script.output_dir or "")
+    output = absolute(script.output_dir or "")
     if output is None or output.name != run.name:
         return None
     elsewhere = output.parent.parent
@@ -37,7 +37,7 @@ def is_of_this_machine(script: ScriptFacts, run: Path) -> bool:
     """Whether the script names this machine's folders, as far as its ``--output_dir`` tells."""
     if script.output_dir is None:
         return True
-    pure = _absolute(script.output_dir)
+    pure = absolute(script.output_dir)
     return (pure is None or _is_native(pure)) and os.path.exists(run.parent.parent / script.output_dir)
 
 
@@ -52,9 +52,9 @@ def output_elsewhere(script: ScriptFacts | None, run: Path) -> Path | None:
         return None
 
 
-def _absolute(written: str) -> PurePath | None:
+def absolute(written: str) -> PurePosixPath | PureWindowsPath | None:
     """An absolute path of either system; ``None`` for a relative one."""
-    if _WINDOWS_ABSOLUTE.match(written):
+    if WINDOWS_ABSOLUTE.match(written):
         return PureWindowsPath(written)
     return PurePosixPath(written) if written.startswith("/") else None
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 from checkpoint_core.layout import AUTOMATIC_FOLDER
+from checkpoint_core.script_places import WINDOWS_ABSOLUTE, absolute
 from checkpoint_core.train_script import InexpressiblePath, TrainScript
-
-_WINDOWS_ABSOLUTE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ def resume_value(script: TrainScript, run_dir: Path, state_name: str) -> ResumeV
         return ResumeValue(value, f"{why} The path given is the one on this machine.")
     if _is_here(written, here):
         return ResumeValue(value)
-    elsewhere = _pure(written)
+    elsewhere = absolute(written)
     if elsewhere is not None and elsewhere.name == here.name:
         return ResumeValue(
             str(elsewhere / state_name),
@@ -62,17 +61,10 @@ def _is_state_name(name: str) -> bool:
 
 def _is_here(written: str, here: Path) -> bool:
     """Whether the script's path is the run's folder here; FluxGym runs scripts two folders above it."""
-    if _WINDOWS_ABSOLUTE.match(written) and os.name != "nt":
+    if WINDOWS_ABSOLUTE.match(written) and os.name != "nt":
         return False
     candidate = Path(here.parent.parent, written)
     try:
         return os.path.samefile(candidate, here)
     except (OSError, ValueError):
         return os.path.abspath(candidate) == str(here)
-
-
-def _pure(written: str) -> PurePosixPath | PureWindowsPath | None:
-    """An absolute path of either kind; None for a relative one."""
-    if _WINDOWS_ABSOLUTE.match(written):
-        return PureWindowsPath(written)
-    return PurePosixPath(written) if written.startswith("/") else None

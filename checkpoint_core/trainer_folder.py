@@ -7,9 +7,9 @@ from pathlib import Path
 
 from checkpoint_core.surroundings import TrainerFacts
 
-#: What a trainer can do, to the file and the text in it that tell so. sd-scripts knows schedule-free optimizers since
-#: it switches them between training and evaluation (``train_network.py``, ``optimizer_train_fn``).
-TRAINER_FEATURES = {"schedule-free": ("train_network.py", "optimizer_train_fn")}
+#: What a trainer can do, to the text in its ``train_network.py`` that tells so. sd-scripts knows schedule-free
+#: optimizers since it switches them between training and evaluation (``optimizer_train_fn``).
+TRAINER_FEATURES = {"schedule-free": "optimizer_train_fn"}
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")
 #: What git takes for a branch's name is nearly everything (git-check-ref-format(1)).
@@ -20,9 +20,10 @@ _MAX_BYTES = 4 * 1024 * 1024
 
 def read_trainer(folder: Path) -> TrainerFacts | None:
     """What a folder tells about the trainer in it; ``None`` where there is no sd-scripts."""
-    if not _text(folder / "train_network.py"):
+    source = _text(folder / "train_network.py")
+    if not source:
         return None
-    features = (name for name, (file, sign) in TRAINER_FEATURES.items() if sign in _text(folder / file))
+    features = (name for name, sign in TRAINER_FEATURES.items() if sign in source)
     return TrainerFacts(folder, git_commit(folder), frozenset(features))
 
 

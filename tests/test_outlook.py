@@ -23,7 +23,13 @@ from checkpoint_core.surroundings import DatasetFacts, Surroundings
 from checkpoint_core.train_script import TrainScript, dialect_of
 from checkpoint_core.trainer_side.small_trainer import train
 from checkpoint_core.trainer_side.train_options import TrainOptions
-from tests.checks.conftest import EPOCHS, RUN, STEPS_PER_EPOCH, make_resumed_run, make_stepped_run
+from tests.checks.conftest import (
+    RUN,
+    STEPS_PER_EPOCH,
+    make_resumed_run,
+    make_stepped_run,
+    stepped_options,
+)
 from tests.world import command_line, once
 
 EPOCH_1, EPOCH_2 = f"{RUN}-000001-state", f"{RUN}-000002-state"
@@ -51,19 +57,7 @@ def script_of(options: TrainOptions) -> ScriptFacts:
 
 def resuming(run: Path, state: str, **changes: object) -> TrainOptions:
     """The flags of the stepped run, resumed from one of its states."""
-    options = TrainOptions(
-        output_dir=run,
-        output_name=RUN,
-        max_train_epochs=EPOCHS,
-        steps_per_epoch=STEPS_PER_EPOCH,
-        save_every_n_epochs=1,
-        save_every_n_steps=4,
-        save_state=True,
-        lr_scheduler="cosine",
-        save_precision="bf16",
-        resume=str(run / state),
-    )
-    return replace(options, **changes)  # type: ignore[arg-type]
+    return replace(stepped_options(run), resume=str(run / state), **changes)  # type: ignore[arg-type]
 
 
 def outlook_on(options: TrainOptions, **around: object) -> Outlook | None:

@@ -16,7 +16,7 @@ from checkpoint_core.checks.optimizer_settings import check_optimizer_settings
 from checkpoint_core.facts import ScriptFacts, StateFacts, WeightsFacts
 from checkpoint_core.findings import Finding
 from checkpoint_core.layout import Layout
-from checkpoint_core.lora_modules import LoraDifference, LoraPlan, difference, is_foreign, plan_network
+from checkpoint_core.lora_modules import LoraDifference, LoraPlan, difference, plan_network
 from checkpoint_core.surroundings import TrainerFacts
 from checkpoint_core.trainer_optimizers import optimizer_of
 
@@ -34,7 +34,8 @@ def check_settings(
     plan = plan_network(script)
     gap = _gap(facts, plan)
     if plan and gap and isinstance(facts.weights, WeightsFacts):
-        yield from _foreign(facts.weights)
+        if gap.foreign:
+            yield finding("weights-modules-unknown", file=facts.weights.file, evidence=_some(gap.foreign))
         yield from _parts(plan, gap)
         yield from _rank(facts.weights, plan, gap)
         yield from _alpha(facts.weights, plan, script)
@@ -62,12 +63,6 @@ _PART_NAMES = {
     "te1": "the CLIP text encoder", "te3": "the T5 text encoder", "double": "double blocks", "single": "single blocks",
     "in": "input layers", "other": "parts of another model",
 }  # fmt: skip
-
-
-def _foreign(weights: WeightsFacts) -> Iterator[Finding]:
-    foreign = tuple(sorted(name for name in weights.modules if is_foreign(name)))
-    if foreign:
-        yield finding("weights-modules-unknown", file=weights.file, evidence=_some(foreign))
 
 
 def _parts(plan: LoraPlan, gap: LoraDifference) -> Iterator[Finding]:

@@ -18,12 +18,15 @@ from checkpoint_core.formats import DamageKind, FileReader, FormatError
 
 #: ``torch.save`` before 1.6 wrote a bare pickle that begins with this magic number (torch ``serialization.py``).
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-_LOCAL_MAGIC = b"PK\x03\x04"
+LOCAL_MAGIC = b"PK\x03\x04"
 _CENTRAL_MAGIC = b"PK\x01\x02"
-_END_MAGIC = b"PK\x05\x06"
-_END = struct.Struct("<4s4H2LH")
-_END64_LOCATOR = struct.Struct("<4sLQL")
-_END64 = struct.Struct("<4sQ2H2L4Q")
+END_MAGIC = b"PK\x05\x06"
+END64_LOCATOR_MAGIC = b"PK\x06\x07"
+END64_MAGIC = b"PK\x06\x06"
+#: The records at the archive's end, each with its magic first: APPNOTE 4.3.16, 4.3.15 and 4.3.14.
+END = struct.Struct("<4s4H2LH")
+END64_LOCATOR = struct.Struct("<4sLQL")
+END64 = struct.Struct("<4sQ2H2L4Q")
 #: Flags, method, CRC, stored size, full size, lengths of name, extra field and comment, number of the disk, offset of
 #: the local header.
 _CENTRAL = struct.Struct("<4x4xHH4xLLLHHHH6xL")
@@ -112,7 +115,7 @@ class TorchZip:
 
     def _data_offset(self, member: Member) -> int:
         header = self._reader.at(member.header_offset, _LOCAL_BYTES)
-        if header[:4] != _LOCAL_MAGIC:
+        if header[:4] != LOCAL_MAGIC:
             raise FormatError(DamageKind.CORRUPT, f"the header of member {member.name} is overwritten")
         # The local name and extra field may differ in length from the directory's: torch pads the extra field.
         name_bytes, extra_bytes = struct.unpack_from("<2H", header, 26)
@@ -127,14 +130,14 @@ def _bad_checksum(member: Member) -> FormatError:
 
 def _find_directory(reader: FileReader) -> tuple[int, int, int]:
     """Offset, size in bytes and entry count of the central directory."""
-    tail_bytes = min(reader.size, _END.size + _MAX_COMMENT)
+    tail_bytes = min(reader.size, END.size + _MAX_COMMENT)
     tail = reader.at(reader.size - tail_bytes, tail_bytes)
-    at = tail.rfind(_END_MAGIC)
+    at = tail.rfind(END_MAGIC)
     # torch tells an archive by its first bytes, and unpickles what begins otherwise (serialization.py, _is_zipfile).
-    if at < 0 or len(tail) - at < _END.size or reader.at(0, 4) != _LOCAL_MAGIC:
+    if at < 0 or len(tail) - at < END.size or reader.at(0, 4) != LOCAL_MAGIC:
         raise _no_directory(reader)
     end_offset = reader.size - tail_bytes + at
-    _, disk, first_disk, count_here, count, size, start, _ = _END.unpack_from(tail, at)
+    _, disk, first_disk, count_here, count, size, start, _ = END.unpack_from(tail, at)
     record = _find_record64(reader, end_offset)
     if record is not None:
         end_offset, disk, first_disk, count_here, count, size, start = record
@@ -155,21 +158,21 @@ def _find_record64(reader: FileReader, end_offset: int) -> tuple[int, int, int, 
     torch writes one always, and its zip reader goes by it wherever there is one, whatever the 32-bit record says
     (miniz ``mz_zip_reader_read_central_dir``).
     """
-    locator_at = end_offset - _END64_LOCATOR.size
-    if locator_at < _END64.size:
+    locator_at = end_offset - END64_LOCATOR.size
+    if locator_at < END64.size:
         return None
-    magic, _, offset, disks = _END64_LOCATOR.unpack(reader.at(locator_at, _END64_LOCATOR.size))
-    if magic != b"PK\x06\x07":
+    magic, _, offset, disks = END64_LOCATOR.unpack(reader.at(locator_at, END64_LOCATOR.size))
+    if magic != END64_LOCATOR_MAGIC:
         return None
-    if offset > reader.size - _END64.size or disks != 1:
+    if offset > reader.size - END64.size or disks != 1:
         raise FormatError(DamageKind.CORRUPT, "its zip64 locator is damaged")
-    record = _END64.unpack(reader.at(offset, _END64.size))
-    return (offset, *record[4:10]) if record[0] == b"PK\x06\x06" else None
+    record = END64.unpack(reader.at(offset, END64.size))
+    return (offset, *record[4:10]) if record[0] == END64_MAGIC else None
 
 
 def _no_directory(reader: FileReader) -> FormatError:
     head = reader.at(0, min(reader.size, len(_LEGACY_MAGIC)))
-    if _LOCAL_MAGIC.startswith(head[:4]):
+    if LOCAL_MAGIC.startswith(head[:4]):
         return FormatError(DamageKind.TRUNCATED, "the archive's directory, written last, is missing")
     if head == _LEGACY_MAGIC:
         return FormatError(DamageKind.UNSUPPORTED, "it is in torch's format from before 1.6 (a bare pickle)")

@@ -17,11 +17,10 @@ STEPS_PER_EPOCH = 8
 EPOCHS = 3
 
 
-def make_stepped_run(root: Path) -> None:
-    """Three epochs under a cosine schedule with a state every four steps, in `root`/outputs/stepped."""
-    folder = GymFolder(root, RUN)
-    options = TrainOptions(
-        output_dir=root / "outputs" / RUN,
+def stepped_options(run: Path) -> TrainOptions:
+    """The flags with which the stepped run was trained in that folder."""
+    return TrainOptions(
+        output_dir=run,
         output_name=RUN,
         max_train_epochs=EPOCHS,
         steps_per_epoch=STEPS_PER_EPOCH,
@@ -31,6 +30,12 @@ def make_stepped_run(root: Path) -> None:
         lr_scheduler="cosine",
         save_precision="bf16",
     )
+
+
+def make_stepped_run(root: Path) -> None:
+    """Three epochs under a cosine schedule with a state every four steps, in `root`/outputs/stepped."""
+    folder = GymFolder(root, RUN)
+    options = stepped_options(root / "outputs" / RUN)
     write_run_files(folder, options)
     run_small_trainer(options)
     age(root, SETTLED_SECONDS)
@@ -40,18 +45,8 @@ def make_resumed_run(root: Path) -> None:
     """The same, killed in its third epoch and resumed from the end of the first: it trains the others again."""
     make_stepped_run(root)
     run = root / "outputs" / RUN
-    options = TrainOptions(
-        output_dir=run,
-        output_name=RUN,
-        max_train_epochs=EPOCHS,
-        steps_per_epoch=STEPS_PER_EPOCH,
-        save_every_n_epochs=1,
-        save_every_n_steps=4,
-        save_state=True,
-        lr_scheduler="constant",
-        save_precision="bf16",
-    )
-    run_small_trainer(replace(options, resume=str(run / f"{RUN}-000001-state")))
+    state = run / f"{RUN}-000001-state"
+    run_small_trainer(replace(stepped_options(run), lr_scheduler="constant", resume=str(state)))
     age(root, SETTLED_SECONDS)
 
 
