@@ -15,6 +15,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from checkpoint_core.facts import ScriptFacts
+from checkpoint_core.formats import MAX_COUNT
 
 
 class DatasetUntold(Exception):
@@ -132,6 +133,8 @@ def _count_setting(key: str, script: ScriptFacts, *levels: Mapping[str, Any]) ->
         value = int(written) if written.isdecimal() and len(written) < 16 else written
     if not isinstance(value, int) or isinstance(value, bool) or (key == "batch_size" and value < 1):
         raise DatasetUntold(f"{key} is {value!r}")
+    if abs(value) > MAX_COUNT:  # Python refuses to write out what is longer still
+        raise DatasetUntold(f"{key} is larger than anything that can be counted")
     return value
 
 

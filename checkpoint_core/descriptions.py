@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -257,6 +258,9 @@ def scheduler_facts(value: Any, names: frozenset[str] = frozenset()) -> Schedule
     """
     if not isinstance(value, dict) or "last_epoch" not in value:
         raise FormatError(DamageKind.CORRUPT, "it does not hold a scheduler's state")
+    rates = [*_items(value.get("base_lrs")), *_items(value.get("_last_lr"))]
+    if any(type(rate) is float and not math.isfinite(rate) for rate in rates):
+        raise FormatError(DamageKind.CORRUPT, "its learning rates hold NaN or Inf")
     return SchedulerFacts(
         last_epoch=_count(value.get("last_epoch")),
         last_lrs=tuple(_floats(_items(value.get("_last_lr")))),

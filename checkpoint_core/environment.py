@@ -91,7 +91,7 @@ def _parsed(output: str) -> dict[str, Any] | str:
 def _facts(
     executable: str, source: str, trainer: TrainerFacts | None, answer: dict[str, Any]
 ) -> EnvironmentFacts:
-    gpus = answer.get("gpus")
+    gpus, folders = answer.get("gpus"), answer.get("folders")
     return EnvironmentFacts(
         executable=executable,
         source=source,
@@ -100,7 +100,7 @@ def _facts(
         packages=tuple((str(name), version) for name, version in answer["packages"].items()),
         torch_cuda=answer.get("torch_cuda"),
         gpus=tuple(str(name) for name in gpus) if isinstance(gpus, list) else None,
-        folders=tuple(str(folder) for folder in answer.get("folders", ())),
+        folders=tuple(str(folder) for folder in folders) if isinstance(folders, list) else (),
         trainer=trainer,
     )
 
@@ -148,5 +148,5 @@ def _stamp(facts: EnvironmentFacts) -> object:
 def _time(path: str) -> int:
     try:
         return os.stat(path).st_mtime_ns
-    except OSError:
+    except (OSError, ValueError):  # no such place; no path at all
         return 0

@@ -12,6 +12,7 @@ from checkpoint_core.checks.consistency import check_consistency
 from checkpoint_core.checks.environment import check_environment, in_environment
 from checkpoint_core.checks.integrity import check_integrity
 from checkpoint_core.checks.plan import check_plan
+from checkpoint_core.checks.run import unread_config
 from checkpoint_core.checks.settings import check_settings
 from checkpoint_core.facts import StateFacts
 from checkpoint_core.findings import Finding, Severity, Subject, Verdict, by_weight, deciding_findings, fold
@@ -103,6 +104,7 @@ def _findings(
     yield from guarded(lambda: check_consistency(facts))
     yield from guarded(lambda: check_compatibility(facts, position, script, around.dataset))
     yield from guarded(lambda: check_settings(facts, script, trainer))
+    yield from guarded(lambda: unread_config(script))
     yield from guarded(lambda: check_plan(facts, position, around, outlook))
     yield from guarded(lambda: check_environment(facts, environment, script))
 

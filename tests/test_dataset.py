@@ -385,3 +385,11 @@ def test_the_key_tells_what_is_not_there(run: Path) -> None:
     images(run, 1)
     assert len({missing, configured, dataset_key(script(run), run)}) == 3
     assert dataset_key(ScriptFacts("train.sh", "t.py", Layout.SD_SCRIPTS), run) is not None
+
+
+def test_a_number_beyond_counting_is_told_and_not_written_out(run: Path) -> None:
+    text = subset(images(run, 3), 2)
+    configure(run, text.replace("num_repeats = 2", f"num_repeats = 0x{'f' * 5000}"))
+    told, is_missing = problem(run)
+    assert told == "num_repeats is larger than anything that can be counted"
+    assert not is_missing

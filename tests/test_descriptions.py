@@ -366,3 +366,10 @@ def test_whatever_a_record_holds_is_described_or_damage(value: object) -> None:
             assert read(value) is not None
         except FormatError as error:
             assert error.kind is DamageKind.CORRUPT  # noqa: PT017 - both outcomes are right
+
+
+@pytest.mark.parametrize("key", ["base_lrs", "_last_lr"])
+@pytest.mark.parametrize("rate", [float("nan"), float("inf")])
+def test_a_schedule_whose_rates_are_no_numbers_is_corrupt(key: str, rate: float) -> None:
+    with pytest.raises(FormatError, match="NaN or Inf"):
+        scheduler_facts({"last_epoch": 8, key: [8e-4, rate]})

@@ -250,3 +250,13 @@ def test_threads_that_ask_at_the_same_time_share_one_question() -> None:
 
     assert len(answering.asked) == 1
     assert [answer is answers[0] for answer in answers] == [True] * 4
+
+
+@pytest.mark.parametrize("folders", ["null", '["\\u0000"]', "7"])
+def test_strange_folders_in_an_answer_raise_nothing(tmp_path: Path, folders: str) -> None:
+    path = executable_script(
+        tmp_path / "python", f"""printf '%s\\n' '{{"packages": {{}}, "folders": {folders}}}'"""
+    )
+    asked = Asked()
+    for _ in range(2):
+        assert known(asked.ask(path, "")).packages == ()

@@ -47,7 +47,12 @@ def _unread_flags(script: ScriptFacts) -> Iterator[Finding]:
     for reason in dict.fromkeys(reason for _, reason in script.unknown):
         flags = ", ".join(flag for flag, why in script.unknown if why == reason)
         yield finding("script-flag-unknown", file=script.file, flags=flags, reason=reason)
-    if script.config_file is not None:
+    yield from unread_config(script)
+
+
+def unread_config(script: ScriptFacts | None) -> Iterator[Finding]:
+    """That further flags may come from a file, which concerns each checkpoint too."""
+    if script is not None and script.config_file is not None:
         yield finding("script-config-file", file=script.file, evidence=script.config_file)
 
 

@@ -17,6 +17,8 @@ from checkpoint_core.formats.safetensors import TensorEntry
 from checkpoint_core.layout import Layout
 from checkpoint_core.lora_modules import full_size_modules
 from checkpoint_core.surroundings import TrainerFacts
+from tests.judging import judge_state, outcome
+from tests.world import World
 
 STATE = "stepped-000002-state"
 TEXT_ENCODER = "lora_te1_text_model_encoder_layers_0_mlp_fc1"
@@ -331,3 +333,8 @@ def test_a_schedule_free_optimizer_needs_a_newer_trainer(
         assert each.subject is Subject.ENVIRONMENT
         assert "(/gym/sd-scripts)" in each.message
         assert "Not in train mode!" in each.effect
+
+
+def test_a_file_of_further_flags_is_told_with_each_checkpoint(world: World) -> None:
+    world.edit_script(lambda text: text.replace("--seed 42", "--seed 42 --config_file more.toml"))
+    assert outcome(judge_state(world)) == ("ready-with-warnings", ["script-config-file"])
