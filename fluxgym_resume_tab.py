@@ -29,6 +29,7 @@ from checkpoint_core.page.action_view import error_view, info_view
 from checkpoint_core.page.assets import DOWNLOAD, OPENED, SCRIPT, STYLE
 from checkpoint_core.page.desk import LAYOUTS, Desk, Outcome, RunView
 from checkpoint_core.page.markup import SELECTED_BOX, SORT_BOX
+from checkpoint_core.page.seat import Seat
 from checkpoint_core.page.table_view import DEFAULT_SORT
 from checkpoint_core.safe_write import WriteFailed
 
@@ -95,23 +96,20 @@ class _Page:
         self.selected_box = gr.Textbox("", elem_id=SELECTED_BOX, elem_classes=["ck-hidden"], label="Selected")
         self.sort_box = gr.Textbox("", elem_id=SORT_BOX, elem_classes=["ck-hidden"], label="Sort")
         self.poll = gr.Button("Poll", elem_id="ck-poll", elem_classes=["ck-hidden"])
-        self.selected, self.sort = gr.State(""), gr.State(DEFAULT_SORT)
-        self.choices, self.pythons, self.shown, self.change, self.fresh_change = (
-            gr.State(None) for _ in range(5)
-        )
+        self.seat = gr.State(Seat())
+        self.choices, self.pythons, self.fresh_change = (gr.State(None) for _ in range(3))
         self.receipt, self.resumed_from, self.working = (gr.State(None) for _ in range(3))
 
     @property
-    def seen(self) -> list[Any]:
-        """The inputs of every handler that shows a run: what the user has chosen, and what is shown."""
-        return [self.runs, self.selected, self.sort, self.layout, self.shown]
+    def who(self) -> list[Any]:
+        """The inputs of every handler that shows a run: the page's seat, and the picker's run where that is empty."""
+        return [self.seat, self.runs]
 
     @property
     def views(self) -> list[Any]:
         """The outputs that show a run, in the order of :func:`_view_updates`."""
         return [
             *(self.headline, self.table, self.panel, self.preview, self.refusal),
-            *(self.selected, self.change, self.shown),
             *(self.resume, self.rehearse, self.verify, self.fresh, self.download),
         ]
 
@@ -141,17 +139,23 @@ def _silence() -> list[Any]:
 def _view_updates(view: RunView, before: RunView | None = None) -> list[Any]:
     """Updates for ``views``; none at all where nothing differs, so that a refresh moves nothing."""
     if view == before:
-        return [gr.skip()] * 13
+        return [gr.skip()] * 10
     refusal = error_view(view.refusal) if view.refusal else ""
     has_run, has_row = gr.update(interactive=bool(view.run)), gr.update(interactive=bool(view.selected))
     return [
-        *(view.headline, view.table, view.panel, view.preview, refusal, view.selected, view.change, view),
+        *(view.headline, view.table, view.panel, view.preview, refusal),
         *(gr.update(interactive=view.resumes), has_row, has_row, has_run, has_run),
     ]
 
 
-def _show(desk: Desk, run: str | None, selected: str, sort: str, layout: str, before: Any) -> list[Any]:
-    return _view_updates(desk.show(run or "", selected, sort, layout), before)
+def _show(desk: Desk, seat: Seat, picked: str | None, *, again: bool = False, **chosen: str) -> list[Any]:
+    """Updates for ``views`` after what was chosen: ``run``, ``selected``, ``sort`` or ``layout``."""
+    with seat.turn:
+        seat.pick(chosen.pop("run", seat.run or picked or ""))
+        for name, value in chosen.items():
+            setattr(seat, name, value)
+        view, before = seat.look(desk)
+        return _view_updates(view, None if again else before)
 
 
 def _wire_views(desk: Desk, page: _Page) -> None:
@@ -163,73 +167,84 @@ def _wire_views(desk: Desk, page: _Page) -> None:
         picker = gr.update(choices=now[0], value=now[1])
         return [gr.skip()] * 3 if now == told else [now, picker, now[2]]
 
-    def refresh(listed: Any, told: Any, run: str | None, *seen: Any) -> list[Any]:
+    def refresh(listed: Any, told: Any, seat: Seat, run: str | None) -> list[Any]:
         choices = desk.choices()
-        names = [name for _, name in choices]
-        kept = run if run in names else next(iter(names), None)
-        # An unchanged list is not sent again: it would close the picker under the user's hand.
-        picker = gr.skip() if choices == listed and kept == run else gr.update(choices=choices, value=kept)
-        talk = [gr.skip()] * 4 if kept == run else _silence()
-        return [choices, picker, *talk, *pythons(told), *show(kept, *seen)]
+        with seat.turn:
+            kept = seat.keep([name for _, name in choices], run or "")
+            # An unchanged list is not sent again: it would close the picker under the user's hand.
+            same = choices == listed and kept == (run or "")
+            picker = gr.skip() if same else gr.update(choices=choices, value=kept or None)
+            talk = [gr.skip()] * 4 if kept == (run or "") else _silence()
+            return [choices, picker, *talk, *pythons(told), *show(seat, kept)]
 
-    def pick(run: str | None, _: str, sort: str, layout: str, before: RunView | None) -> list[Any]:
-        return [*_silence(), "", *show(run, "", sort, layout, before)]
+    def pick(seat: Seat, run: str | None) -> list[Any]:
+        # Gradio's picker tells one choice twice: the second may come after the user has gone on.
+        if run == seat.run:
+            return [gr.skip()] * 15
+        return [*_silence(), "", *show(seat, run, run=run or "")]
 
-    def select(message: str, run: str | None, _: str, *seen: Any) -> list[Any]:
+    def select(message: str, *who: Any) -> list[Any]:
         # The page puts a counter before the value: the same row can be pressed twice, and 5.x may fire twice.
-        return show(run, message.partition("|")[2], *seen)
+        return show(*who, selected=message.partition("|")[2])
 
-    def resort(message: str, run: str | None, selected: str, _: str, *seen: Any) -> list[Any]:
-        sort = message.partition("|")[2] or DEFAULT_SORT
-        return [sort, *show(run, selected, sort, *seen)]
+    def resort(message: str, *who: Any) -> list[Any]:
+        return show(*who, sort=message.partition("|")[2] or DEFAULT_SORT)
 
-    known = [page.choices, page.pythons, *page.seen]
+    known = [page.choices, page.pythons, *page.who]
     told = [page.pythons, page.python, page.environment]
     refreshed = [page.choices, page.runs, *page.talk, *told, *page.views]
     page.refresh.click(refresh, known, refreshed, **_UNLISTED)
     page.poll.click(refresh, known, refreshed, **_QUIET)
     # `input`, not `change`: a refresh that sets the same value again must not start everything anew.
-    page.runs.input(pick, page.seen, [*page.talk, page.progress, *page.views], **_QUIET)
-    page.layout.input(show, page.seen, page.views, **_QUIET)
-    page.selected_box.change(select, [page.selected_box, *page.seen], page.views, **_QUIET)
-    page.sort_box.change(resort, [page.sort_box, *page.seen], [page.sort, *page.views], **_QUIET)
+    page.runs.input(pick, page.who, [*page.talk, page.progress, *page.views], **_QUIET)
+    layout = [page.layout, *page.who]
+    page.layout.input(lambda name, *who: show(*who, layout=name), layout, page.views, **_QUIET)
+    page.selected_box.change(select, [page.selected_box, *page.who], page.views, **_QUIET)
+    page.sort_box.change(resort, [page.sort_box, *page.who], page.views, **_QUIET)
 
 
 def _wire_python(desk: Desk, page: _Page) -> None:
     """Which Python trains: chosen from those that this machine names."""
     chosen = page.python.input(desk.python.choose, page.python, page.environment, **_UNLISTED)
-    chosen.then(partial(_show, desk), page.seen, page.views, **_QUIET)
+    chosen.then(partial(_show, desk), page.who, page.views, **_QUIET)
 
 
 def _wire_script(desk: Desk, page: _Page, gym: Gym | None) -> None:
     """Everything that changes a script."""
     written = [*page.talk, page.receipt, page.resumed_from, *page.views]
 
-    def on(button: gr.Button, given: gr.State, act: Callable[..., Outcome]) -> Any:
-        def press(what: Any, run: str | None, selected: str, sort: str, layout: str, _: Any) -> list[Any]:
-            result = act(what, run or "", selected, layout)
-            # The path is a token too: True after “Start fresh”, None where nothing was written.
-            resumed_from = (str(result.state_path) if result.state_path else True) if result.written else None
-            talk = [result.message, _shown(result.receipt is not None), _shown(False), _shown(False)]
-            return [*talk, result.receipt, resumed_from, *_show(desk, run, selected, sort, layout, None)]
+    def written_by(result: Outcome, seat: Seat, run: str | None) -> list[Any]:
+        # The path is a token too: True after “Start fresh”, None where nothing was written.
+        resumed_from = (str(result.state_path) if result.state_path else True) if result.written else None
+        talk = [result.message, _shown(result.receipt is not None), _shown(False), _shown(False)]
+        return [*talk, result.receipt, resumed_from, *_show(desk, seat, run, again=True)]
 
-        inputs = [given, *page.seen]
-        if button is not page.resume:
-            return button.click(press, inputs, written, **_UNLISTED)
-        # Versions that nobody has tried are tried first; what that shows decides with the rest.
-        tried = button.click(partial(_follow, desk.rehearse_unusual), *_followed(page), **_UNLISTED)
-        return tried.then(press, inputs, written, **_QUIET)
+    def try_first(seat: Seat, run: str | None) -> Iterator[list[Any]]:
+        # What was shown when the button was pressed is what is written, wherever the user goes meanwhile.
+        seat.pressed = seat.shown
+        yield from _follow(desk.rehearse_unusual, seat, run)
 
-    def ask_fresh(run: str) -> list[Any]:
-        told, change = desk.preview_fresh(run or "")
+    def resume(seat: Seat, run: str | None) -> list[Any]:
+        return written_by(desk.resume_shown(seat.pressed, seat.layout), seat, run)
+
+    def start_fresh(change: Any, seat: Seat, run: str | None) -> list[Any]:
+        return written_by(desk.start_fresh(seat.run, change), seat, run)
+
+    def undo(receipt: Any, seat: Seat, run: str | None) -> list[Any]:
+        return written_by(desk.undo(receipt), seat, run)
+
+    def ask_fresh(seat: Seat, run: str | None) -> list[Any]:
+        told, change = desk.preview_fresh(seat.run or run or "")
         return [told, _shown(False), _shown(change is not None), _shown(change is not None), change]
 
-    page.fresh.click(ask_fresh, page.runs, [*page.talk, page.fresh_change], **_UNLISTED)
+    # Versions that nobody has tried are tried first; what that shows decides with the rest.
+    tried = page.resume.click(try_first, *_followed(page), **_UNLISTED)
+    page.fresh.click(ask_fresh, page.who, [*page.talk, page.fresh_change], **_UNLISTED)
     page.fresh_no.click(_silence, None, page.talk, **_UNLISTED)
     events = (
-        on(page.resume, page.change, lambda plan, run, name, layout: desk.resume(run, name, plan, layout)),
-        on(page.fresh_yes, page.fresh_change, lambda plan, run, *_: desk.start_fresh(run, plan)),
-        on(page.undo, page.receipt, lambda receipt, *_: desk.undo(receipt)),
+        tried.then(resume, page.who, written, **_QUIET),
+        page.fresh_yes.click(start_fresh, [page.fresh_change, *page.who], written, **_UNLISTED),
+        page.undo.click(undo, [page.receipt, *page.who], written, **_UNLISTED),
     )
     if gym is not None and gym.is_connected:
         for event in events:
@@ -256,7 +271,7 @@ def _wire_long_work(desk: Desk, page: _Page) -> None:
     def on(button: gr.Button, work: Callable[..., Iterator[str]]) -> None:
         done = button.click(partial(_follow, work), *_followed(page), concurrency_limit=4, **_QUIET)
         # A step of its own, so that it shows what is selected when the work ends, not when it began.
-        done.then(partial(_show, desk), page.seen, page.views, **_QUIET)
+        done.then(partial(_show, desk), page.who, page.views, **_QUIET)
 
     on(page.verify, desk.verify)
     on(page.rehearse, desk.rehearse)
@@ -265,21 +280,21 @@ def _wire_long_work(desk: Desk, page: _Page) -> None:
 
 def _followed(page: _Page) -> tuple[list[Any], list[Any]]:
     """Inputs and outputs of long work."""
-    return [page.runs, page.selected, page.layout], [page.progress, page.cancel, page.working]
+    return page.who, [page.progress, page.cancel, page.working]
 
 
-def _follow(work: Callable[..., Iterator[str]], run: str, selected: str, layout: str) -> Iterator[list[Any]]:
-    told = ""
-    for told in work(run or "", selected, layout):
-        yield [told, _shown(True), (run or "", selected)]
+def _follow(work: Callable[..., Iterator[str]], seat: Seat, picked: str | None) -> Iterator[list[Any]]:
+    told, about = "", (seat.run or picked or "", seat.selected)
+    for told in work(*about, seat.layout):
+        yield [told, _shown(True), about]
     yield [told, _shown(False), None]
 
 
 def _wire_download(desk: Desk, page: _Page) -> None:
-    def make(run: str, layout: str) -> Any:
-        return gr.update(value=str(desk.diagnosis_file(run or "", layout)), visible=True)
+    def make(seat: Seat, run: str | None) -> Any:
+        return gr.update(value=str(desk.diagnosis_file(seat.run or run or "", seat.layout)), visible=True)
 
-    made = page.download.click(_telling(make), [page.runs, page.layout], page.report, **_UNLISTED)
+    made = page.download.click(_telling(make), page.who, page.report, **_UNLISTED)
     made.then(None, page.report, None, js=DOWNLOAD, **_UNLISTED)
 
 

@@ -227,6 +227,15 @@ class Desk:
         except (*SCRIPT_TROUBLE, OutputsFolderError) as error:
             return Outcome(action_view.error_view(str(error)))
 
+    def resume_shown(self, view: RunView | None, layout: str = "") -> Outcome:
+        """:meth:`resume` of what a page showed; ``None`` where it has not been shown anything by this process."""
+        if view is None:
+            told = (
+                "The page was older than what serves it. It is up to date now: look again, and press again."
+            )
+            return Outcome(action_view.info_view(told))
+        return self.resume(view.run, view.selected, view.change, layout)
+
     def start_fresh(self, run_name: str, shown: ScriptChange | None) -> Outcome:
         """Remove ``--resume`` from the run's script as it was shown; where the script changed since, nothing."""
         try:

@@ -153,6 +153,18 @@ def test_what_was_shown_is_written_and_undone(desk: Desk, outputs: Path) -> None
     assert script(outputs).read_bytes() == before
 
 
+def test_a_page_that_was_shown_nothing_writes_nothing(desk: Desk, outputs: Path) -> None:
+    before = (outputs / GOOD / "train.sh").read_bytes()
+
+    outcome = desk.resume_shown(None)
+
+    assert "press again" in outcome.message
+    assert not outcome.written
+    assert (outputs / GOOD / "train.sh").read_bytes() == before
+    shown = desk.show(GOOD, EPOCH_2, "")
+    assert desk.resume_shown(shown).written
+
+
 def test_undo_goes_back_to_the_state_that_was_resumed_from_before(desk: Desk, outputs: Path) -> None:
     desk.resume(GOOD, EPOCH_1, desk.show(GOOD, EPOCH_1, "").change)
     second = desk.resume(GOOD, EPOCH_2, desk.show(GOOD, EPOCH_2, "").change)
