@@ -222,7 +222,7 @@ def _wire_script(desk: Desk, page: _Page, gym: Gym | None) -> None:
     def try_first(seat: Seat, run: str | None) -> Iterator[list[Any]]:
         # What was shown when the button was pressed is what is written, wherever the user goes meanwhile.
         seat.pressed = seat.shown
-        yield from _follow(desk.rehearse_unusual, seat, run)
+        yield from _follow(desk.trials.rehearse_unusual, seat, run)
 
     def resume(seat: Seat, run: str | None) -> list[Any]:
         return written_by(desk.resume_shown(seat.pressed, seat.layout), seat, run)
@@ -273,9 +273,9 @@ def _wire_long_work(desk: Desk, page: _Page) -> None:
         # A step of its own, so that it shows what is selected when the work ends, not when it began.
         done.then(partial(_show, desk), page.who, page.views, **_QUIET)
 
-    on(page.verify, desk.verify)
-    on(page.rehearse, desk.rehearse)
-    page.cancel.click(lambda key: desk.cancel(*key) if key else None, page.working, None, **_UNLISTED)
+    on(page.verify, desk.trials.verify)
+    on(page.rehearse, desk.trials.rehearse)
+    page.cancel.click(lambda key: desk.trials.cancel(*key) if key else None, page.working, None, **_UNLISTED)
 
 
 def _followed(page: _Page) -> tuple[list[Any], list[Any]]:

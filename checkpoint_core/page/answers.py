@@ -80,7 +80,7 @@ def apply_resume(desk: Desk, run_name: str, checkpoint: str) -> Any:
     :raises UnknownName: when there is no such run or checkpoint.
     """
     refused = {"applied": False, "reason": "", "command": None, "folder": None, "backup": None}
-    for _ in desk.rehearse_unusual(run_name, checkpoint):
+    for _ in desk.trials.rehearse_unusual(run_name, checkpoint):
         pass  # versions that nobody has tried are tried before anything is written
     shown = preview_resume(desk, run_name, checkpoint)
     if not shown["resumes"]:

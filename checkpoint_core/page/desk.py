@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,15 +16,12 @@ from checkpoint_core import gym, samples
 from checkpoint_core.audit import Auditor, CheckpointReport, RunReport, UnknownName, find_latest_resumable
 from checkpoint_core.collect import diagnosis_for
 from checkpoint_core.discovery import OutputsFolderError
-from checkpoint_core.facts import StateFacts
 from checkpoint_core.findings import Verdict
 from checkpoint_core.layout import Layout
 from checkpoint_core.page import action_view, panel_view, table_view
-from checkpoint_core.page.long_work import LongWork
 from checkpoint_core.page.markup import safe_name
 from checkpoint_core.page.training_python import TrainingPython
-from checkpoint_core.rehearsal import rehearse_state
-from checkpoint_core.rehearsal_outcome import RehearsalOutcome, Stage
+from checkpoint_core.page.trials import Trials
 from checkpoint_core.report import Diagnosis
 from checkpoint_core.run_command import run_command
 from checkpoint_core.safe_write import WriteFailed, new_file
@@ -38,9 +34,7 @@ from checkpoint_core.script_change import (
     plan_resume,
 )
 from checkpoint_core.script_words import Dialect
-from checkpoint_core.surroundings import Environment
 from checkpoint_core.train_script import InexpressiblePath, ScriptNotUnderstood
-from checkpoint_core.verification import VerificationCancelled
 from checkpoint_core.wording import run_summary, title, title_inside
 
 #: What can be wrong with a script or with writing it, each with a text for the user.
@@ -105,7 +99,7 @@ class Desk:
         self.outputs = Path(outputs).absolute()
         self.python = TrainingPython(self.outputs.parent, python, hosting)
         self._auditors: dict[Layout | None, Auditor] = {}
-        self._working = LongWork()
+        self.trials = Trials(self)
         self._thumbnail = lru_cache(maxsize=256)(lambda path, _: samples.thumbnail(path))
 
     def auditor(self, layout: str = "") -> Auditor:
@@ -295,76 +289,6 @@ class Desk:
         dialect = Dialect.BAT if os.name == "nt" else Dialect.SH
         return gym.box_value(Path(state) if isinstance(state, str) else None, dialect)
 
-    def verify(self, run_name: str, selected: str, layout: str = "") -> Iterator[str]:
-        """Read every byte of a checkpoint; yields what to show meanwhile, at the end nothing but an error's text."""
-        counts = [0, 1]
-
-        def work(item: CheckpointReport, cancelled: Callable[[], bool]) -> str:
-            try:
-                self.auditor(layout).verify(item.run, item.name, _keep(counts), cancelled)
-            except VerificationCancelled:
-                return action_view.info_view("Cancelled. Nothing was changed.")
-            return ""
-
-        def progress(item: CheckpointReport) -> str:
-            return action_view.progress_view(counts[0], counts[1], item)
-
-        yield from self._long(run_name, selected, layout, "verified", work, progress)
-
-    def rehearse(self, run_name: str, selected: str, layout: str = "") -> Iterator[str]:
-        """Load a checkpoint for trial with the Python that trains; yields what to show, at the end how it went."""
-        stages, began = [Stage.STARTING], time.monotonic()
-
-        def work(item: CheckpointReport, cancelled: Callable[[], bool]) -> str:
-            def trial(facts: StateFacts, environment: Environment) -> RehearsalOutcome:
-                return rehearse_state(facts, environment, stages.append, cancelled)
-
-            report = self.auditor(layout).rehearse(item.run, item.name, trial)
-            return action_view.rehearsed_view(report)
-
-        def progress(item: CheckpointReport) -> str:
-            return action_view.rehearsing_view(stages[-1], time.monotonic() - began, item)
-
-        yield from self._long(run_name, selected, layout, "rehearsed", work, progress)
-
-    def rehearse_unusual(self, run_name: str, selected: str, layout: str = "") -> Iterator[str]:
-        """Rehearse before a resume where nobody has tried the environment's versions; else nothing."""
-        try:
-            item = self.checkpoint(self.run(run_name, layout), selected)
-        except (UnknownName, OutputsFolderError):
-            return  # the resume itself says so
-        if item.verdict.resumes and item.needs_rehearsal:
-            yield from self.rehearse(run_name, selected, layout)
-
-    def _long(
-        self,
-        run_name: str,
-        selected: str,
-        layout: str,
-        what: str,
-        work: Callable[[CheckpointReport, Callable[[], bool]], str],
-        progress: Callable[[CheckpointReport], str],
-    ) -> Iterator[str]:
-        """Long work on a checkpoint by its name; ``what`` is done to it, in words."""
-        try:
-            item = self.checkpoint(self.run(run_name, layout), selected)
-        except (UnknownName, OutputsFolderError) as error:
-            yield action_view.error_view(str(error))
-            return
-
-        def guarded(cancelled: Callable[[], bool]) -> str:
-            try:
-                return work(item, cancelled)
-            except (UnknownName, OutputsFolderError, OSError) as error:
-                return action_view.error_view(f"Not {what}: {error}")
-
-        busy = action_view.info_view(f"{title(item)} is being {what} already.")
-        yield from self._working.run((run_name, selected), guarded, lambda: progress(item), busy)
-
-    def cancel(self, run_name: str, selected: str) -> None:
-        """Stop the long work on a checkpoint, if there is any."""
-        self._working.cancel((run_name, selected))
-
     def diagnosis(self, run_name: str, layout: str = "") -> Diagnosis:
         """The report of a run.
 
@@ -393,10 +317,3 @@ def _mendable(run: RunReport) -> Iterator[CheckpointReport]:
 
 def _is_same(shown: ScriptChange, now: ScriptChange) -> bool:
     return (shown.path, shown.before, shown.after) == (now.path, now.before, now.after)
-
-
-def _keep(counts: list[int]) -> Callable[[int, int], None]:
-    def report(done: int, total: int) -> None:
-        counts[:] = (done, total)
-
-    return report

@@ -287,7 +287,7 @@ def test_pressing_on_what_is_gone_is_a_message(desk: Desk, outputs: Path) -> Non
         desk.resume(GOOD, EPOCH_2, shown).message,
         desk.start_fresh(GOOD, shown).message,
         desk.preview_fresh(GOOD)[0],
-        *desk.verify(GOOD, EPOCH_2),
+        *desk.trials.verify(GOOD, EPOCH_2),
     ):
         assert 'role="alert"' in told
 
@@ -302,7 +302,7 @@ def test_what_the_gym_tab_is_to_hold(desk: Desk, state: str | bool, holds: str |
 
 
 def test_verifying_tells_its_progress_and_then_nothing(desk: Desk) -> None:
-    told = list(desk.verify(GOOD, EPOCH_2))
+    told = list(desk.trials.verify(GOOD, EPOCH_2))
 
     assert "Reading every byte of Epoch 2" in told[0]
     assert told[-1] == ""
@@ -316,25 +316,25 @@ def test_verifying_finds_what_a_look_cannot(desk: Desk, outputs: Path) -> None:
     weights.write_bytes(data)
     assert desk.show(GOOD, EPOCH_2, "").resumes
 
-    list(desk.verify(GOOD, EPOCH_2))
+    list(desk.trials.verify(GOOD, EPOCH_2))
 
     assert "weights-differ-from-lora" in desk.show(GOOD, EPOCH_2, "").panel
     assert not desk.show(GOOD, EPOCH_2, "").resumes
 
 
 def test_the_same_is_not_read_twice_at_once_and_another_can_be(desk: Desk) -> None:
-    first = desk.verify(GOOD, EPOCH_2)
+    first = desk.trials.verify(GOOD, EPOCH_2)
     next(first)
 
-    assert "being verified already" in "".join(desk.verify(GOOD, EPOCH_2))
-    assert list(desk.verify(GOOD, EPOCH_1))[-1] == ""
+    assert "being verified already" in "".join(desk.trials.verify(GOOD, EPOCH_2))
+    assert list(desk.trials.verify(GOOD, EPOCH_1))[-1] == ""
     first.close()
-    assert list(desk.verify(GOOD, EPOCH_2))[-1] == ""
+    assert list(desk.trials.verify(GOOD, EPOCH_2))[-1] == ""
 
 
 def test_cancelling_what_is_not_read_is_nothing(desk: Desk) -> None:
-    desk.cancel(GOOD, EPOCH_2)
-    assert list(desk.verify(GOOD, EPOCH_2))[-1] == ""
+    desk.trials.cancel(GOOD, EPOCH_2)
+    assert list(desk.trials.verify(GOOD, EPOCH_2))[-1] == ""
 
 
 # Several at once.
