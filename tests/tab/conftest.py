@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Request, TimeoutError, expect, sync_playwright
 
 PROJECT = Path(__file__).resolve().parents[2]
 _ARGUMENTS = [
@@ -247,5 +247,15 @@ def resume_button(page: Page) -> Locator:
 
 
 def refresh_quietly(page: Page) -> None:
-    """What the page does by itself every ten seconds."""
-    page.evaluate("window.tenSecondsPass()")
+    """Let ten seconds pass: the page refreshes by itself. Gradio drops a press while the one before is under way."""
+    poll = page.evaluate("window.gradio_config.components.find((it) => it.props.elem_id === 'ck-poll').id")
+
+    def is_refresh(request: Request) -> bool:
+        sent = json.loads(request.post_data or "{}") if "queue/join" in request.url else {}
+        return sent.get("trigger_id") == poll
+
+    for _ in range(60):
+        with suppress(TimeoutError), page.expect_request(is_refresh, timeout=500):
+            page.evaluate("window.tenSecondsPass()")
+            return
+    pytest.fail("the page did not refresh by itself")
