@@ -24,15 +24,17 @@ from checkpoint_core.app_edit import NotEdited, NotFluxGym, add_tab, app_in, out
 from checkpoint_core.discovery import OutputsFolderError
 from checkpoint_core.gym import Gym, find_gym
 from checkpoint_core.host_page import run_app, snapshot
+from checkpoint_core.mending import Choices
 from checkpoint_core.page import answers
 from checkpoint_core.page.action_view import error_view, info_view
 from checkpoint_core.page.assets import DOWNLOAD, OPENED, SCRIPT, STYLE
 from checkpoint_core.page.desk import LAYOUTS, Desk, Outcome, RunView
-from checkpoint_core.page.markup import SELECTED_BOX, SORT_BOX
+from checkpoint_core.page.markup import SELECTED_BOX, SORT_BOX, WAY_BOX
 from checkpoint_core.page.seat import Seat
 from checkpoint_core.page.table_view import DEFAULT_SORT
 from checkpoint_core.safe_write import WriteFailed
 
+_EPOCH_PLACES = [("the train script (--initial_epoch)", False), ("the checkpoint (train_state.json)", True)]
 _LAYOUT_LABEL = "Judge checkpoints by the files of"
 _KNOWS_SHOW_API = "show_api" in inspect.signature(gr.Button.click).parameters
 #: Gradio 6 renamed the switch that keeps an event out of the API's documentation.
@@ -72,9 +74,10 @@ class _Page:
         with gr.Row(elem_classes=["ck-bar"]):
             self.runs = gr.Dropdown([], label="Run", scale=6, min_width=240, interactive=True)
             self.refresh = _button("Refresh", 110, scale=0)
-        self.headline, self.table, self.panel, self.preview = (_html() for _ in range(4))
+        self.headline, self.table, self.ways, self.panel, self.preview = (_html() for _ in range(5))
         with gr.Row(elem_classes=["ck-bar"]):
             self.resume = _button("Resume from this checkpoint", 240, variant="primary", interactive=False)
+            self.repair = _button("Repair and resume", 170, variant="primary", visible=False)
             self.rehearse = _button("Rehearse resume", 150, interactive=False)
             self.verify = _button("Verify every byte", 150, interactive=False)
             self.cancel = _button("Cancel", 120, visible=False)
@@ -85,19 +88,27 @@ class _Page:
         with gr.Row(elem_classes=["ck-bar"]):
             self.undo = _button("Undo", 120, visible=False, scale=0)
             self.fresh_yes = _button("Yes, remove --resume", 180, variant="primary", visible=False, scale=0)
+            self.way_yes = _button("Yes, do it", 120, variant="primary", visible=False, scale=0)
             self.fresh_no = _button("No, keep it", 120, visible=False, scale=0)
         self.report = gr.File(label="Diagnosis", visible=False, interactive=False)
         with gr.Accordion("Options", open=False):
             self.layout = gr.Dropdown(LAYOUTS, value="auto", label=_LAYOUT_LABEL, interactive=True)
             self.python = gr.Dropdown([], label="Python that trains", interactive=True)
+            self.epoch_in = gr.Radio(
+                _EPOCH_PLACES, value=False, label="Write a corrected epoch into", interactive=True
+            )
+            self.epochs = gr.Number(
+                8, label="Further epochs for a finished run", precision=0, minimum=1, interactive=True
+            )
             self.environment = _html()
             gr.HTML(info_view(gym.describe()) if gym else "")
         # In the page though not seen: `visible=False` would keep them out of it on Gradio 5 and 6.
         self.selected_box = gr.Textbox("", elem_id=SELECTED_BOX, elem_classes=["ck-hidden"], label="Selected")
         self.sort_box = gr.Textbox("", elem_id=SORT_BOX, elem_classes=["ck-hidden"], label="Sort")
+        self.way_box = gr.Textbox("", elem_id=WAY_BOX, elem_classes=["ck-hidden"], label="Way")
         self.poll = gr.Button("Poll", elem_id="ck-poll", elem_classes=["ck-hidden"])
         self.seat = gr.State(Seat())
-        self.choices, self.pythons, self.fresh_change = (gr.State(None) for _ in range(3))
+        self.choices, self.pythons, self.fresh_change, self.question = (gr.State(None) for _ in range(4))
         self.receipt, self.resumed_from, self.working = (gr.State(None) for _ in range(3))
 
     @property
@@ -109,14 +120,14 @@ class _Page:
     def views(self) -> list[Any]:
         """The outputs that show a run, in the order of :func:`_view_updates`."""
         return [
-            *(self.headline, self.table, self.panel, self.preview, self.refusal),
-            *(self.resume, self.rehearse, self.verify, self.fresh, self.download),
+            *(self.headline, self.table, self.ways, self.panel, self.preview, self.refusal),
+            *(self.repair, self.resume, self.rehearse, self.verify, self.fresh, self.download),
         ]
 
     @property
     def talk(self) -> list[Any]:
         """The outputs below the buttons that speak of one run and must not outlive a change to another."""
-        return [self.result, self.undo, self.fresh_yes, self.fresh_no]
+        return [self.result, self.undo, self.fresh_yes, self.way_yes, self.fresh_no]
 
 
 def _button(label: str, min_width: int, **more: Any) -> gr.Button:
@@ -133,23 +144,35 @@ def _shown(is_shown: bool) -> Any:
 
 def _silence() -> list[Any]:
     """Updates for ``talk``: nothing said, nothing asked."""
-    return ["", _shown(False), _shown(False), _shown(False)]
+    return _told("")
+
+
+def _told(message: str, *, undo: bool = False, fresh: bool = False, way: bool = False) -> list[Any]:
+    """Updates for ``talk``: what is said, and which buttons answer it."""
+    return [message, _shown(undo), _shown(fresh), _shown(way), _shown(fresh or way)]
 
 
 def _view_updates(view: RunView, before: RunView | None = None) -> list[Any]:
     """Updates for ``views``; none at all where nothing differs, so that a refresh moves nothing."""
     if view == before:
-        return [gr.skip()] * 10
+        return [gr.skip()] * 12
     refusal = error_view(view.refusal) if view.refusal else ""
     has_run, has_row = gr.update(interactive=bool(view.run)), gr.update(interactive=bool(view.selected))
     return [
-        *(view.headline, view.table, view.panel, view.preview, refusal),
-        *(gr.update(interactive=view.resumes), has_row, has_row, has_run, has_run),
+        *(view.headline, view.table, view.ways, view.panel, view.preview, refusal),
+        *(
+            _shown(view.mend is not None),
+            gr.update(interactive=view.resumes),
+            has_row,
+            has_row,
+            has_run,
+            has_run,
+        ),
     ]
 
 
-def _show(desk: Desk, seat: Seat, picked: str | None, *, again: bool = False, **chosen: str) -> list[Any]:
-    """Updates for ``views`` after what was chosen: ``run``, ``selected``, ``sort`` or ``layout``."""
+def _show(desk: Desk, seat: Seat, picked: str | None, *, again: bool = False, **chosen: Any) -> list[Any]:
+    """Updates for ``views`` after what was chosen: ``run``, ``selected``, ``sort``, ``layout``, ``choices``."""
     with seat.turn:
         seat.pick(chosen.pop("run", seat.run or picked or ""))
         for name, value in chosen.items():
@@ -174,18 +197,21 @@ def _wire_views(desk: Desk, page: _Page) -> None:
             # An unchanged list is not sent again: it would close the picker under the user's hand.
             same = choices == listed and kept == (run or "")
             picker = gr.skip() if same else gr.update(choices=choices, value=kept or None)
-            talk = [gr.skip()] * 4 if kept == (run or "") else _silence()
+            talk = [gr.skip()] * 5 if kept == (run or "") else _silence()
             return [choices, picker, *talk, *pythons(told), *show(seat, kept)]
 
     def pick(seat: Seat, run: str | None) -> list[Any]:
         # Gradio's picker tells one choice twice: the second may come after the user has gone on.
         if run == seat.run:
-            return [gr.skip()] * 15
+            return [gr.skip()] * 18
         return [*_silence(), "", *show(seat, run, run=run or "")]
 
     def select(message: str, *who: Any) -> list[Any]:
         # The page puts a counter before the value: the same row can be pressed twice, and 5.x may fire twice.
         return show(*who, selected=message.partition("|")[2])
+
+    def choose(epoch_in_state: bool, epochs: float | None, *who: Any) -> list[Any]:
+        return show(*who, choices=Choices.of(epoch_in_state, epochs))
 
     def resort(message: str, *who: Any) -> list[Any]:
         return show(*who, sort=message.partition("|")[2] or DEFAULT_SORT)
@@ -199,6 +225,9 @@ def _wire_views(desk: Desk, page: _Page) -> None:
     page.runs.input(pick, page.who, [*page.talk, page.progress, *page.views], **_QUIET)
     layout = [page.layout, *page.who]
     page.layout.input(lambda name, *who: show(*who, layout=name), layout, page.views, **_QUIET)
+    chosen = [page.epoch_in, page.epochs, *page.who]
+    for box in (page.epoch_in, page.epochs):
+        box.input(choose, chosen, page.views, **_QUIET)
     page.selected_box.change(select, [page.selected_box, *page.who], page.views, **_QUIET)
     page.sort_box.change(resort, [page.sort_box, *page.who], page.views, **_QUIET)
 
@@ -216,7 +245,7 @@ def _wire_script(desk: Desk, page: _Page, gym: Gym | None) -> None:
     def written_by(result: Outcome, seat: Seat, run: str | None) -> list[Any]:
         # The path is a token too: True after “Start fresh”, None where nothing was written.
         resumed_from = (str(result.state_path) if result.state_path else True) if result.written else None
-        talk = [result.message, _shown(result.receipt is not None), _shown(False), _shown(False)]
+        talk = _told(result.message, undo=result.receipt is not None)
         return [*talk, result.receipt, resumed_from, *_show(desk, seat, run, again=True)]
 
     def try_first(seat: Seat, run: str | None) -> Iterator[list[Any]]:
@@ -231,18 +260,32 @@ def _wire_script(desk: Desk, page: _Page, gym: Gym | None) -> None:
         return written_by(desk.start_fresh(seat.run, change), seat, run)
 
     def undo(receipt: Any, seat: Seat, run: str | None) -> list[Any]:
-        return written_by(desk.undo(receipt), seat, run)
+        return written_by(desk.undo(seat.run, receipt), seat, run)
 
     def ask_fresh(seat: Seat, run: str | None) -> list[Any]:
         told, change = desk.preview_fresh(seat.run or run or "")
-        return [told, _shown(False), _shown(change is not None), _shown(change is not None), change]
+        return [*_told(told, fresh=change is not None), change]
+
+    def ask_way(message: str, seat: Seat, run: str | None) -> list[Any]:
+        wanted = message.partition("|")[2]
+        asked = desk.repairs.ask(seat.run or run or "", seat.selected, wanted, seat.layout, seat.choices)
+        return [*_told(asked[0], way=asked[1] is not None), asked[1]]
+
+    def answer(question: Any, seat: Seat, run: str | None) -> list[Any]:
+        return written_by(desk.answer(seat.run, question), seat, run)
+
+    def repair(seat: Seat, run: str | None) -> list[Any]:
+        return written_by(desk.repair_shown(seat.shown, seat.layout), seat, run)
 
     # Versions that nobody has tried are tried first; what that shows decides with the rest.
     tried = page.resume.click(try_first, *_followed(page), **_UNLISTED)
     page.fresh.click(ask_fresh, page.who, [*page.talk, page.fresh_change], **_UNLISTED)
     page.fresh_no.click(_silence, None, page.talk, **_UNLISTED)
+    page.way_box.change(ask_way, [page.way_box, *page.who], [*page.talk, page.question], **_QUIET)
     events = (
         tried.then(resume, page.who, written, **_QUIET),
+        page.repair.click(repair, page.who, written, **_UNLISTED),
+        page.way_yes.click(answer, [page.question, *page.who], written, **_UNLISTED),
         page.fresh_yes.click(start_fresh, [page.fresh_change, *page.who], written, **_UNLISTED),
         page.undo.click(undo, [page.receipt, *page.who], written, **_UNLISTED),
     )

@@ -202,6 +202,16 @@ class Auditor:
         self._rehearsals[facts.path] = (listing, before.environment, outcome)
         return self.audit_run(run).checkpoint(checkpoint)
 
+    def surroundings(self, checkpoint: CheckpointReport) -> Surroundings:
+        """What a checkpoint was judged against, without a rehearsal: to judge it as it would be after a change.
+
+        :raises UnknownName: when it was not judged here.
+        """
+        known = self._states.get(checkpoint.facts.path)
+        if known is None or known.around is None:
+            raise UnknownName(f"The checkpoint {checkpoint.name!r} is not known here; refresh.")
+        return replace(known.around, rehearsal=None, recent=False)
+
     def _rehearsal(self, facts: StateFacts, environment: Environment) -> RehearsalOutcome | None:
         known = self._rehearsals.get(facts.path)
         now = (Listing(facts.files, facts.modified_ns), environment)

@@ -60,7 +60,7 @@ def audit_state(
     mistake = next(_mistakes(state), None)
     if mistake is not None:
         return _nothing(state, mistake, layout)
-    folder = _run_folder(state)
+    folder = run_folder(state)
     auditor = Auditor(folder.parent, layout, clock)
     run = _run(auditor, folder)
     known = next((item.facts for item in run.checkpoints if item.facts.path == state), None) if run else None
@@ -105,11 +105,11 @@ def _own_script(folder: Path) -> ScriptFacts | None:
 
 def fluxgym_root(state: Path | str) -> Path:
     """FluxGym's folder, seen from a state in ``outputs/<run>/``."""
-    return _run_folder(Path(os.path.abspath(state))).parent.parent
+    return run_folder(Path(os.path.abspath(state))).parent.parent
 
 
-def _run_folder(state: Path) -> Path:
-    """The run's folder; accelerate's automatic naming puts one folder in between."""
+def run_folder(state: Path) -> Path:
+    """The run's folder above a state; accelerate's automatic naming puts one folder in between."""
     nested = state.parent.name == AUTOMATIC_FOLDER and find_script(state.parent) is None
     return state.parent.parent if nested else state.parent
 
@@ -217,5 +217,5 @@ def _nothing(path: Path, mistake: Finding, layout: Layout | None) -> CheckpointR
         lora=None,
     )
     position = Position(None, None, False, None, None, None, None, None, None, None)
-    run = path if mistake.code == "path-run-folder" else _run_folder(path)
+    run = path if mistake.code == "path-run-folder" else run_folder(path)
     return CheckpointReport(run.name, path.name, facts, position, (mistake,), Verdict.DAMAGED)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import Annotated
@@ -11,16 +10,26 @@ from typing import Annotated
 import typer
 from rich.progress import DownloadColumn, MofNCompleteColumn, TextColumn
 
-from checkpoint_core import console_view, exit_code
+from checkpoint_core import cli_repair, console_view, exit_code
 from checkpoint_core.audit import (
     Auditor,
     AuditReport,
     CheckpointReport,
     RunReport,
-    UnknownName,
     find_latest_resumable,
 )
 from checkpoint_core.audit_state import audit_state, fluxgym_root
+from checkpoint_core.cli_common import (
+    LayoutOption,
+    PythonOption,
+    RehearseOption,
+    RunDirArgument,
+    audited_run,
+    auditor_of,
+    named_checkpoint,
+    tell_how_to_go_on,
+    usable_python,
+)
 from checkpoint_core.cli_output import (
     Usage,
     prepare_streams,
@@ -33,19 +42,16 @@ from checkpoint_core.cli_output import (
     stop,
 )
 from checkpoint_core.collect import diagnosis_for
-from checkpoint_core.discovery import find_runs
 from checkpoint_core.facts import StateFacts
 from checkpoint_core.interpreters import asker
-from checkpoint_core.layout import Layout
 from checkpoint_core.rehearsal import rehearse_state
 from checkpoint_core.rehearsal_outcome import RehearsalOutcome, Stage
 from checkpoint_core.report_schema import check_json, scan_json
-from checkpoint_core.run_command import run_command
 from checkpoint_core.safe_write import backups_of, new_file
-from checkpoint_core.script_change import NoScript, Receipt, ScriptChange, plan_fresh, plan_resume
-from checkpoint_core.script_facts import read_script
+from checkpoint_core.script_change import NoScript, ScriptChange, plan_fresh, plan_resume
 from checkpoint_core.surroundings import Environment
 from checkpoint_core.train_script import find_script
+from checkpoint_core.ways_on import plan_recovery
 from checkpoint_core.wording import title
 
 app = typer.Typer(
@@ -56,36 +62,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help"], "terminal_width": 80, "max_content_width": 80},
     help="""Find, judge and resume the training states of FluxGym.
 
-    Nothing of a checkpoint is ever executed, and nothing is written but by "resume" (the train script, with a
-    backup) and "report" (the report).
+    Nothing of a checkpoint is ever executed. Only these write: "resume" (the train script, with a backup),
+    "repair" and "recover" with --apply (with a way back), and "report" (the report).
 
     Exit status: 0 will resume; 1 will not resume, or was refused; 2 could not tell, or wrong usage.""",
 )
-
-LayoutOption = Annotated[
-    Layout | None,
-    typer.Option(
-        help="Judge by this layout instead of by the trainer that the train script names.", show_default=False
-    ),
-]
-PythonOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--python",
-        metavar="PATH",
-        help="The Python that trains, if it is not found in FluxGym's folder.",
-        show_default=False,
-    ),
-]
-RehearseOption = Annotated[
-    bool,
-    typer.Option(
-        "--rehearse", help="Let the Python that trains load it for trial, on the CPU and without the model."
-    ),
-]
-RunDirArgument = Annotated[
-    Path, typer.Argument(metavar="RUN_DIR", help="A run's folder, such as outputs/my-lora.")
-]
 
 
 @app.callback()
@@ -112,7 +93,7 @@ def scan(
     with problems_told():
         if as_json and as_csv:
             raise Usage("Give either --json or --csv, not both.")
-        report = _scanned(_auditor(outputs, layout, python), run)
+        report = _scanned(auditor_of(outputs, layout, python), run)
         if as_json:
             print_json(scan_json(report))
         elif as_csv:
@@ -152,7 +133,7 @@ def check(
                 layout,
                 deep,
                 lambda done, total: bar.update(task, completed=done, total=total),
-                environment=asker(fluxgym_root(state), chosen=_usable(python))(),
+                environment=asker(fluxgym_root(state), chosen=usable_python(python))(),
                 rehearse=_rehearse if rehearse else None,
             )
         if as_json:
@@ -195,10 +176,10 @@ def resume(
         if undo:
             change = _plan_undo(folder)
         elif fresh:
-            change = plan_fresh(_audited(folder, layout, python).facts.path)
+            change = plan_fresh(audited_run(folder, layout, python).facts.path)
         else:
-            auditor = _auditor(folder.parent, layout, python)
-            run = _audited(folder, layout, python, auditor)
+            auditor = auditor_of(folder.parent, layout, python)
+            run = audited_run(folder, layout, python, auditor)
             change = _plan(run, _tried(auditor, _chosen(run, state), rehearse))
         _carry_out(change, folder, dry_run)
 
@@ -227,7 +208,10 @@ def report(
     Exit status: 0 written; 1 it could not be written; 2 wrong usage.
     """
     with problems_told():
-        diagnosis = diagnosis_for(_audited(Path(os.path.abspath(run_dir)), layout, python))
+        folder = Path(os.path.abspath(run_dir))
+        auditor = auditor_of(folder.parent, layout, python)
+        run = audited_run(folder, layout, python, auditor)
+        diagnosis = diagnosis_for(run, plan_recovery(auditor, run))
         path = output if output is not None else Path(diagnosis.file_name)
         if path.is_dir():
             path = path / diagnosis.file_name
@@ -240,6 +224,11 @@ def report(
         say("Look through diagnosis.md in it before you send it: prompts and names of runs are still there.")
 
 
+# In the order of the help; their functions stand in a module of their own.
+repair = app.command()(cli_repair.repair)
+recover = app.command()(cli_repair.recover)
+
+
 def _scanned(auditor: Auditor, run: str | None) -> AuditReport:
     if run is not None:
         return AuditReport(auditor.outputs, time.time_ns(), (auditor.audit_run(run),), ())
@@ -248,50 +237,10 @@ def _scanned(auditor: Auditor, run: str | None) -> AuditReport:
         return auditor.audit(lambda _: bar.advance(task))
 
 
-def _auditor(outputs: Path, layout: Layout | None, python: Path | None) -> Auditor:
-    root = Path(os.path.abspath(outputs)).parent
-    return Auditor(outputs, layout, environment=asker(root, chosen=_usable(python)))
-
-
-def _usable(python: Path | None) -> Path | None:
-    """The Python that was named: a path, an environment's folder, or a name that the shell would find."""
-    if python is None:
-        return None
-    found = python if python.exists() else shutil.which(python)
-    if found is None:
-        raise Usage(f"There is no Python {python}. Give the path of one, or of its environment's folder.")
-    return Path(os.path.abspath(found))
-
-
-def _audited(
-    folder: Path, layout: Layout | None, python: Path | None, auditor: Auditor | None = None
-) -> RunReport:
-    """The run whose folder was given.
-
-    :raises UnknownName: when the folder is none.
-    """
-    if not folder.is_dir():
-        raise Usage(f"There is no folder {folder}. Give a run's folder, such as outputs/my-lora.")
-    try:
-        auditor = auditor or _auditor(folder.parent, layout, python)
-        run = auditor.audit_run(folder.name)
-    except UnknownName as error:
-        hint = "Give a run's folder, such as outputs/my-lora; a link to a folder elsewhere is not followed."
-        raise Usage(f"{folder} is not a run's folder. {hint}") from error
-    if not run.checkpoints and run.facts.script is None and (runs := _runs_in(folder)):
-        raise Usage(f"{folder} is not a run's folder but holds some. Give one of them: {', '.join(runs)}.")
-    return run
-
-
-def _runs_in(folder: Path) -> list[str]:
-    """The runs with checkpoints or a script in a folder that was taken for a run itself."""
-    return [found.path.name for found in find_runs(folder) if found.states or find_script(found.path)]
-
-
 def _chosen(run: RunReport, state: str | None) -> CheckpointReport:
     """The checkpoint to resume from; leaves with the reasons where there is none."""
     if state is not None:
-        checkpoint = _named(run, state)
+        checkpoint = named_checkpoint(run, state)
         if not checkpoint.verdict.resumes:
             show(console_view.checkpoint_view(checkpoint))
             stop("Refused: this checkpoint will not resume as it is. The train script was not changed.")
@@ -332,17 +281,6 @@ def _tried(auditor: Auditor, checkpoint: CheckpointReport, wanted: bool) -> Chec
     return tried
 
 
-def _named(run: RunReport, state: str) -> CheckpointReport:
-    """The checkpoint of that name; its path, as a shell completes it, is understood too."""
-    wanted = f"/{Path(state).as_posix()}"
-    named = [checkpoint.name for checkpoint in run.checkpoints if wanted.endswith(f"/{checkpoint.name}")]
-    try:
-        return run.checkpoint(max(named, key=len, default=state))
-    except UnknownName as error:
-        names = ", ".join(checkpoint.name for checkpoint in run.checkpoints) or "none"
-        raise Usage(f"{error} It has: {names}.") from error
-
-
 def _plan(run: RunReport, checkpoint: CheckpointReport) -> ScriptChange:
     say(f"Resuming from {title(checkpoint)}: {checkpoint.name}")
     return plan_resume(run.facts.path, checkpoint.name)
@@ -377,15 +315,4 @@ def _carry_out(change: ScriptChange, folder: Path, dry_run: bool) -> None:
     if dry_run:
         say("Dry run: nothing was written.")
         return
-    _tell_how_to_go_on(change.execute(), folder)
-
-
-def _tell_how_to_go_on(receipt: Receipt, folder: Path) -> None:
-    script, _ = read_script(receipt.path)
-    run_it = run_command(folder / receipt.path.name, script.output_dir if script else None)
-    if receipt.backup:
-        say(f"Written: {receipt.path}")
-        say(f"Backup: {receipt.backup}")
-        say("To undo: the same command with --undo, or copy the backup over the script.")
-    say(f"To train, run this in {run_it.folder}, with FluxGym's environment active:")
-    say(f"  {run_it.command}")
+    tell_how_to_go_on(change.execute(), folder)

@@ -17,10 +17,11 @@ from checkpoint_core.audit import AuditReport, UnknownName
 from checkpoint_core.audit_state import ScriptUnusable
 from checkpoint_core.discovery import OutputsFolderError
 from checkpoint_core.exit_code import ExitCode
+from checkpoint_core.mending import MendFailed
 from checkpoint_core.plain_text import printable
-from checkpoint_core.safe_write import WriteFailed
-from checkpoint_core.script_change import NoScript, ScriptChangedSinceShown
-from checkpoint_core.train_script import InexpressiblePath, ScriptNotUnderstood
+from checkpoint_core.repairs.record import RecordUnusable
+from checkpoint_core.repairs.workshop import NothingToUndo, StateChangedSinceShown
+from checkpoint_core.script_change import SCRIPT_TROUBLE
 
 
 class Usage(Exception):
@@ -41,7 +42,7 @@ def problems_told() -> Iterator[None]:
         yield
     except (Usage, UnknownName, OutputsFolderError, ScriptUnusable) as error:
         stop(str(error), ExitCode.COULD_NOT_TELL)
-    except (NoScript, ScriptNotUnderstood, ScriptChangedSinceShown, InexpressiblePath, WriteFailed) as error:
+    except (*SCRIPT_TROUBLE, StateChangedSinceShown, NothingToUndo, RecordUnusable, MendFailed) as error:
         stop(f"Refused: {error}")
     except OSError as error:
         stop(
@@ -70,6 +71,11 @@ def show(view: RenderableType) -> None:
 def say(line: str) -> None:
     """One line, never wrapped: paths and commands are copied from it."""
     _console().print(Text(printable(line)), soft_wrap=True)
+
+
+def tell(line: str) -> None:
+    """One line on stderr, beside whatever the command prints for programs."""
+    _console(stderr=True).print(Text(printable(line)), soft_wrap=True)
 
 
 def print_json(value: dict[str, Any]) -> None:

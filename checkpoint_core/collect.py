@@ -12,23 +12,28 @@ from checkpoint_core.audit import RunReport
 from checkpoint_core.discovery import list_directory
 from checkpoint_core.facts import EntryKind, FileEntry
 from checkpoint_core.layout import TRAIN_STATE
+from checkpoint_core.recovery import Recovery
 from checkpoint_core.redaction import Redactor
+from checkpoint_core.repairs.record import RECORD
 from checkpoint_core.report import Diagnosis, build_report
 from checkpoint_core.versions import versions_here
 
 #: The text files that FluxGym writes into a run's folder.
-RUN_FILES = ("train.sh", "train.bat", "dataset.toml", "sample_prompts.txt")
+RUN_FILES = ("train.sh", "train.bat", "dataset.toml", "sample_prompts.txt", RECORD)
 #: Larger files are left out; FluxGym's own are a few kilobytes.
 MAX_BYTES = 64 * 1024
 
 
-def diagnosis_for(run: RunReport, clock: Callable[[], int] = time.time_ns) -> Diagnosis:
+def diagnosis_for(
+    run: RunReport, recovery: Recovery | None = None, clock: Callable[[], int] = time.time_ns
+) -> Diagnosis:
     """The diagnosis of a run that was audited, with what this machine adds to it; reads, never writes.
 
+    :param recovery: the ways on for the run, where they were planned.
     :param clock: nanoseconds since the epoch.
     """
     versions = versions_here(_trainer_folder(run))
-    return build_report(run, versions, dict(small_files(run)), redactor_here(), clock())
+    return build_report(run, versions, dict(small_files(run)), redactor_here(), clock(), recovery)
 
 
 def redactor_here() -> Redactor:

@@ -177,6 +177,7 @@ def optimizer_facts(
         shapes=_parameter_shapes(entries),
         settings=tuple(_settings(groups[0])) if groups else (),
         names=_shared(names),
+        initial_rates=tuple(_floats(group.get("initial_lr") for group in groups)),
     )
 
 

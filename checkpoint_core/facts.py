@@ -126,6 +126,8 @@ class OptimizerFacts:
     settings: tuple[tuple[str, object], ...] = field(repr=False, default=())
     #: The objects that the file names, such as ``torch._utils._rebuild_tensor_v2``.
     names: frozenset[str] = field(repr=False, default=frozenset())
+    #: The rate that the schedule multiplies, of each group that has one (torch ``lr_scheduler.py``, ``initial_lr``).
+    initial_rates: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from checkpoint_core.checks.consistency import check_consistency
 from checkpoint_core.checks.environment import check_environment, in_environment
 from checkpoint_core.checks.integrity import check_integrity
 from checkpoint_core.checks.plan import check_plan
+from checkpoint_core.checks.rebuildable import rebuildable
 from checkpoint_core.checks.run import unread_config
 from checkpoint_core.checks.settings import check_settings
 from checkpoint_core.facts import StateFacts
@@ -74,7 +75,8 @@ def judge(facts: StateFacts, around: Surroundings) -> CheckpointReport:
     """Facts to a verdict; pure."""
     position = locate(facts, around.script, around.steps_per_epoch)
     outlook, crash = _outlook(facts, position, around)
-    findings = (*_findings(facts, position, around, outlook), *crash)
+    told = tuple(_findings(facts, position, around, outlook))
+    findings = (*_softened(told, facts, position, around), *crash)
     if around.rehearsal:
         outcome, known = around.rehearsal, findings
         findings += tuple(guarded(lambda: iter(findings_of(outcome, known))))
@@ -107,6 +109,15 @@ def _findings(
     yield from guarded(lambda: unread_config(script))
     yield from guarded(lambda: check_plan(facts, position, around, outlook))
     yield from guarded(lambda: check_environment(facts, environment, script))
+
+
+def _softened(
+    told: tuple[Finding, ...], facts: StateFacts, position: Position, around: Surroundings
+) -> tuple[Finding, ...]:
+    try:
+        return tuple(rebuildable(told, facts, position, around.script))
+    except Exception as error:  # noqa: BLE001 - as in `guarded`
+        return (*told, _crashed(error))
 
 
 #: What a damaged checkpoint would do, or one that is still being written, is of no use to anyone.

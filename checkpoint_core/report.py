@@ -13,8 +13,10 @@ from checkpoint_core import __version__
 from checkpoint_core.audit import RunReport
 from checkpoint_core.facts import LoraFacts
 from checkpoint_core.plain_text import file_name
+from checkpoint_core.recovery import Recovery
 from checkpoint_core.redaction import Redactor
 from checkpoint_core.report_markdown import diagnosis_markdown
+from checkpoint_core.report_recovery import ways_json
 from checkpoint_core.report_schema import (
     SCHEMA_VERSION,
     Json,
@@ -41,7 +43,12 @@ class Diagnosis:
 
 
 def build_report(
-    run: RunReport, versions: Versions, small_files: Mapping[str, bytes], redactor: Redactor, made_ns: int
+    run: RunReport,
+    versions: Versions,
+    small_files: Mapping[str, bytes],
+    redactor: Redactor,
+    made_ns: int,
+    recovery: Recovery | None = None,
 ) -> Diagnosis:
     """The report of one run.
 
@@ -50,9 +57,11 @@ def build_report(
         ``x-000004-state/train_state.json``); those that are not text are left out.
     :param redactor: takes the user's names and tokens out of everything.
     :param made_ns: when the report is made, nanoseconds since the epoch.
+    :param recovery: the ways on, where they were planned.
     """
     files = dict(_redacted(small_files, redactor))
-    document = redactor.value(_document(run, versions, files, made_ns))
+    ways = ways_json(recovery) if recovery else None
+    document = redactor.value({**_document(run, versions, files, made_ns), "recovery": ways})
     markdown = diagnosis_markdown(document)
     # Lone surrogates stand for undecodable bytes in names; escaped, they survive in JSON.
     text = json.dumps(document, indent=2, allow_nan=False) + "\n"

@@ -31,6 +31,7 @@ def diagnosis_markdown(document: Json) -> str:
     """
     parts = [
         *_opening(document),
+        *_ways_on(document),
         *_environment(document),
         *_versions(document),
         *_checkpoints(document),
@@ -58,6 +59,21 @@ def _opening(document: Json) -> Iterator[str]:
     if run["findings"]:
         yield "## The run as a whole"
         yield "\n".join(_finding(found) for found in run["findings"])
+
+
+def _ways_on(document: Json) -> Iterator[str]:
+    """The ways on, best first, each with what it keeps and loses."""
+    recovery = document.get("recovery")
+    if not recovery:
+        return
+    yield "## Ways on"
+    yield markdown_text(recovery["headline"])
+    yield "\n".join(
+        f"{number}. **{markdown_text(way['title'])}**{' (recommended)' if way['recommended'] else ''}. "
+        f"Keeps: {markdown_text(way['keeps'])} Loses: {markdown_text(way['loses'])}"
+        + "".join(f"\n   - {markdown_text(line)}" for line in way["changes"])
+        for number, way in enumerate(recovery["ways"], start=1)
+    )
 
 
 def _environment(document: Json) -> Iterator[str]:

@@ -14,10 +14,11 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -84,6 +85,100 @@ def own_folder(path: Path) -> Path:
     with _explained(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def remove_own_folder(path: Path) -> None:
+    """Remove a folder of the program's own with all that is in it; never one of the user's. Raises WriteFailed."""
+    with _explained(path), contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)
+
+
+def stage(
+    path: Path, pieces: Iterable[bytes], modified_ns: int | None = None, like: Path | None = None
+) -> str:
+    """Write a new file that is to take another's place later, down to the disk; returns its SHA-256 in hex.
+
+    :param modified_ns: the time that it is to bear; the present one by default.
+    :param like: the file whose owner and mode it takes.
+    :raises WriteFailed: when it could not be written, or is there already; nothing is left of it.
+    """
+    digest = hashlib.sha256()
+    with _explained(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+        try:
+            try:
+                for piece in pieces:
+                    digest.update(piece)
+                    _write_all(descriptor, piece)
+                if like is not None:
+                    _keep_owner_and_mode(path, os.stat(like))
+                if modified_ns is not None:
+                    os.utime(path, ns=(modified_ns, modified_ns))
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            raise
+        _sync_folder(path.parent)
+    return digest.hexdigest()
+
+
+def keep_as(path: Path, kept: Path) -> None:
+    """Give a file a second place, its times kept: a hard link where the disk has them, else a copy.
+
+    A file that is replaced by :func:`put` leaves the other place untouched; a link costs no space.
+
+    :raises WriteFailed: when it could not be kept.
+    """
+    with _explained(path):
+        try:
+            os.link(path, kept)
+        except OSError:
+            status = os.stat(path)
+            with path.open("rb") as source:
+                stage(kept, iter(lambda: source.read(1 << 20), b""), status.st_mtime_ns, path)
+        _sync_folder(kept.parent)
+
+
+def links_work(folder: Path) -> bool:
+    """Whether the disk of a folder has hard links, so that :func:`keep_as` costs no space there."""
+    probe = folder / f".link-{secrets.token_hex(4)}.tmp"
+    try:
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        os.link(probe, f"{probe}.2")
+        return True
+    except OSError:
+        return False
+    finally:
+        for path in (probe, Path(f"{probe}.2")):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+
+def put(path: Path, place: Path) -> None:
+    """Let a file take a place on the same disk, over what is there, in one step.
+
+    :raises WriteFailed: when it could not; both are as they were.
+    """
+    with _explained(place):
+        os.replace(path, place)
+        _sync_folder(place.parent)
+        if path.parent != place.parent:
+            _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other windows and programs of ours from changing a file or folder meanwhile.
+
+    :raises WriteFailed: when another one is at it for longer than ten seconds.
+    """
+    with contextlib.ExitStack() as stack:
+        with _explained(path):
+            stack.enter_context(_locked(Path(os.path.realpath(path))))
+        yield
 
 
 def backups_of(path: Path) -> list[Path]:

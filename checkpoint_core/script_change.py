@@ -10,11 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from checkpoint_core.safe_write import ChangedMeanwhile, backups_of, replace_bytes
+from checkpoint_core.safe_write import ChangedMeanwhile, WriteFailed, backups_of, replace_bytes
 from checkpoint_core.script_world import ResumeValue, resume_value
-from checkpoint_core.train_script import Dialect, TrainScript, dialect_of, find_script
+from checkpoint_core.train_script import (
+    Dialect,
+    InexpressiblePath,
+    ScriptNotUnderstood,
+    TrainScript,
+    dialect_of,
+    find_script,
+)
 
 __all__ = [
+    "SCRIPT_TROUBLE",
     "NoScript",
     "Receipt",
     "Remove",
@@ -23,11 +31,13 @@ __all__ = [
     "ScriptChangedSinceShown",
     "SetSwitch",
     "SetValue",
+    "SetValues",
     "Writer",
     "plan_edits",
     "plan_fresh",
     "plan_resume",
     "resume_value",
+    "value_in_script",
 ]
 
 
@@ -52,6 +62,10 @@ class ScriptChangedSinceShown(RuntimeError):
         )
 
 
+#: What can be wrong with a script or with writing it, each with a text for the user.
+SCRIPT_TROUBLE = (NoScript, ScriptNotUnderstood, InexpressiblePath, ScriptChangedSinceShown, WriteFailed)
+
+
 class Writer(Protocol):
     """What writes a change: `safe_write.replace_bytes`, or a stand-in in a test."""
 
@@ -68,6 +82,14 @@ class SetValue:
 
 
 @dataclass(frozen=True, slots=True)
+class SetValues:
+    """Set a flag that takes several values."""
+
+    flag: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SetSwitch:
     """Set a flag that takes no value."""
 
@@ -81,7 +103,7 @@ class Remove:
     flag: str
 
 
-Edit = SetValue | SetSwitch | Remove
+Edit = SetValue | SetValues | SetSwitch | Remove
 
 
 @dataclass(frozen=True)
@@ -158,8 +180,12 @@ class ScriptChange:
         return Receipt(self.path, backup, before_digest, after_digest)
 
 
-def plan_resume(run_dir: Path, state_name: str, *, dialect: Dialect | None = None) -> ScriptChange:
+def plan_resume(
+    run_dir: Path, state_name: str, *, dialect: Dialect | None = None, edits: Sequence[Edit] = ()
+) -> ScriptChange:
     """Plan to let the run's script resume from one of its state directories, in the script's own world.
+
+    `edits` are made besides.
 
     Raises NoScript, ScriptNotUnderstood, InexpressiblePath, ValueError for a name that is no plain child.
     """
@@ -167,7 +193,8 @@ def plan_resume(run_dir: Path, state_name: str, *, dialect: Dialect | None = Non
     data = path.read_bytes()
     script = TrainScript.parse(data, dialect_of(path))
     resume = resume_value(script, run_dir, state_name)
-    return _plan(path, data, [SetValue("--resume", resume.value)], [resume.note] if resume.note else [])
+    wanted = [*edits, SetValue("--resume", resume.value)]
+    return _plan(path, data, wanted, [resume.note] if resume.note else [])
 
 
 def plan_fresh(run_dir: Path, *, dialect: Dialect | None = None) -> ScriptChange:
@@ -175,10 +202,18 @@ def plan_fresh(run_dir: Path, *, dialect: Dialect | None = None) -> ScriptChange
     return plan_edits(run_dir, [Remove("--resume")], dialect=dialect)
 
 
-def plan_edits(run_dir: Path, edits: Sequence[Edit], *, dialect: Dialect | None = None) -> ScriptChange:
+def plan_edits(
+    run_dir: Path, edits: Sequence[Edit], *, dialect: Dialect | None = None, notes: Sequence[str] = ()
+) -> ScriptChange:
     """Plan edits of the run's script; raises NoScript, ScriptNotUnderstood, InexpressiblePath."""
     path = _script_path(run_dir, dialect)
-    return _plan(path, path.read_bytes(), edits, [])
+    return _plan(path, path.read_bytes(), edits, notes)
+
+
+def value_in_script(run_dir: Path, name: str) -> ResumeValue:
+    """The path of something in the run's folder as the script's own machine knows it; raises as `plan_resume`."""
+    path = _script_path(run_dir, None)
+    return resume_value(TrainScript.parse(path.read_bytes(), dialect_of(path)), run_dir, name)
 
 
 def _script_path(run_dir: Path, dialect: Dialect | None) -> Path:
@@ -214,9 +249,21 @@ def _edited(script: TrainScript, edit: Edit) -> tuple[TrainScript, str]:
         if had and earlier != edit.value:
             return changed, f"{edit.flag} changed from {earlier or 'nothing'} to {edit.value}"
         return changed, f"{edit.flag} set to {edit.value}"
+    if isinstance(edit, SetValues):
+        return _edited_values(script, edit)
     if isinstance(edit, SetSwitch):
         return script.with_switch(edit.flag), f"{edit.flag} is there already" if had else f"{edit.flag} added"
     return script.without(edit.flag), f"{edit.flag} removed" if had else f"{edit.flag} is not there already"
+
+
+def _edited_values(script: TrainScript, edit: SetValues) -> tuple[TrainScript, str]:
+    before, given = script.values(edit.flag), " ".join(edit.values)
+    changed = script.with_values(edit.flag, edit.values)
+    if changed == script:
+        return changed, f"{edit.flag} is {given} already"
+    if script.has(edit.flag) and before != edit.values:
+        return changed, f"{edit.flag} changed from {' '.join(before) or 'nothing'} to {given}"
+    return changed, f"{edit.flag} set to {given}"
 
 
 def _code_page_notes(script: TrainScript, edits: Sequence[Edit]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -138,6 +139,40 @@ class TrainScript:
         script = self._without(given[:-1])
         last = script.arguments.of(flag)[-1]
         return script._replaced(last, quoted, value, joined=joined)
+
+    def with_values(self, flag: str, values: Sequence[str]) -> TrainScript:
+        """The script with a flag that takes several values (`--network_args`) set to these, once.
+
+        Raises as `with_value`, ValueError for no value at all: `without` takes the flag out.
+        """
+        if flag not in MANY_VALUED or not values:
+            raise ValueError(f"{flag} is not a flag with several values, or none was given")
+        if any(value.startswith("-") for value in values):
+            raise InexpressiblePath("a value that begins with '-' would be taken for the next flag")
+        given = self._editable(flag)
+        if len(given) == 1 and self.values(flag) == tuple(values) and given[0].is_spelled_out:
+            return self
+        line = " ".join((flag, *map(self._quoted, values)))
+        script = self._without(given[:-1])
+        if given and not given[-1].joined and given[-1].values:
+            try:
+                return script._with_values_in_place(script.arguments.of(flag)[-1], line, values)
+            except (
+                ScriptNotUnderstood
+            ):  # a comment or an odd continuation between them: the flag moves to the end
+                pass
+        return script._without(script.arguments.of(flag))._inserted(line, [flag, *values])
+
+    def _with_values_in_place(self, argument: Argument, line: str, values: Sequence[str]) -> TrainScript:
+        splice = script_edits.Splice(argument.word.start, argument.values[-1].end, line)
+        old = {word.start for word in argument.values}
+        expected: list[str] = []
+        for word in self.command.arguments:
+            if word.start == argument.word.start:
+                expected += [argument.flag, *values]
+            elif word.start not in old:
+                expected.append(word.shown)
+        return self._edited([splice], tuple(expected), argument.word.start)
 
     def with_switch(self, flag: str) -> TrainScript:
         """The script with a flag that takes no value (`--save_state`); the same script if it is there."""

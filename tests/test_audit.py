@@ -284,7 +284,7 @@ def test_a_recent_fault_that_no_save_explains_is_told_at_once(world: World) -> N
 
 def test_the_same_auditor_changes_its_mind_when_the_minute_is_over(world: World) -> None:
     now = [saved_ns(world) + 1]
-    remove(world.latest / "scheduler.bin")
+    remove(world.latest / "optimizer.bin")
     auditor = Auditor(world.outputs, clock=lambda: now[0])
     assert auditor.audit_run(world.run_name).checkpoint(world.latest.name).verdict is Verdict.SAVING
     now[0] += 2 * MINUTE

@@ -98,6 +98,7 @@ def test_reading_every_byte_can_be_cancelled(world: World) -> None:
 def test_a_state_that_is_being_written_is_told_by_the_clock(world: World) -> None:
     (world.latest / "random_states_0.pkl").unlink()
     (world.latest / "scheduler.bin").unlink()
+    (world.latest / "optimizer.bin").unlink()
     saved = max(entry.stat().st_mtime_ns for entry in world.latest.iterdir())
 
     assert audit_state(world.latest, clock=lambda: saved + 1_000_000_000).verdict is Verdict.SAVING

@@ -16,7 +16,7 @@ from checkpoint_core.wording import VERDICT_WORDS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = ([], ["scan"], ["check"], ["resume"], ["report"])
+COMMANDS = ([], ["scan"], ["check"], ["resume"], ["repair"], ["recover"], ["report"])
 
 
 def help_text(arguments: list[str]) -> str:

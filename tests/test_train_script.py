@@ -201,6 +201,66 @@ def test_a_flag_that_takes_no_single_value_is_the_callers_mistake(flag: str) -> 
         parsed(SCRIPT).with_value(flag, "x")
 
 
+def test_several_values_are_replaced_where_they_stand() -> None:
+    changed = parsed(SCRIPT).with_values("--network_args", ("train_blocks=all", 'c=it\'s "3" $x'))
+
+    assert changed.values("--network_args") == ("train_blocks=all", 'c=it\'s "3" $x')
+    before, after = SCRIPT.splitlines(), changed.to_bytes().decode().splitlines()
+    assert [line for line in after if "--network_args" not in line] == [
+        line for line in before if "--network_args" not in line
+    ]
+    assert after.index(next(line for line in after if "--network_args" in line)) == 8
+
+
+def test_several_values_are_put_at_the_end_where_there_were_none() -> None:
+    changed = parsed(SCRIPT).with_values("--optimizer_args", ("a=1", "b=2"))
+
+    assert changed.values("--optimizer_args") == ("a=1", "b=2")
+    assert changed.without("--optimizer_args").to_bytes().decode() == SCRIPT
+    assert changed.with_values("--optimizer_args", ("a=1", "b=2")) is changed
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "--network_args a=1 --seed 1 --network_args b=2 c=3",
+        "--network_args=a=1",
+        "--network_args",
+        "--network_args a=1 \\\n   'b=2' \\\n  c=3",
+    ],
+)
+def test_whatever_stood_there_becomes_the_wanted_once(given: str) -> None:
+    text = SCRIPT.replace("""--network_args "train_blocks=single" 'b=2'""", given)
+    before = parsed(text)
+    changed = before.with_values("--network_args", ("x=1", "y=2"))
+
+    assert changed.values("--network_args") == ("x=1", "y=2")
+    assert changed.trainer_arguments.count("--network_args") == 1
+    assert changed.value("--output_dir") == before.value("--output_dir")
+    assert changed.value("--seed") == before.value("--seed")
+
+
+def test_several_values_in_a_batch_script() -> None:
+    text = 'accelerate launch ^\r\n  t.py ^\r\n  --network_args "a=1" b=2 ^\r\n  --loss_type l2\r\n'
+    changed = parsed(text, Dialect.BAT).with_values("--network_args", ("a=1 2", "c=100%"))
+
+    assert changed.values("--network_args") == ("a=1 2", "c=100%")
+    assert changed.to_bytes().decode().endswith(" ^\r\n  --loss_type l2\r\n")
+
+
+@pytest.mark.parametrize(
+    ("flag", "values"), [("--network_args", ()), ("--seed", ("1",)), ("--save_state", ("x",))]
+)
+def test_what_takes_no_several_values_is_the_callers_mistake(flag: str, values: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="not a flag with several values"):
+        parsed(SCRIPT).with_values(flag, values)
+
+
+def test_a_value_that_looks_like_a_flag_is_refused() -> None:
+    with pytest.raises(InexpressiblePath, match="next flag"):
+        parsed(SCRIPT).with_values("--network_args", ("--x=1",))
+
+
 def test_a_switch_must_look_like_a_flag() -> None:
     with pytest.raises(ValueError, match="not a flag"):
         parsed(SCRIPT).with_switch("save_state")

@@ -22,9 +22,8 @@ from checkpoint_core.findings import Finding
 from checkpoint_core.formats.numbers import cast
 from checkpoint_core.formats.train_state import TrainState
 from checkpoint_core.layout import Layout, SavePoint
+from checkpoint_core.rebuilding import TOLERANCE_NS
 
-#: A save takes milliseconds a file; a copy without times keeps files that lie side by side within a second or two.
-TOLERANCE_NS = 2 * 1_000_000_000
 #: Optimizers whose moments have the shapes of the parameters.
 _SHAPED = frozenset({"adamw", "adafactor", "adamwschedulefree"})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from checkpoint_core.audit import CheckpointReport, find_latest_resumable
-from checkpoint_core.page.desk import SCRIPT_TROUBLE, Desk
+from checkpoint_core.page.desk import TROUBLE, Desk
 from checkpoint_core.page.markup import plain
 from checkpoint_core.report import checkpoint_json
 from checkpoint_core.run_command import run_command
@@ -66,7 +66,7 @@ def preview_resume(desk: Desk, run_name: str, checkpoint: str) -> Any:
         return plain(refused)
     try:
         change = plan_resume(run.facts.path, item.name)
-    except SCRIPT_TROUBLE as error:
+    except TROUBLE as error:
         return plain({**refused, "reason": str(error)})
     notes = (*change.summary, *change.notes)
     return plain({"resumes": True, "reason": "", "diff": change.diff, "notes": notes})
@@ -88,7 +88,7 @@ def apply_resume(desk: Desk, run_name: str, checkpoint: str) -> Any:
     run = desk.run(run_name)
     try:
         receipt = plan_resume(run.facts.path, desk.checkpoint(run, checkpoint).name).execute()
-    except SCRIPT_TROUBLE as error:
+    except TROUBLE as error:
         return plain({**refused, "reason": str(error)})
     run_it = run_command(receipt.path, run.facts.script.output_dir if run.facts.script else None)
     backup = receipt.backup.name if receipt.backup else None

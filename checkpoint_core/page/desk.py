@@ -18,15 +18,19 @@ from checkpoint_core.collect import diagnosis_for
 from checkpoint_core.discovery import OutputsFolderError
 from checkpoint_core.findings import Verdict
 from checkpoint_core.layout import Layout
+from checkpoint_core.mending import Choices, Mend
 from checkpoint_core.page import action_view, panel_view, table_view
 from checkpoint_core.page.markup import safe_name
+from checkpoint_core.page.repair_desk import Done, Question, RepairDesk
 from checkpoint_core.page.training_python import TrainingPython
 from checkpoint_core.page.trials import Trials
+from checkpoint_core.page.ways_view import mend_view
+from checkpoint_core.repairs.record import RepairRecord
 from checkpoint_core.report import Diagnosis
 from checkpoint_core.run_command import run_command
-from checkpoint_core.safe_write import WriteFailed, new_file
+from checkpoint_core.safe_write import new_file
 from checkpoint_core.script_change import (
-    NoScript,
+    SCRIPT_TROUBLE,
     Receipt,
     ScriptChange,
     ScriptChangedSinceShown,
@@ -34,18 +38,11 @@ from checkpoint_core.script_change import (
     plan_resume,
 )
 from checkpoint_core.script_words import Dialect
-from checkpoint_core.train_script import InexpressiblePath, ScriptNotUnderstood
+from checkpoint_core.ways_on import plan_recovery
 from checkpoint_core.wording import run_summary, title, title_inside
 
-#: What can be wrong with a script or with writing it, each with a text for the user.
-SCRIPT_TROUBLE = (
-    NoScript,
-    ScriptNotUnderstood,
-    InexpressiblePath,
-    ScriptChangedSinceShown,
-    WriteFailed,
-    UnknownName,
-)
+#: What can go wrong with a press on a run's script, each with a text for the user.
+TROUBLE = (*SCRIPT_TROUBLE, UnknownName, OutputsFolderError)
 
 #: The choices of layout: what is shown, and the name; any that is no layout's leaves it to the script.
 LAYOUTS = (
@@ -70,12 +67,14 @@ class RunView:
     run: str
     headline: str
     table: str
+    ways: str = ""
     panel: str = ""
     preview: str = ""
     selected: str = ""
     resumes: bool = False
     refusal: str = ""
     change: ScriptChange | None = None
+    mend: Mend | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Outcome:
     """What a press of a button did; ``receipt`` can take it back, ``state_path`` is what is resumed from now."""
 
     message: str
-    receipt: Receipt | None = None
+    receipt: Receipt | RepairRecord | None = None
     state_path: Path | None = None
     written: bool = False
 
@@ -100,6 +99,7 @@ class Desk:
         self.python = TrainingPython(self.outputs.parent, python, hosting)
         self._auditors: dict[Layout | None, Auditor] = {}
         self.trials = Trials(self)
+        self.repairs = RepairDesk(self)
         self._thumbnail = lru_cache(maxsize=256)(lambda path, _: samples.thumbnail(path))
 
     def auditor(self, layout: str = "") -> Auditor:
@@ -151,11 +151,14 @@ class Desk:
             )
         return found
 
-    def show(self, run_name: str, selected: str, sort: str, layout: str = "") -> RunView:
+    def show(
+        self, run_name: str, selected: str, sort: str, layout: str = "", choices: Choices | None = None
+    ) -> RunView:
         """A run's page. Where the selected checkpoint is gone, the one that is best to resume takes its place.
 
         Where none resumes, that is the newest that needs a fix.
         """
+        choices = choices or Choices()
         if not run_name:
             return RunView("", action_view.info_view(self._nothing()), "")
         try:
@@ -166,10 +169,15 @@ class Desk:
         if selected not in names:
             best = find_latest_resumable(run).checkpoint or next(iter(_mendable(run)), None)
             selected = safe_name(best.name) if best else ""
-        view = RunView(run_name, table_view.headline_view(run), table_view.table_view(run, selected, sort))
+        view = RunView(
+            run_name,
+            table_view.headline_view(run),
+            table_view.table_view(run, selected, sort),
+            self.repairs.ways(run, layout, choices),
+        )
         if not selected:
             return replace(view, panel=panel_view.nothing_selected(bool(names)))
-        return self._with_panel(view, run, self.checkpoint(run, selected))
+        return self._with_panel(view, run, self.checkpoint(run, selected), layout, choices)
 
     def _nothing(self) -> str:
         try:
@@ -177,14 +185,17 @@ class Desk:
         except OutputsFolderError as error:
             return str(error)
 
-    def _with_panel(self, view: RunView, run: RunReport, item: CheckpointReport) -> RunView:
+    def _with_panel(
+        self, view: RunView, run: RunReport, item: CheckpointReport, layout: str, choices: Choices
+    ) -> RunView:
         change, preview, resumes = None, "", item.verdict.resumes
-        refusal = action_view.refusal(item)
+        mend = self.repairs.mend(run, item, layout, choices)
+        refusal = "" if mend else action_view.refusal(item)
         if resumes:
             try:
                 change = plan_resume(run.facts.path, item.name)
                 preview = action_view.preview_view(change.diff, change.notes)
-            except SCRIPT_TROUBLE as error:
+            except TROUBLE as error:
                 resumes, refusal = False, "The train script cannot be changed; see below."
                 preview = action_view.error_view(str(error))
         found = samples.find_samples(item, self.outputs)
@@ -192,12 +203,13 @@ class Desk:
         panel = panel_view.panel_view(item, [image for image in images if image])
         return replace(
             view,
-            panel=panel,
-            preview=preview,
+            panel=panel + self.repairs.repaired(run, item),
+            preview=preview + (mend_view(mend) if mend else ""),
             selected=safe_name(item.name),
             resumes=resumes,
             refusal=refusal,
             change=change,
+            mend=mend,
         )
 
     def resume(self, run_name: str, selected: str, shown: ScriptChange | None, layout: str = "") -> Outcome:
@@ -218,7 +230,7 @@ class Desk:
             return self._done(
                 f"The train script now resumes from {title_inside(item)}.", run, change, item.facts.path
             )
-        except (*SCRIPT_TROUBLE, OutputsFolderError) as error:
+        except TROUBLE as error:
             return Outcome(action_view.error_view(str(error)))
 
     def resume_shown(self, view: RunView | None, layout: str = "") -> Outcome:
@@ -239,7 +251,7 @@ class Desk:
                 raise ScriptChangedSinceShown(change.path)
             what = "The train script now starts from the beginning: --resume is gone."
             return self._done(what, run, change, None)
-        except (*SCRIPT_TROUBLE, OutputsFolderError) as error:
+        except TROUBLE as error:
             return Outcome(action_view.error_view(str(error)))
 
     def _done(self, what: str, run: RunReport, change: ScriptChange, state: Path | None) -> Outcome:
@@ -250,25 +262,41 @@ class Desk:
         message = action_view.done_view(what, run_it.command, run_it.folder, backup, lines)
         return Outcome(message, None if change.is_noop else receipt, state, written=True)
 
-    def undo(self, receipt: Receipt | None) -> Outcome:
-        """Bring the script back as it was before, unless somebody changed it since."""
+    def repair_shown(self, view: RunView | None, layout: str = "") -> Outcome:
+        """Carry out the repair that a page showed; where anything changed since, nothing."""
+        run_name, mend = (view.run, view.mend) if view else ("", None)
+        return self._outcome(self.repairs.repair(run_name, layout, mend), run_name)
+
+    def answer(self, run_name: str, question: Question | None) -> Outcome:
+        """Do what a question asked."""
+        return self._outcome(self.repairs.answer(question), run_name)
+
+    def _outcome(self, done: Done, run_name: str) -> Outcome:
+        if not done.written:
+            return Outcome(done.message, done.undo)
+        return Outcome(done.message, done.undo, self._present_target(run_name), written=True)
+
+    def undo(self, run_name: str, receipt: Receipt | RepairRecord | None) -> Outcome:
+        """Bring back what a press changed, unless somebody changed it since."""
+        if isinstance(receipt, RepairRecord):
+            done = self.repairs.undo(run_name, receipt)
+            return replace(self._outcome(done, run_name), receipt=None if done.written else receipt)
         if receipt is None:  # a second press, while the first was being carried out
             return Outcome(action_view.info_view("There is nothing to undo."))
         try:
             receipt.undo()
-        except (*SCRIPT_TROUBLE, LookupError) as error:
+        except (*TROUBLE, LookupError) as error:
             return Outcome(action_view.error_view(str(error)), receipt)
-        target = self._present_target(receipt.path)
         return Outcome(
             action_view.info_view(f"{receipt.path.name} is as it was before."),
-            state_path=target,
+            state_path=self._present_target(safe_name(receipt.path.parent.name)),
             written=True,
         )
 
-    def _present_target(self, script: Path) -> Path | None:
-        """The state that a script resumes from now, if it is one of its run."""
+    def _present_target(self, run_name: str) -> Path | None:
+        """The state that a run's script resumes from now, if it is one of its run."""
         try:
-            run = self.auditor().audit_run(script.parent.name)
+            run = self.run(run_name)
             return run.checkpoint(run.facts.resume_target.state_name or "").facts.path
         except (UnknownName, OutputsFolderError):
             return None
@@ -277,7 +305,7 @@ class Desk:
         """What “Start fresh” would change, as HTML and as the change; ``None`` where there is nothing to change."""
         try:
             change = plan_fresh(self.run(run_name).facts.path)
-        except (*SCRIPT_TROUBLE, OutputsFolderError) as error:
+        except TROUBLE as error:
             return action_view.error_view(str(error)), None
         if change.is_noop:
             told = "The train script has no --resume: it starts from the beginning already."
@@ -295,7 +323,8 @@ class Desk:
         :raises UnknownName: when there is no such run.
         :raises OutputsFolderError: when the outputs folder is missing.
         """
-        return diagnosis_for(self.run(run_name, layout))
+        run = self.run(run_name, layout)
+        return diagnosis_for(run, plan_recovery(self.auditor(layout), run))
 
     def diagnosis_file(self, run_name: str, layout: str = "") -> Path:
         """The report of a run as a zip file, in a temporary folder of its own.

@@ -12,6 +12,7 @@ from checkpoint_core.wording import VERDICT_WORDS
 #: Names of the page's hidden text boxes, through which its buttons speak to the server (see ``tab.js``).
 SELECTED_BOX = "ck-selected"
 SORT_BOX = "ck-sort"
+WAY_BOX = "ck-way"
 
 _SEVERITY_WORDS = {
     Severity.INFO: "Good to know",

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from checkpoint_core.mending import Choices
 from checkpoint_core.page.desk import Desk, RunView
 from checkpoint_core.page.table_view import DEFAULT_SORT
 
@@ -23,6 +24,7 @@ class Seat:
 
     def __init__(self) -> None:
         self.run, self.selected, self.sort, self.layout = "", "", DEFAULT_SORT, "auto"
+        self.choices = Choices()
         self.shown: RunView | None = None
         self.pressed: RunView | None = None
         self.turn = threading.RLock()
@@ -48,6 +50,6 @@ class Seat:
         """What there is to show now, and what was shown before."""
         with self.turn:
             before = self.shown
-            self.shown = desk.show(self.run, self.selected, self.sort, self.layout)
+            self.shown = desk.show(self.run, self.selected, self.sort, self.layout, self.choices)
             self.selected = self.shown.selected
             return self.shown, before

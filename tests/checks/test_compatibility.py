@@ -396,7 +396,17 @@ def test_a_save_killed_after_its_first_file_is_not_taken_for_an_edit(world: Worl
 
     report = audit_world(world).checkpoint(last.name)
 
-    assert outcome(report) == ("unknown", ["counts-disagree"])
+    assert outcome(report) == ("needs-fix", ["counts-disagree"])
+    assert "writes train_state.json back to step 32" in found(report, "counts-disagree").cure
+
+
+def test_a_count_that_its_time_does_not_explain_is_no_fix(world: World) -> None:
+    """The same numbers, but the file is as old as the others: it may be the optimizer that is of another save."""
+    last = world.state(4).rename(world.run / f"{world.run_name}-state")
+    with times_kept(last / "train_state.json"):
+        (last / "train_state.json").write_text('{"current_epoch": 6, "current_step": 48}')
+
+    assert outcome(audit_world(world).checkpoint(last.name)) == ("unknown", ["counts-disagree"])
 
 
 def test_a_scheduler_that_counted_repeated_epochs_is_no_contradiction(resumed: RunReport) -> None:

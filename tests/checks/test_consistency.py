@@ -53,7 +53,8 @@ def shift(state: Path, seconds: Sequence[float]) -> None:
 def test_an_overwrite_by_another_epoch_killed_at_each_boundary(world: World, replaced: int) -> None:
     interrupt_overwrite(world.latest, world.state(3), replaced)
     report = judge_state(world)
-    decided = {2: ("damaged", "mixed-saves"), 3: ("damaged", "mixed-saves")}
+    # With the optimizer replaced the schedule could be made anew, but the old one's count no longer fits the name.
+    decided = {2: ("damaged", "mixed-saves"), 3: ("unknown", "position-unknown")}
     verdict, code = decided.get(replaced, ("ready-with-warnings", "random-states-older"))
     assert report.verdict.value == verdict
     assert codes(report)[0] == code

@@ -147,7 +147,7 @@ def test_what_was_shown_is_written_and_undone(desk: Desk, outputs: Path) -> None
     assert script(outputs).read_bytes() == shown.after
     assert done.written
     assert done.state_path == outputs / GOOD / EPOCH_2
-    undone = desk.undo(done.receipt)
+    undone = desk.undo(GOOD, done.receipt)
     assert undone.written
     assert undone.state_path is None
     assert script(outputs).read_bytes() == before
@@ -169,7 +169,7 @@ def test_undo_goes_back_to_the_state_that_was_resumed_from_before(desk: Desk, ou
     desk.resume(GOOD, EPOCH_1, desk.show(GOOD, EPOCH_1, "").change)
     second = desk.resume(GOOD, EPOCH_2, desk.show(GOOD, EPOCH_2, "").change)
 
-    undone = desk.undo(second.receipt)
+    undone = desk.undo(GOOD, second.receipt)
 
     assert undone.state_path == outputs / GOOD / EPOCH_1
 
@@ -252,7 +252,7 @@ def test_undo_never_overwrites_a_later_edit(desk: Desk, outputs: Path) -> None:
     done = desk.resume(GOOD, EPOCH_2, desk.show(GOOD, EPOCH_2, "").change)
     script(outputs).write_bytes(script(outputs).read_bytes() + b"# mine\n")
 
-    undone = desk.undo(done.receipt)
+    undone = desk.undo(GOOD, done.receipt)
 
     assert not undone.written
     assert undone.receipt == done.receipt
@@ -260,7 +260,7 @@ def test_undo_never_overwrites_a_later_edit(desk: Desk, outputs: Path) -> None:
 
 
 def test_a_second_press_of_undo_says_so(desk: Desk) -> None:
-    assert "nothing to undo" in desk.undo(None).message
+    assert "nothing to undo" in desk.undo(GOOD, None).message
 
 
 def test_a_write_that_fails_is_told(desk: Desk, outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def test_a_look_that_takes_long_is_over_before_the_next_choice_is_shown() -> Non
     began, go_on, order = threading.Event(), threading.Event(), []
 
     class SlowDesk:
-        def show(self, run: str, selected: str, sort: str, layout: str) -> RunView:
+        def show(self, run: str, selected: str, sort: str, layout: str, choices: object) -> RunView:
             if not order:
                 began.set()
                 go_on.wait(30)

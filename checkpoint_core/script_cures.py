@@ -1,0 +1,296 @@
+"""What has to be changed in the train script so that it fits a checkpoint: edits for its findings; pure.
+
+Each cure takes one finding. That it really cures is not believed but judged: the checkpoint is judged once more with
+the changed script before anything is written (:mod:`checkpoint_core.mending`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from checkpoint_core.facts import LoraFacts, OptimizerFacts, ScriptFacts, WeightsFacts
+from checkpoint_core.findings import Severity
+from checkpoint_core.judgement import CheckpointReport
+from checkpoint_core.lora_modules import difference, plan_network
+from checkpoint_core.position import Position, accumulation_steps
+from checkpoint_core.script_change import Edit, Remove, SetSwitch, SetValue, SetValues
+from checkpoint_core.trainer_optimizers import trainer_optimizer, type_to_write
+
+#: How many states a script keeps that is made to save them.
+KEPT_STATES = 2
+
+
+@dataclass(frozen=True)
+class CureChoices:
+    """What a cure leaves to the user.
+
+    :param more_epochs: how many further epochs a finished run trains.
+    :param skip_trained_steps: pass over the steps of an unfinished epoch that were trained already.
+    """
+
+    more_epochs: int = 8
+    skip_trained_steps: bool = False
+
+
+@dataclass(frozen=True)
+class ScriptCure:
+    """The edits that cure one finding: ``does`` says what is changed, ``costs`` what is lost, ``note`` what to know."""
+
+    code: str
+    edits: tuple[Edit, ...]
+    does: str
+    costs: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class _Case:
+    report: CheckpointReport
+    script: ScriptFacts
+    choices: CureChoices
+
+    @property
+    def position(self) -> Position:
+        return self.report.position
+
+
+def saving_edits(script: ScriptFacts) -> tuple[Edit, ...]:
+    """The edits that let a script save states, the last two by default; none where it saves them already.
+
+    Flags: sd-scripts ``train_util.py`` (``add_training_arguments``).
+    """
+    if script.save_state or script.hidden is not None:
+        return ()
+    edits: list[Edit] = [SetSwitch("--save_state")]
+    by_steps = script.has("--save_every_n_steps")
+    if not by_steps and not script.has("--save_every_n_epochs"):
+        edits.append(SetValue("--save_every_n_epochs", "1"))
+    limits = (
+        "--save_last_n_epochs",
+        "--save_last_n_epochs_state",
+        "--save_last_n_steps",
+        "--save_last_n_steps_state",
+    )
+    if not by_steps and not any(script.has(flag) for flag in limits):
+        edits.append(SetValue("--save_last_n_epochs_state", str(KEPT_STATES)))
+    return tuple(edits)
+
+
+_Cure = Callable[[_Case], "ScriptCure | None"]
+
+
+def script_cures(
+    report: CheckpointReport, script: ScriptFacts, choices: CureChoices | None = None
+) -> tuple[ScriptCure, ...]:
+    """The cures that are known for a checkpoint's findings about its script, one a finding."""
+    case = _Case(report, script, choices or CureChoices())
+    weighty = [found.code for found in report.findings if found.severity is not Severity.INFO]
+    found = (_CURES[code](case) for code in dict.fromkeys(weighty) if code in _CURES)
+    return tuple(_once(cure for cure in found if cure is not None))
+
+
+def _once(cures: Iterator[ScriptCure]) -> Iterator[ScriptCure]:
+    """The cures without those whose flags another one sets already: the first finding weighs most."""
+    taken: set[str] = set()
+    for cure in cures:
+        flags = {edit.flag for edit in cure.edits}
+        if not flags & taken:
+            yield cure
+        taken |= flags
+
+
+def _rank(case: _Case) -> ScriptCure | None:
+    weights, plan = case.report.facts.weights, plan_network(case.script)
+    if not isinstance(weights, WeightsFacts) or plan is None:
+        return None
+    if len(weights.ranks) == 1 and weights.rank and not plan.type_ranks and not plan.split_qkv:
+        edit = SetValue("--network_dim", str(weights.rank))
+        return ScriptCure("script-rank", (edit,), f"--network_dim {weights.rank}, as in the checkpoint.")
+    return None
+
+
+def _alpha(case: _Case) -> ScriptCure | None:
+    weights = case.report.facts.weights
+    if not isinstance(weights, WeightsFacts) or not weights.alpha:
+        return None
+    value = f"{weights.alpha:g}"
+    edit = SetValue("--network_alpha", value)
+    return ScriptCure("script-alpha", (edit,), f"--network_alpha {value}, as in the checkpoint.")
+
+
+def _parts(case: _Case) -> ScriptCure | None:
+    """The trained parts: blocks and text encoders, as :mod:`checkpoint_core.checks.settings` tells them."""
+    weights, plan = case.report.facts.weights, plan_network(case.script)
+    if not isinstance(weights, WeightsFacts) or plan is None or plan.type_ranks or plan.blocks:
+        return None
+    gap = difference(plan, weights.modules)
+    have, planned = gap.parts, gap.planned_parts
+    if "in" in have ^ planned or "other" in have:
+        return None  # the ranks of the input layers stand nowhere else
+    edits, told = list(_network_args(case.script, have, planned)), []
+    if ("te1" in have) != ("te1" in planned):
+        flag = "--network_train_unet_only"
+        edits.append(Remove(flag) if "te1" in have else SetSwitch(flag))
+        told.append(f"{flag} {'removed' if 'te1' in have else 'added'}")
+    blocks = {"double", "single"}
+    if bool(have & blocks) != bool(planned & blocks):
+        flag = "--network_train_text_encoder_only"
+        edits.append(Remove(flag) if have & blocks else SetSwitch(flag))
+        told.append(f"{flag} {'removed' if have & blocks else 'added'}")
+    if any(edit.flag == "--network_args" for edit in edits):
+        told.append("--network_args with the checkpoint's parts of the model")
+    return ScriptCure("script-parts", tuple(edits), f"{' and '.join(told)}.") if edits else None
+
+
+def _network_args(script: ScriptFacts, have: frozenset[str], planned: frozenset[str]) -> Iterator[Edit]:
+    given = script.values("--network_args")
+    if given is None or any("=" not in argument for argument in given):
+        return
+    before = dict(argument.split("=", 1) for argument in given)
+    after = dict(before)
+    trained, asked = have & {"double", "single"}, planned & {"double", "single"}
+    if trained and trained != asked:
+        after.pop("train_blocks", None)
+        if len(trained) == 1:
+            after["train_blocks"] = next(iter(trained))
+    if "te1" in have and ("te3" in have) != (before.get("train_t5xxl") == "True"):
+        after.pop("train_t5xxl", None)
+        if "te3" in have:
+            after["train_t5xxl"] = "True"
+    if after == before:
+        return
+    values = tuple(f"{key}={value}" for key, value in after.items())
+    yield SetValues("--network_args", values) if values else Remove("--network_args")
+
+
+def _optimizer(case: _Case) -> ScriptCure | None:
+    """The optimizer that saved the state, with the arguments without which sd-scripts makes another of it."""
+    optimizer = case.report.facts.optimizer
+    if not isinstance(optimizer, OptimizerFacts) or optimizer.family == "unknown":
+        return None
+    lora = case.report.facts.lora
+    trained = trainer_optimizer(lora.optimizer) if isinstance(lora, LoraFacts) and lora.optimizer else None
+    if trained is not None and trained.family != optimizer.family:
+        return None  # the LoRA file of the same save says that optimizer.bin is another training's
+    written = type_to_write(optimizer.family)
+    edits: list[Edit] = [SetValue("--optimizer_type", written)]
+    edits += [Remove(flag) for flag in ("--use_8bit_adam", "--use_lion_optimizer") if case.script.has(flag)]
+    arguments = _adafactor_arguments(optimizer) if optimizer.family == "adafactor" else ()
+    if arguments:
+        edits.append(SetValues("--optimizer_args", arguments))
+    elif case.script.has("--optimizer_args"):
+        edits.append(Remove("--optimizer_args"))
+    told = f" with --optimizer_args {' '.join(arguments)}" if arguments else ""
+    note = (
+        "The script's --optimizer_args were another optimizer's and are removed; what the checkpoint's optimizer had "
+        "comes back with its state."
+    )
+    is_removed = not arguments and case.script.has("--optimizer_args")
+    return ScriptCure(
+        "script-optimizer",
+        tuple(edits),
+        f"--optimizer_type {written}{told}, as in the checkpoint.",
+        note=note if is_removed else "",
+    )
+
+
+def _adafactor_arguments(optimizer: OptimizerFacts) -> tuple[str, ...]:
+    """FluxGym's own three (``app.py``); without ``relative_step=False`` sd-scripts replaces the schedule."""
+    saved = dict(optimizer.settings)
+    names = ("relative_step", "scale_parameter", "warmup_init")
+    return tuple(f"{name}={saved[name]}" for name in names if type(saved.get(name)) is bool)
+
+
+def _more_epochs(case: _Case) -> ScriptCure | None:
+    epoch, script = case.position.epoch, case.script
+    if epoch is None:
+        return None
+    last = epoch + case.choices.more_epochs
+    edits: list[Edit] = [SetValue("--max_train_epochs", str(last))]
+    steps = ""
+    if script.has("--max_train_steps"):
+        edits.append(Remove("--max_train_steps"))
+        steps = " in the place of --max_train_steps"
+    number = case.choices.more_epochs
+    noun = "epoch" if number == 1 else "epochs"
+    schedule = script.value("--lr_scheduler") or "constant"
+    note = "" if schedule.startswith("constant") else (
+        f"The schedule ({schedule}) is laid out anew over {last} epochs, so the learning rate jumps."
+    )  # fmt: skip
+    does = f"--max_train_epochs {last}{steps}: it trains {number} more {noun}."
+    return ScriptCure("run-finished", tuple(edits), does, note=note)
+
+
+_EVERY_RESUME = (
+    "Checkpoints that are saved from here on need it again; it is set when you resume from one of them here."
+)
+
+
+def _initial_epoch(code: str) -> _Cure:
+    def cure(case: _Case) -> ScriptCure | None:
+        following = case.position.next_epoch
+        if following is None:
+            return None
+        edits: tuple[Edit, ...] = (SetValue("--initial_epoch", str(following)),)
+        if case.script.has("--initial_step"):  # the trainer prefers it
+            edits += (Remove("--initial_step"),)
+        does = f"--initial_epoch {following}: it goes on at the right epoch."
+        return ScriptCure(code, edits, does, note=_EVERY_RESUME)
+
+    return cure
+
+
+def _script_epoch(case: _Case) -> ScriptCure | None:
+    """The script's own epoch is wrong: it goes where the checkpoint knows better, else it is set right."""
+    position = case.position
+    if position.start_epoch is None or position.start_epoch != position.next_epoch:
+        return _initial_epoch("script-initial-epoch")(case)
+    flags = [flag for flag in ("--initial_epoch", "--initial_step") if case.script.has(flag)]
+    does = f"{' and '.join(flags)} removed: the checkpoint itself says where to go on."
+    return ScriptCure("script-initial-epoch", tuple(Remove(flag) for flag in flags), does) if flags else None
+
+
+def _always(code: str, edit: Edit, does: str, costs: str = "") -> _Cure:
+    """A cure that is the same for every checkpoint."""
+    return lambda _: ScriptCure(code, (edit,), does, costs)
+
+
+def _skip(case: _Case) -> ScriptCure | None:
+    """Only on request, and only where upstream counts rightly: one batch an update, and a count of this launch."""
+    if not case.choices.skip_trained_steps or accumulation_steps(case.script) != 1:
+        return None
+    if case.position.is_relative is not False or case.script.has("--initial_epoch"):
+        return None
+    does = "--skip_until_initial_step: the steps of the unfinished epoch that were trained already are passed over."
+    return ScriptCure("mid-epoch", (SetSwitch("--skip_until_initial_step"),), does)
+
+
+_CURES: dict[str, _Cure] = {
+    "script-rank": _rank,
+    "script-alpha": _alpha,
+    "script-parts": _parts,
+    "script-optimizer": _optimizer,
+    "run-finished": _more_epochs,
+    **{
+        code: _initial_epoch(code) for code in ("position-relative", "train-state-missing", "dataset-changed")
+    },
+    "script-initial-epoch": _script_epoch,
+    "script-initial-step": _always(
+        "script-initial-step",
+        Remove("--initial_step"),
+        "--initial_step removed: the checkpoint itself says where to go on.",
+    ),
+    "skip-accumulation": _always(
+        "skip-accumulation",
+        Remove("--skip_until_initial_step"),
+        "--skip_until_initial_step removed: with gradient accumulation the trainer skips too much.",
+    ),
+    "mid-epoch": _skip,
+    "learning-rate-zero": _always(
+        "learning-rate-zero",
+        SetValue("--lr_scheduler", "constant"),
+        "--lr_scheduler constant: the learning rate is that of the beginning again, from the second step on.",
+        "The learning rate stays the same to the end; its schedule has run out.",
+    ),
+}
