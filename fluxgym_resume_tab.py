@@ -27,7 +27,7 @@ from checkpoint_core.host_page import run_app, snapshot
 from checkpoint_core.mending import Choices
 from checkpoint_core.page import answers
 from checkpoint_core.page.action_view import error_view, info_view
-from checkpoint_core.page.assets import DOWNLOAD, OPENED, SCRIPT, STYLE
+from checkpoint_core.page.assets import ASKED, DOWNLOAD, OPENED, SCRIPT, STYLE
 from checkpoint_core.page.desk import LAYOUTS, Desk, Outcome, RunView
 from checkpoint_core.page.markup import SELECTED_BOX, SORT_BOX, WAY_BOX
 from checkpoint_core.page.seat import Seat
@@ -98,7 +98,7 @@ class _Page:
                 _EPOCH_PLACES, value=False, label="Write a corrected epoch into", interactive=True
             )
             self.epochs = gr.Number(
-                8, label="Further epochs for a finished run", precision=0, minimum=1, interactive=True
+                8, label="Epochs to add to a finished training", precision=0, minimum=1, interactive=True
             )
             self.environment = _html()
             gr.HTML(info_view(gym.describe()) if gym else "")
@@ -281,7 +281,8 @@ def _wire_script(desk: Desk, page: _Page, gym: Gym | None) -> None:
     tried = page.resume.click(try_first, *_followed(page), **_UNLISTED)
     page.fresh.click(ask_fresh, page.who, [*page.talk, page.fresh_change], **_UNLISTED)
     page.fresh_no.click(_silence, None, page.talk, **_UNLISTED)
-    page.way_box.change(ask_way, [page.way_box, *page.who], [*page.talk, page.question], **_QUIET)
+    asked = page.way_box.change(ask_way, [page.way_box, *page.who], [*page.talk, page.question], **_QUIET)
+    asked.then(None, None, None, js=ASKED, **_UNLISTED)
     events = (
         tried.then(resume, page.who, written, **_QUIET),
         page.repair.click(repair, page.who, written, **_UNLISTED),
@@ -300,7 +301,7 @@ def _carry_into_gym(event: Any, page: _Page, gym: Gym, desk: Desk) -> None:
     def carry(state: str | bool | None, run: str, message: str, *values: Any) -> list[Any]:
         if state is None:
             return [gr.skip()] * (len(gym.targets) + 1)
-        result, told = gym.carry(values, run, desk.box_value(state))
+        result, told = desk.carry(gym, values, run, state)
         kept = result if result is not None else [gr.skip()] * len(gym.targets)
         return [message + info_view(told), *kept]
 

@@ -28,7 +28,7 @@ from checkpoint_core.recovery import Recovery, Way
 from checkpoint_core.repairs import workshop
 from checkpoint_core.report_recovery import mend_json, recovery_json
 from checkpoint_core.script_cures import CureChoices
-from checkpoint_core.ways_on import change_of, mend_of, plan_recovery, take
+from checkpoint_core.ways_on import change_of, look_again, mend_of, plan_recovery, take
 from checkpoint_core.wording import title
 
 ApplyOption = Annotated[bool, typer.Option("--apply", help="Carry it out; without it nothing is written.")]
@@ -154,7 +154,7 @@ def _repair(
         if not as_json:
             say("Nothing was written. To do it: the same command with --apply.")
         return
-    record = mend.execute(lambda: auditor.audit_run(run.name).checkpoint(item.name))
+    record = mend.execute(look_again(auditor, run.name, item.name))
     say("Repaired." if mend.is_needed else "Written.")
     kept = workshop.originals(run.facts.path, record)
     say(f"To undo: the same command with --undo. Originals are kept in {kept}.")
@@ -199,7 +199,7 @@ def _take(auditor: Auditor, run: RunReport, way: Way, apply: bool) -> None:
     if not apply:
         say("Nothing was written. To do it: the same command with --apply.")
         return
-    taken = take(way, change, lambda: auditor.audit_run(run.name).checkpoint(way.checkpoint))
+    taken = take(way, change, look_again(auditor, run.name, way.checkpoint))
     if taken.record is not None:
         say(f"To undo: python -m checkpoint_core repair {run.facts.path / way.checkpoint} --undo")
         tell_command(run.facts.path)

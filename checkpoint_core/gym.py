@@ -10,17 +10,25 @@ The components are Gradio's, but nothing of Gradio is needed to find them.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from checkpoint_core import script_bat, script_sh
+from checkpoint_core.facts import ScriptFacts
+from checkpoint_core.script_facts import script_facts
 from checkpoint_core.script_words import Dialect
+from checkpoint_core.train_script import ScriptNotUnderstood, TrainScript
 
 _NAME_LABEL = "name of your lora"
+#: Further boxes of "Advanced options" that a way on may need: where the training begins.
+_BEGINNINGS = ("--initial_epoch", "--initial_step", "--network_weights", "--skip_until_initial_step")
+#: Of a long list of differences, so many are named.
+_MOST_NAMED = 6
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,8 @@ class Gym:
     inputs: tuple[Any, ...] = ()
     outputs: tuple[Any, ...] = ()
     missing: tuple[str, ...] = ()
+    #: Flag to box, of those in ``_BEGINNINGS`` that FluxGym has.
+    beginnings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_connected(self) -> bool:
@@ -49,11 +59,14 @@ class Gym:
             "train script; “Start training” in the Gym tab would overwrite it, so run the script as shown."
         )
 
-    def carry(self, values: Sequence[Any], run: str, resume: str) -> tuple[list[Any] | None, str]:
+    def carry(
+        self, values: Sequence[Any], run: str, resume: str, script: ScriptFacts | None = None
+    ) -> tuple[list[Any] | None, str]:
         """The values for the components :attr:`targets` after a resume, or ``None`` with the reason in words.
 
         :param values: the present values of :attr:`inputs`.
         :param resume: what the text box ``--resume`` is to hold; empty to clear it.
+        :param script: the run's script as it is now, for the flags that say where the training begins.
         """
         present = dict(zip(map(id, self.inputs), values, strict=True))
         name = str(present.get(id(self.lora_name), "") or "")
@@ -62,6 +75,7 @@ class Gym:
         wanted: dict[int, Any] = {id(self.resume): resume, id(self.lora_name): name if name.strip() else run}
         if resume:
             wanted[id(self.save_state)] = True
+        wanted |= {id(box): _box_of(flag, script) for flag, box in self.beginnings.items() if script}
         present.update({key: value for key, value in wanted.items() if key in present})
         assert self.generate is not None  # noqa: S101 - `is_connected` is asked first
         try:
@@ -78,17 +92,44 @@ class Gym:
         if not name.strip():
             told += f" Its LoRA name was empty and is now “{run}”; compare its other settings before “Start training”."
         kept = [present[id(component)] for component in self.targets[: len(self.targets) - len(self.outputs)]]
-        return [*kept, *_as_list(generated, len(self.outputs))], told
+        written = _as_list(generated, len(self.outputs))
+        if script is not None and name.strip() and (other := _differing(script, written)):
+            told += (
+                f" “Start training” there would still set {', '.join(other)} otherwise than the run's script: change "
+                "that in the Gym tab too, or run the script as shown."
+            )
+        return [*kept, *written], told
 
     @property
     def targets(self) -> list[Any]:
         """The components that :meth:`carry` gives values for, in that order."""
         own = [
             component
-            for component in (self.lora_name, self.resume, self.save_state)
+            for component in (self.lora_name, self.resume, self.save_state, *self.beginnings.values())
             if component in self.inputs
         ]
         return [*own, *self.outputs]
+
+
+def _box_of(flag: str, script: ScriptFacts) -> Any:
+    """What a box must hold to give the script's flag: whether it is there, or its value as bash or cmd takes it."""
+    if flag == "--skip_until_initial_step":
+        return script.has(flag)
+    value = script.value(flag)
+    if value is None:
+        return ""
+    return value if value.isdigit() else _quote(value, Dialect.BAT if os.name == "nt" else Dialect.SH)
+
+
+def _differing(script: ScriptFacts, generated: Sequence[Any]) -> list[str]:
+    """The flags that FluxGym's generated script sets otherwise than the run's, the first few."""
+    dialect = Dialect.BAT if os.name == "nt" else Dialect.SH
+    try:
+        theirs = script_facts(TrainScript.parse(str(generated[0]).encode(), dialect), script.file).flags
+    except (ScriptNotUnderstood, IndexError):
+        return []
+    flags = [flag for flag in {**script.flags, **theirs} if script.flags.get(flag) != theirs.get(flag)]
+    return [*flags[:_MOST_NAMED], *(["and others"] if len(flags) > _MOST_NAMED else [])]
 
 
 def _as_list(generated: Any, count: int) -> list[Any]:
@@ -116,6 +157,7 @@ def find_gym(blocks: Iterable[Any], functions: Iterable[Any]) -> Gym:
         inputs=inputs,
         outputs=tuple(event.outputs) if event else (),
         missing=tuple(name for name, found in named if found is None),
+        beginnings={flag: by_id[flag] for flag in _BEGINNINGS if by_id.get(flag) in inputs},
     )
 
 
@@ -131,6 +173,8 @@ def slug(name: str) -> str:
 
 def box_value(state: Path | None, dialect: Dialect) -> str:
     """What the text box ``--resume`` must hold: FluxGym appends it to the script as it is, without quotes."""
-    if state is None:
-        return ""
-    return script_bat.quote(str(state)) if dialect is Dialect.BAT else script_sh.quote(str(state))
+    return "" if state is None else _quote(str(state), dialect)
+
+
+def _quote(text: str, dialect: Dialect) -> str:
+    return script_bat.quote(text) if dialect is Dialect.BAT else script_sh.quote(text)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from checkpoint_core.audit import Auditor, CheckpointReport, RunReport
 from checkpoint_core.mending import Choices, Mend, plan_mend
 from checkpoint_core.recovery import Kind, Recovery, Way, recovery_of
+from checkpoint_core.rehearsal import rehearse_state
 from checkpoint_core.repairs.record import RepairRecord
 from checkpoint_core.script_change import (
     Edit,
@@ -31,11 +32,19 @@ _NO_WAY = (NoScript, ScriptNotUnderstood, InexpressiblePath)
 _MOST_MENDS = 3
 
 
-def plan_recovery(auditor: Auditor, run: RunReport, choices: Choices | None = None) -> Recovery:
-    """The ways on for a run; repairs are planned from the newest checkpoint to the first that is ready."""
+def plan_recovery(
+    auditor: Auditor,
+    run: RunReport,
+    choices: Choices | None = None,
+    plan: Callable[[Auditor, RunReport, CheckpointReport, Choices | None], Mend | None] | None = None,
+) -> Recovery:
+    """The ways on for a run; repairs are planned from the newest checkpoint to the first that is ready.
+
+    :param plan: plans one repair, instead of :func:`mend_of`.
+    """
     mends: dict[str, Mend] = {}
     for item in run.checkpoints:
-        if mend := mend_of(auditor, run, item, choices):
+        if mend := (plan or mend_of)(auditor, run, item, choices):
             mends[item.name] = mend
         if item.verdict.resumes or len(mends) >= _MOST_MENDS:
             break
@@ -103,3 +112,15 @@ def take(way: Way, change: ScriptChange | None, look: Callable[[], CheckpointRep
     if way.mend is not None:
         return Taken(record=way.mend.execute(look))
     return Taken(receipt=change.execute()) if change is not None else Taken()
+
+
+def look_again(auditor: Auditor, run: str, checkpoint: str) -> Callable[[], CheckpointReport]:
+    """Judges a checkpoint as it lies on the disk, and loads it for trial where nobody has tried the versions."""
+
+    def look() -> CheckpointReport:
+        now = auditor.audit_run(run).checkpoint(checkpoint)
+        if now.verdict.resumes and now.needs_rehearsal:
+            return auditor.rehearse(run, checkpoint, rehearse_state)
+        return now
+
+    return look

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
+from checkpoint_core.facts import ScriptFacts
 from checkpoint_core.gym import Gym, box_value, find_gym, slug
+from checkpoint_core.script_facts import script_facts
 from checkpoint_core.script_words import Dialect
+from checkpoint_core.train_script import TrainScript
 
 
 def component(number: int, elem_id: str | None = None, label: str = "") -> SimpleNamespace:
@@ -141,3 +144,63 @@ def test_in_a_batch_file_it_is_in_double_quotes() -> None:
 
 def test_an_empty_box_clears() -> None:
     assert box_value(None, Dialect.SH) == ""
+
+
+# What a repair changes besides
+
+INITIAL, SKIP = component(8, "--initial_epoch"), component(9, "--skip_until_initial_step")
+RUN_SCRIPT = (
+    "accelerate launch \\\n  sd-scripts/flux_train_network.py \\\n  --max_train_epochs 12 \\\n  --initial_epoch 5"
+    " \\\n  --network_weights '/x/my lora.safetensors'\n"
+)
+WEIGHTS = component(10, "--network_weights")
+
+
+def wide(epochs: int = 12) -> Gym:
+    """A Gym tab with the boxes that say where a training begins; it always writes the same epochs."""
+
+    def write(name: str, resume: str, initial: str, skip: bool, weights: str) -> tuple[str, str]:
+        flags = [f"--max_train_epochs {epochs}"]
+        flags += [f"--initial_epoch {initial}"] if initial else []
+        flags += [f"--network_weights {weights}"] if weights else []
+        flags += ["--skip_until_initial_step"] if skip else []
+        return "accelerate launch sd-scripts/flux_train_network.py " + " ".join(flags), "config"
+
+    blocks = (*BLOCKS, INITIAL, SKIP, WEIGHTS)
+    click = event(write)
+    click.inputs = [NAME, RESUME, INITIAL, SKIP, WEIGHTS]
+    return find_gym(blocks, [click])
+
+
+def script_of(text: str) -> ScriptFacts:
+    return script_facts(TrainScript.parse(text.encode(), Dialect.SH), "train.sh")
+
+
+def test_where_a_training_begins_is_carried_too() -> None:
+    values, told = wide().carry(["my-lora", "", "", True, ""], "my-lora", PATH, script_of(RUN_SCRIPT))
+
+    assert values is not None
+    name, resume, initial, weights, skip = values[:5]
+    assert (name, resume, initial, skip) == ("my-lora", PATH, "5", False)
+    assert shlex.split(weights) == ["/x/my lora.safetensors"]
+    assert "otherwise than the run's script" not in told
+
+
+def test_a_flag_that_is_gone_is_cleared_there() -> None:
+    without = RUN_SCRIPT.replace(" \\\n  --initial_epoch 5", "")
+    values, _ = wide().carry(["my-lora", "", "5", True, ""], "my-lora", "", script_of(without))
+
+    assert values is not None
+    assert values[2] == ""
+
+
+def test_what_cannot_be_carried_is_named() -> None:
+    _, told = wide(epochs=4).carry(["my-lora", "", "", False, ""], "my-lora", PATH, script_of(RUN_SCRIPT))
+
+    assert "would still set --max_train_epochs otherwise than the run's script" in told
+
+
+def test_a_generated_script_that_is_none_is_not_compared() -> None:
+    _, told = found().carry(["my-lora", 16, "", False], "my-lora", PATH, script_of(RUN_SCRIPT))
+    assert "The Gym tab carries it too" in told
+    assert "otherwise" not in told

@@ -17,7 +17,8 @@ from checkpoint_core.redaction import Redactor
 from checkpoint_core.report import Diagnosis, build_report
 from checkpoint_core.report_schema import SCHEMA_VERSION, check_json, checkpoint_json, scan_json
 from checkpoint_core.versions import Versions
-from tests.damage import nan_in_optimizer, truncate
+from checkpoint_core.ways_on import plan_recovery
+from tests.damage import nan_in_optimizer, remove, truncate
 from tests.world import World
 
 MADE_NS = 1_767_225_600_123_456_789
@@ -310,3 +311,24 @@ def test_sd_scripts_commit_is_read_beside_the_trainer(world: World) -> None:
     (git / "HEAD").write_text("b" * 40)
 
     assert json.loads(diagnosis_for(audited(world)).json)["trainer_commits"]["folder"] == "b" * 40
+
+
+def test_the_ways_on_and_the_repairs_stand_in_the_report(world: World) -> None:
+    remove(world.latest / "scheduler.bin")
+    auditor = Auditor(world.outputs)
+    run = auditor.audit_run(world.run_name)
+    (world.run / "repairs.json").write_text('{"repairs": []}')
+
+    report = diagnosis_for(run, plan_recovery(auditor, run))
+
+    document = json.loads(report.json)
+    assert [way["kind"] for way in document["recovery"]["ways"]] == ["repair", "older", "warm-start", "fresh"]
+    assert "## Ways on" in report.markdown
+    assert "1. **Repair epoch 4 and resume** (recommended)" in report.markdown
+    assert "files/repairs.json" in document["small_files"]
+
+
+def test_a_report_without_planned_ways_has_none(world: World) -> None:
+    report = diagnosis_for(audited(world))
+    assert json.loads(report.json)["recovery"] is None
+    assert "## Ways on" not in report.markdown

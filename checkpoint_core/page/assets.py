@@ -14,3 +14,5 @@ SCRIPT = (_HERE / "tab.js").read_text(encoding="utf-8")
 OPENED = (_HERE / "opened.js").read_text(encoding="utf-8")
 #: To be run with the file that was made for a download.
 DOWNLOAD = (_HERE / "download.js").read_text(encoding="utf-8")
+#: To be run when the page asks something far below what was pressed.
+ASKED = (_HERE / "asked.js").read_text(encoding="utf-8")

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from checkpoint_core import gym, samples
 from checkpoint_core.audit import Auditor, CheckpointReport, RunReport, UnknownName, find_latest_resumable
@@ -190,7 +191,7 @@ class Desk:
     ) -> RunView:
         change, preview, resumes = None, "", item.verdict.resumes
         mend = self.repairs.mend(run, item, layout, choices)
-        refusal = "" if mend else action_view.refusal(item)
+        refusal = action_view.refusal(item)
         if resumes:
             try:
                 change = plan_resume(run.facts.path, item.name)
@@ -311,6 +312,19 @@ class Desk:
             told = "The train script has no --resume: it starts from the beginning already."
             return action_view.info_view(told), None
         return action_view.fresh_view(change.diff), change
+
+    def carry(
+        self, host: gym.Gym, values: Sequence[Any], run_name: str, state: str | bool
+    ) -> tuple[list[Any] | None, str]:
+        """:meth:`checkpoint_core.gym.Gym.carry` of a run's script as it is now.
+
+        :param state: the path that is resumed from; any other value clears FluxGym's ``--resume``.
+        """
+        try:
+            script = self.run(run_name).facts.script
+        except (UnknownName, OutputsFolderError):
+            script = None
+        return host.carry(values, run_name, self.box_value(state), script)
 
     def box_value(self, state: str | bool) -> str:
         """What FluxGym's text box ``--resume`` must hold for a state's path, or to be cleared."""

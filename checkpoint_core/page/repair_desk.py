@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from checkpoint_core.audit import Auditor, CheckpointReport, RunReport, UnknownName
 from checkpoint_core.discovery import OutputsFolderError
 from checkpoint_core.mending import Choices, Mend, MendFailed
 from checkpoint_core.page import action_view, ways_view
-from checkpoint_core.recovery import Kind, Way
+from checkpoint_core.recovery import Kind, Recovery, Way
 from checkpoint_core.repairs import workshop
 from checkpoint_core.repairs.record import RecordUnusable, RepairRecord, read_records
 from checkpoint_core.repairs.workshop import NothingToUndo, StateChangedSinceShown
 from checkpoint_core.run_command import run_command
 from checkpoint_core.script_change import SCRIPT_TROUBLE, Receipt, ScriptChange
 from checkpoint_core.train_script import find_script
-from checkpoint_core.ways_on import change_of, mend_of, plan_recovery, take
+from checkpoint_core.ways_on import change_of, look_again, mend_of, plan_recovery, take
 from checkpoint_core.wording import title_inside
 
 #: What can go wrong with a repair, each with a text for the user.
@@ -62,15 +63,35 @@ class Done:
     written: bool = False
 
 
+def _fits_script(mend: Mend | None) -> bool:
+    """Whether the train script is still the one of the plan: an edit of a comment changes no fact, but the bytes."""
+    change = mend.plan.script if mend else None
+    return change is None or (change.path.is_file() and change.path.read_bytes() == change.before)
+
+
 class RepairDesk:
     """The repairs of one desk."""
 
     def __init__(self, desk: _Desk) -> None:
         self._desk = desk
+        self._planned: dict[Path, tuple[CheckpointReport, Choices, Mend | None]] = {}
+
+    def _plan(
+        self, auditor: Auditor, run: RunReport, item: CheckpointReport, choices: Choices | None
+    ) -> Mend | None:
+        """A repair, planned anew only where the checkpoint was judged anew: a page asks every ten seconds."""
+        chosen = choices or Choices()
+        known = self._planned.get(item.facts.path)
+        if known is None or known[0] is not item or known[1] != chosen or not _fits_script(known[2]):
+            known = self._planned[item.facts.path] = (item, chosen, mend_of(auditor, run, item, chosen))
+        return known[2]
+
+    def _recovery(self, run: RunReport, layout: str, choices: Choices) -> Recovery:
+        return plan_recovery(self._desk.auditor(layout), run, choices, self._plan)
 
     def ways(self, run: RunReport, layout: str, choices: Choices) -> str:
         """The ways on for a run, as HTML; nothing for a run that has neither a checkpoint nor a LoRA file."""
-        recovery = plan_recovery(self._desk.auditor(layout), run, choices)
+        recovery = self._recovery(run, layout, choices)
         shown = (
             ways_view.ways_view(recovery) if any(way.kind is not Kind.FRESH for way in recovery.ways) else ""
         )
@@ -85,7 +106,7 @@ class RepairDesk:
 
     def mend(self, run: RunReport, item: CheckpointReport, layout: str, choices: Choices) -> Mend | None:
         """The repair of a checkpoint that would change something, if one is known."""
-        mend = mend_of(self._desk.auditor(layout), run, item, choices)
+        mend = self._plan(self._desk.auditor(layout), run, item, choices)
         return mend if mend is not None and mend.is_needed else None
 
     def repaired(self, run: RunReport, item: CheckpointReport) -> str:
@@ -105,7 +126,7 @@ class RepairDesk:
     def _repair(self, run_name: str, layout: str, mend: Mend) -> Done:
         run = self._desk.run(run_name, layout)
         auditor = self._desk.auditor(layout)
-        record = mend.execute(lambda: auditor.audit_run(run.name).checkpoint(mend.checkpoint.name))
+        record = mend.execute(look_again(auditor, run.name, mend.checkpoint.name))
         now = auditor.audit_run(run.name).checkpoint(mend.checkpoint.name)
         return Done(self._told(run, now, mend.does), record, written=True)
 
@@ -150,7 +171,7 @@ class RepairDesk:
         return ways_view.undo_question(record, keeps), Question(run.name, undo=record)
 
     def _ask_way(self, run: RunReport, wanted: str, layout: str, choices: Choices) -> tuple[str, Question]:
-        ways = plan_recovery(self._desk.auditor(layout), run, choices).ways
+        ways = self._recovery(run, layout, choices).ways
         number = int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) < 4 else 0
         if not 1 <= number <= len(ways):
             raise UnknownName("That way is not there any more; look at the list again.")

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from checkpoint_core.mending import Mend
 from checkpoint_core.page.markup import WAY_BOX, diff_block, notice, sets, text
-from checkpoint_core.recovery import Kind, Recovery, Way
+from checkpoint_core.recovery import NOTHING, Kind, Recovery, Way
 from checkpoint_core.repairs.record import RepairRecord
 
 #: What is written into the box in the place of a number: take a repair back, finish one that was interrupted.
@@ -65,10 +65,9 @@ def question_view(way: Way, diff: str) -> str:
     """Everything that a way changes, with the question whether to do it."""
     changes = _changes(way.mend) if way.mend else diff_block(diff) if diff else ""
     nothing = "" if changes else "<p>The train script says so already.</p>"
-    return notice(
-        "warning",
-        f'<p class="ck-headline">{text(way.title)}?</p><p>Loses: {text(way.loses)}</p>{changes}{nothing}',
-    )
+    # A repair that loses nothing says so itself, with what it changes.
+    loses = "" if way.mend and way.loses == NOTHING else f"<p>Loses: {text(way.loses)}</p>"
+    return notice("warning", f'<p class="ck-headline">{text(way.title)}?</p>{loses}{changes}{nothing}')
 
 
 def repaired_view(record: RepairRecord) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -318,3 +320,43 @@ def test_leftovers_of_a_repair_that_never_began_go_with_the_next(run: Path) -> N
     record = workshop.carry_out(plan_of(run))
 
     assert [path.name for path in (run / ".repairs").iterdir()] == [record.id]
+
+
+@contextmanager
+def small_disk(place: Path, size: str) -> Iterator[Path]:
+    """A disk of its own in memory; skips where this user may not make one."""
+    place.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip(f"no small disk can be mounted here: {made.stderr.decode().strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+@pytest.mark.skipif(shutil.which("mount") is None, reason="a full disk is made with mount")
+@pytest.mark.parametrize("left", [0, 4096, 65536, 400_000])
+def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: int) -> None:
+    with small_disk(tmp_path / "disk", "3m") as disk:
+        run = make_run(disk)
+        plan = plan_of(run)
+        # The room is gone after it was looked at, so that it ends in the middle of the work.
+        monkeypatch.setattr(workshop, "_check_room", lambda _: None)
+        fill = disk / "fill"
+        with fill.open("wb", buffering=0) as file, suppress(OSError):
+            while file.write(b"x" * 4096):
+                pass
+        os.truncate(fill, max(0, fill.stat().st_size - left))
+        failure = None
+        try:
+            workshop.carry_out(plan)
+        except WriteFailed as error:
+            failure = str(error)
+        fill.unlink()
+        workshop.settle(run)
+        assert failure is None or "Make room on the disk" in failure
+        assert contents(run) == ((BEFORE, SCRIPT) if failure else (AFTER, NEW_SCRIPT))
+        assert not any(record.is_interrupted for record in read_records(run))

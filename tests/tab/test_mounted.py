@@ -89,6 +89,25 @@ def test_a_resume_is_carried_into_the_gym_tab_and_undone_there(
     assert "--resume" not in gym_script(page)
 
 
+def test_a_repair_of_the_script_is_carried_into_the_gym_tab(
+    mounted: Server, page: Page, add_run: AddRun, tmp_path: Path
+) -> None:
+    run = add_run(mounted, "carried", source="resumed-once")
+    open_checkpoints(page, mounted)
+    pick(page, run.name)
+    select(page, "tiny-lora-000004-state")
+    page.get_by_role("button", name="Repair and resume", exact=True).click()
+    expect(page.locator("#ck-result")).to_contain_text("The Gym tab carries it too")
+
+    arguments = FakeAccelerate(tmp_path / "bash").arguments(gym_script(page).encode())
+    assert trainer_reads(arguments)[0] == str(run / "tiny-lora-000004-state")
+    assert arguments[arguments.index("--initial_epoch") + 1] == "5"
+    page.get_by_role("tab", name="Checkpoints").click()
+    page.get_by_role("button", name="Undo", exact=True).click()
+    expect(page.locator("#ck-result")).to_contain_text("its --resume is empty")
+    assert "--initial_epoch" not in gym_script(page)
+
+
 def test_start_training_keeps_what_was_chosen(
     mounted: Server, page: Page, add_run: AddRun, tmp_path: Path
 ) -> None:

@@ -103,7 +103,7 @@ def test_the_recommended_way_is_shown_whole_and_asked_for(
     expect(first).to_contain_text("Train 8 more epochs from epoch 4 on")
     expect(first.locator(".ck-badge")).to_have_text("Recommended")
     page.get_by_role("button", name="Options").click()
-    page.get_by_label("Further epochs for a finished run").fill("5")
+    page.get_by_label("Epochs to add to a finished training").fill("5")
     expect(first).to_contain_text("Train 5 more epochs from epoch 4 on")
 
     choose(page, "Train 5 more epochs")
