@@ -35,6 +35,7 @@ from checkpoint_core.page.table_view import DEFAULT_SORT
 from checkpoint_core.safe_write import WriteFailed
 
 _EPOCH_PLACES = [("the train script (--initial_epoch)", False), ("the checkpoint (train_state.json)", True)]
+_SKIP_LABEL = "In an unfinished epoch, skip the steps that were trained already (--skip_until_initial_step)"
 _LAYOUT_LABEL = "Judge checkpoints by the files of"
 _KNOWS_SHOW_API = "show_api" in inspect.signature(gr.Button.click).parameters
 #: Gradio 6 renamed the switch that keeps an event out of the API's documentation.
@@ -100,6 +101,7 @@ class _Page:
             self.epochs = gr.Number(
                 8, label="Epochs to add to a finished training", precision=0, minimum=1, interactive=True
             )
+            self.skip = gr.Checkbox(False, label=_SKIP_LABEL, interactive=True)
             self.environment = _html()
             gr.HTML(info_view(gym.describe()) if gym else "")
         # In the page though not seen: `visible=False` would keep them out of it on Gradio 5 and 6.
@@ -210,8 +212,8 @@ def _wire_views(desk: Desk, page: _Page) -> None:
         # The page puts a counter before the value: the same row can be pressed twice, and 5.x may fire twice.
         return show(*who, selected=message.partition("|")[2])
 
-    def choose(epoch_in_state: bool, epochs: float | None, *who: Any) -> list[Any]:
-        return show(*who, choices=Choices.of(epoch_in_state, epochs))
+    def choose(epoch_in_state: bool, epochs: float | None, skip: bool, *who: Any) -> list[Any]:
+        return show(*who, choices=Choices.of(epoch_in_state, epochs, skip))
 
     def resort(message: str, *who: Any) -> list[Any]:
         return show(*who, sort=message.partition("|")[2] or DEFAULT_SORT)
@@ -225,8 +227,9 @@ def _wire_views(desk: Desk, page: _Page) -> None:
     page.runs.input(pick, page.who, [*page.talk, page.progress, *page.views], **_QUIET)
     layout = [page.layout, *page.who]
     page.layout.input(lambda name, *who: show(*who, layout=name), layout, page.views, **_QUIET)
-    chosen = [page.epoch_in, page.epochs, *page.who]
-    for box in (page.epoch_in, page.epochs):
+    boxes = (page.epoch_in, page.epochs, page.skip)
+    chosen = [*boxes, *page.who]
+    for box in boxes:
         box.input(choose, chosen, page.views, **_QUIET)
     page.selected_box.change(select, [page.selected_box, *page.who], page.views, **_QUIET)
     page.sort_box.change(resort, [page.sort_box, *page.who], page.views, **_QUIET)

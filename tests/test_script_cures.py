@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -13,10 +14,11 @@ from checkpoint_core.script_change import Remove, SetSwitch, SetValue, SetValues
 from checkpoint_core.script_cures import CureChoices, saving_edits
 from checkpoint_core.script_facts import read_script
 from checkpoint_core.ways_on import mend_of
+from tests.checks.conftest import RUN, make_stepped_run
 from tests.damage import edit_train_state, remove
 from tests.fake_accelerate import FakeAccelerate
 from tests.judging import codes
-from tests.world import World
+from tests.world import World, once
 
 Edit = Callable[[str], str]
 
@@ -143,18 +145,22 @@ def test_a_changed_schedule_is_told(world: World) -> None:
     assert any("laid out anew over 12 epochs" in note for note in mend.notes)
 
 
-def test_steps_that_were_trained_are_skipped_on_request_only(world: World) -> None:
-    """Only a step's own state stands inside an epoch."""
-    state = world.latest.rename(world.run / f"{world.run_name}-step00000028-state")
-    edit_train_state(state, current_epoch=4, current_step=28)
-    auditor = Auditor(world.outputs)
-    run = auditor.audit_run(world.run_name)
-    item = run.checkpoint(state.name)
-    asked = Choices(script=CureChoices(skip_trained_steps=True))
-    for choices, edits in ((None, []), (asked, [(SetSwitch("--skip_until_initial_step"),)])):
-        mend = mend_of(auditor, run, item, choices)
-        if mend is not None:
-            assert [cure.edits for cure in mend.cures if cure.code == "mid-epoch"] == edits
+def test_steps_that_were_trained_are_skipped_on_request_only(shared_dir: Path) -> None:
+    root = once(shared_dir, "stepped", make_stepped_run)
+    auditor = Auditor(root / "outputs")
+    run = auditor.audit_run(RUN)
+    item = next(each for each in run.checkpoints if each.position.repeated_steps)
+    assert codes(item) == ["mid-epoch"]
+
+    plain = mend_of(auditor, run, item)
+    asked = mend_of(auditor, run, item, Choices(script=CureChoices(skip_trained_steps=True)))
+
+    assert plain is not None
+    assert asked is not None
+    assert (plain.is_needed, asked.is_needed) == (False, True)
+    assert [cure.edits for cure in asked.cures] == [(SetSwitch("--skip_until_initial_step"),)]
+    assert "mid-epoch" not in codes(asked.after)
+    assert f"after its first {item.position.repeated_steps} step" in asked.outlook
 
 
 def script_of(world: World) -> ScriptFacts:

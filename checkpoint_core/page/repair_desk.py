@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from checkpoint_core.audit import Auditor, CheckpointReport, RunReport, UnknownName
 from checkpoint_core.discovery import OutputsFolderError
 from checkpoint_core.mending import Choices, Mend, MendFailed
 from checkpoint_core.page import action_view, ways_view
+from checkpoint_core.page.names import Names
 from checkpoint_core.recovery import Kind, Recovery, Way
 from checkpoint_core.repairs import workshop
 from checkpoint_core.repairs.record import RecordUnusable, RepairRecord, read_records
@@ -31,16 +31,6 @@ TROUBLE = (
     RecordUnusable,
     MendFailed,
 )
-
-
-class _Desk(Protocol):
-    """Who knows the runs and checkpoints by the names that the page shows."""
-
-    def auditor(self, layout: str = "") -> Auditor: ...
-
-    def run(self, name: str, layout: str = "") -> RunReport: ...
-
-    def checkpoint(self, run: RunReport, name: str) -> CheckpointReport: ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +62,7 @@ def _fits_script(mend: Mend | None) -> bool:
 class RepairDesk:
     """The repairs of one desk."""
 
-    def __init__(self, desk: _Desk) -> None:
+    def __init__(self, desk: Names) -> None:
         self._desk = desk
         self._planned: dict[Path, tuple[CheckpointReport, Choices, Mend | None]] = {}
 

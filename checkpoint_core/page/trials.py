@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
-from checkpoint_core.audit import Auditor, CheckpointReport, RunReport, UnknownName
+from checkpoint_core.audit import CheckpointReport, UnknownName
 from checkpoint_core.discovery import OutputsFolderError
 from checkpoint_core.facts import StateFacts
 from checkpoint_core.page import action_view
 from checkpoint_core.page.long_work import LongWork
+from checkpoint_core.page.names import Names
 from checkpoint_core.rehearsal import rehearse_state
 from checkpoint_core.rehearsal_outcome import RehearsalOutcome, Stage
 from checkpoint_core.surroundings import Environment
@@ -18,20 +18,10 @@ from checkpoint_core.verification import VerificationCancelled
 from checkpoint_core.wording import title
 
 
-class _Desk(Protocol):
-    """Who knows the runs and checkpoints by the names that the page shows."""
-
-    def auditor(self, layout: str = "") -> Auditor: ...
-
-    def run(self, name: str, layout: str = "") -> RunReport: ...
-
-    def checkpoint(self, run: RunReport, name: str) -> CheckpointReport: ...
-
-
 class Trials:
     """The long work under way at one desk."""
 
-    def __init__(self, desk: _Desk) -> None:
+    def __init__(self, desk: Names) -> None:
         self._desk = desk
         self._working = LongWork()
 
