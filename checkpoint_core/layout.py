@@ -20,6 +20,8 @@ OPTIMIZER = "optimizer.bin"
 SCHEDULER = "scheduler.bin"
 RANDOM_STATES = "random_states_0.pkl"
 CUSTOM_OBJECT = "custom_checkpoint_0.pkl"
+#: Only under fp16.
+SCALER = "scaler.pt"
 
 #: The order in which a save writes its files; ``random_states_0.pkl`` last, so it marks a finished save.
 WRITE_ORDER = (TRAIN_STATE, WEIGHTS_SAFE, OPTIMIZER, SCHEDULER, RANDOM_STATES)

@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
+from checkpoint_core import layout
 from checkpoint_core.catalogue import finding
 from checkpoint_core.checks.optimizer_settings import check_optimizer_settings
 from checkpoint_core.facts import ScriptFacts, StateFacts, WeightsFacts
 from checkpoint_core.findings import Finding
 from checkpoint_core.layout import Layout
-from checkpoint_core.lora_modules import LoraDifference, LoraPlan, difference, plan_network
+from checkpoint_core.lora_modules import MODULE, LoraDifference, LoraPlan, difference, plan_network
 from checkpoint_core.surroundings import TrainerFacts
 from checkpoint_core.trainer_optimizers import optimizer_of
 
@@ -31,7 +32,11 @@ def check_settings(
     if script.why_unknown("--save_state"):
         return
     yield from _trainer(script, trainer)
+    yield from _precision(facts, script)
     plan = plan_network(script)
+    module = script.network_module
+    if plan is None and module not in (None, MODULE) and isinstance(facts.weights, WeightsFacts):
+        yield finding("script-network-unlisted", given=f"--network_module {module}")
     gap = _gap(facts, plan)
     if plan and gap and isinstance(facts.weights, WeightsFacts):
         if gap.foreign:
@@ -46,6 +51,15 @@ def _trainer(script: ScriptFacts, trainer: TrainerFacts | None) -> Iterator[Find
     asked = optimizer_of(script)
     if asked and asked[0].schedule_free and trainer and "schedule-free" not in trainer.features:
         yield finding("trainer-too-old-schedule-free", folder=trainer.folder, given=asked[0].name)
+
+
+def _precision(facts: StateFacts, script: ScriptFacts) -> Iterator[Finding]:
+    """accelerate loads ``scaler.pt`` wherever it has a scaler, and it has one under fp16 on a GPU.
+
+    Source: ``accelerator.py`` (``__init__``) and ``checkpointing.py`` (``load_accelerator_state``); read, not tried.
+    """
+    if script.value("--mixed_precision") == "fp16" and facts.files and facts.file(layout.SCALER) is None:
+        yield finding("script-mixed-precision")
 
 
 def _gap(facts: StateFacts, plan: LoraPlan | None) -> LoraDifference | None:

@@ -11,7 +11,7 @@ import pytest
 from checkpoint_core.audit import Auditor, RunReport
 from checkpoint_core.checks.settings import check_settings
 from checkpoint_core.descriptions import weights_facts
-from checkpoint_core.facts import ScriptFacts, StateFacts, WeightsFacts
+from checkpoint_core.facts import FileEntry, ScriptFacts, StateFacts, WeightsFacts
 from checkpoint_core.findings import Finding, Severity, Subject
 from checkpoint_core.formats.safetensors import TensorEntry
 from checkpoint_core.layout import Layout
@@ -122,9 +122,22 @@ def test_a_network_that_cannot_be_told_is_not_judged(
     assert judged(facts_of(stepped), script_of(stepped, **flags)) == []
 
 
-def test_another_network_module_is_not_judged(stepped: RunReport) -> None:
+def test_another_network_module_is_not_judged_and_that_is_told(stepped: RunReport) -> None:
     script = replace(script_of(stepped, network_dim=("8",)), network_module="lycoris.kohya")
-    assert judged(facts_of(stepped), script) == []
+    (found,) = judged(facts_of(stepped), script)
+
+    assert (found.code, found.severity) == ("script-network-unlisted", Severity.WARNING)
+    assert "--network_module lycoris.kohya" in found.message
+
+
+def test_fp16_wants_a_scaler_that_only_fp16_saves(stepped: RunReport) -> None:
+    facts, script = facts_of(stepped), script_of(stepped, mixed_precision=("fp16",))
+    (found,) = judged(facts, script)
+    assert (found.code, found.subject) == ("script-mixed-precision", Subject.SCRIPT)
+
+    saved = replace(facts, files=(*facts.files, FileEntry("scaler.pt", 988, 0)))
+    assert judged(saved, script) == []
+    assert judged(saved, script_of(stepped, mixed_precision=("bf16",))) == []
 
 
 # Rank
