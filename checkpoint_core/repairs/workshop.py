@@ -45,6 +45,8 @@ from checkpoint_core.units import human_bytes
 
 #: Left free beside what a repair takes, for the record and for whoever else writes.
 _SPARE_BYTES = 1_000_000
+#: The end of a folder's name in ``.repairs`` while its repair is prepared.
+_UNBEGUN = ".part"
 #: The script as it is to be, and as it was, in ``.repairs/ID``.
 _SCRIPT, _OLD_SCRIPT = "script-after", "script-before"
 
@@ -122,11 +124,12 @@ def _prepared(plan: Repair) -> RepairRecord:
     """Everything made and kept, and the record that says so; on failure nothing of it is left."""
     moment = datetime.now(timezone.utc)
     identity = f"{moment:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
-    folder = _folder(plan.run, identity)
+    folder = _folder(plan.run, identity + _UNBEGUN)
     try:
         after, before = own_folder(folder / "after"), own_folder(folder / "before")
         files = tuple(_prepared_file(plan, file, after, before) for file in plan.files)
         script = _prepared_script(plan.script, folder)
+        put(folder, _folder(plan.run, identity))
     except BaseException:
         remove_own_folder(folder)
         raise
@@ -243,22 +246,20 @@ def settle(run: Path) -> tuple[RepairRecord, ...]:
 
 def settle_locked(run: Path) -> tuple[RepairRecord, ...]:
     """As :func:`settle`, for who has the lock; it also removes what a repair left that died before it began."""
-    found = read_records(run)
-    interrupted = [record for record in found if record.is_interrupted]
+    interrupted = [record for record in read_records(run) if record.is_interrupted]
     done = [
         _finish(run, record) if record.status == records.APPLYING else _finish_undo(run, record)
         for record in interrupted
     ]
-    _sweep(run, {record.id for record in found})
+    _sweep(run)
     return tuple(done)
 
 
-def _sweep(run: Path, known: set[str]) -> None:
+def _sweep(run: Path) -> None:
+    """Remove what never began. Any other folder may hold the only copy of an original, whatever the record says."""
     home = run / records.FOLDER
-    if not home.is_dir():
-        return
-    for folder in list(home.iterdir()):
-        if folder.is_dir() and not folder.is_symlink() and folder.name not in known:
+    for folder in list(home.iterdir()) if home.is_dir() else []:
+        if folder.name.endswith(_UNBEGUN) and folder.is_dir() and not folder.is_symlink():
             remove_own_folder(folder)
 
 

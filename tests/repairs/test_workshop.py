@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -313,13 +314,26 @@ def test_killed_at_any_call_it_is_found_whole_on_one_side_or_the_other(tmp_path:
 
 
 def test_leftovers_of_a_repair_that_never_began_go_with_the_next(run: Path) -> None:
-    left = run / ".repairs" / "20260101T000000Z-00000000" / "after"
+    left = run / ".repairs" / "20260101T000000Z-00000000.part" / "after"
     left.mkdir(parents=True)
     (left / "x").write_bytes(b"x")
 
     record = workshop.carry_out(plan_of(run))
 
     assert [path.name for path in (run / ".repairs").iterdir()] == [record.id]
+
+
+def test_originals_outlive_a_record_that_was_lost(run: Path) -> None:
+    first = workshop.carry_out(plan_of(run))
+    (run / "repairs.json").unlink()
+    state = run / "cat-000004-state"
+    (state / "random_states_0.pkl").write_bytes(b"broken again")
+
+    again = replace(plan_of(run), script=None)
+    workshop.carry_out(replace(again, files=again.files[:1]))
+
+    kept = workshop.originals(run, first) / "random_states_0.pkl"
+    assert kept.read_bytes() == BEFORE["random_states_0.pkl"]
 
 
 @contextmanager
