@@ -7,12 +7,14 @@ the changed script before anything is written (:mod:`checkpoint_core.mending`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 
 from checkpoint_core.facts import LoraFacts, OptimizerFacts, ScriptFacts, WeightsFacts
 from checkpoint_core.findings import Severity
 from checkpoint_core.judgement import CheckpointReport
-from checkpoint_core.lora_modules import difference, plan_network
+from checkpoint_core.lora_groups import plan_groups, plan_rates
+from checkpoint_core.lora_modules import LoraPlan, difference, plan_network
 from checkpoint_core.position import Position, accumulation_steps
 from checkpoint_core.script_change import Edit, Remove, SetSwitch, SetValue, SetValues
 from checkpoint_core.trainer_optimizers import trainer_optimizer, type_to_write
@@ -66,13 +68,7 @@ def saving_edits(script: ScriptFacts) -> tuple[Edit, ...]:
     by_steps = script.has("--save_every_n_steps")
     if not by_steps and not script.has("--save_every_n_epochs"):
         edits.append(SetValue("--save_every_n_epochs", "1"))
-    limits = (
-        "--save_last_n_epochs",
-        "--save_last_n_epochs_state",
-        "--save_last_n_steps",
-        "--save_last_n_steps_state",
-    )
-    if not by_steps and not any(script.has(flag) for flag in limits):
+    if not by_steps and not any(flag.startswith("--save_last_n_") for flag in script.flags):
         edits.append(SetValue("--save_last_n_epochs_state", str(KEPT_STATES)))
     return tuple(edits)
 
@@ -86,6 +82,9 @@ def script_cures(
     """The cures that are known for a checkpoint's findings about its script, one a finding."""
     case = _Case(report, script, choices or CureChoices())
     weighty = [found.code for found in report.findings if found.severity is not Severity.INFO]
+    # The run's own finding: with the flag the trainer looks for no checkpoint of this machine.
+    if script.resume_from_huggingface:
+        weighty.append("resume-from-hub")
     found = (_CURES[code](case) for code in dict.fromkeys(weighty) if code in _CURES)
     return tuple(_once(cure for cure in found if cure is not None))
 
@@ -107,7 +106,33 @@ def _rank(case: _Case) -> ScriptCure | None:
     if len(weights.ranks) == 1 and weights.rank and not plan.type_ranks and not plan.split_qkv:
         edit = SetValue("--network_dim", str(weights.rank))
         return ScriptCure("script-rank", (edit,), f"--network_dim {weights.rank}, as in the checkpoint.")
-    return None
+    return _split_qkv(case.script, weights, plan)
+
+
+def _split_qkv(script: ScriptFacts, weights: WeightsFacts, plan: LoraPlan) -> ScriptCure | None:
+    """The pairs of a divided layer are saved as one, so the saved ranks tell whether it was divided."""
+    given = _arguments(script)
+    other = replace(plan, split_qkv=not plan.split_qkv)
+    if given is None or difference(other, weights.modules).rank_counts - weights.ranks:
+        return None
+    args = {key: value for key, value in given.items() if key != "split_qkv"}
+    if other.split_qkv:
+        args["split_qkv"] = "True"
+    does = f"split_qkv=True {'added to' if other.split_qkv else 'removed from'} --network_args."
+    return ScriptCure("script-rank", (_with_arguments(args),), does)
+
+
+def _arguments(script: ScriptFacts) -> dict[str, str] | None:
+    """``--network_args`` by name; ``None`` where they cannot be told."""
+    given = script.values("--network_args")
+    if given is None or any("=" not in argument for argument in given):
+        return None
+    return dict(argument.split("=", 1) for argument in given)
+
+
+def _with_arguments(args: dict[str, str]) -> Edit:
+    values = tuple(f"{key}={value}" for key, value in args.items())
+    return SetValues("--network_args", values) if values else Remove("--network_args")
 
 
 def _alpha(case: _Case) -> ScriptCure | None:
@@ -126,9 +151,10 @@ def _parts(case: _Case) -> ScriptCure | None:
         return None
     gap = difference(plan, weights.modules)
     have, planned = gap.parts, gap.planned_parts
-    if "in" in have ^ planned or "other" in have:
-        return None  # the ranks of the input layers stand nowhere else
-    edits, told = list(_network_args(case.script, have, planned)), []
+    dims = _input_dims(weights, plan) if "in" in have else ""
+    if "other" in have or ("in" in have - planned and not dims):
+        return None
+    edits, told = list(_network_args(case.script, have, planned, dims)), []
     if ("te1" in have) != ("te1" in planned):
         flag = "--network_train_unet_only"
         edits.append(Remove(flag) if "te1" in have else SetSwitch(flag))
@@ -143,11 +169,12 @@ def _parts(case: _Case) -> ScriptCure | None:
     return ScriptCure("script-parts", tuple(edits), f"{' and '.join(told)}.") if edits else None
 
 
-def _network_args(script: ScriptFacts, have: frozenset[str], planned: frozenset[str]) -> Iterator[Edit]:
-    given = script.values("--network_args")
-    if given is None or any("=" not in argument for argument in given):
+def _network_args(
+    script: ScriptFacts, have: frozenset[str], planned: frozenset[str], dims: str
+) -> Iterator[Edit]:
+    before = _arguments(script)
+    if before is None:
         return
-    before = dict(argument.split("=", 1) for argument in given)
     after = dict(before)
     trained, asked = have & {"double", "single"}, planned & {"double", "single"}
     if trained and trained != asked:
@@ -158,10 +185,79 @@ def _network_args(script: ScriptFacts, have: frozenset[str], planned: frozenset[
         after.pop("train_t5xxl", None)
         if "te3" in have:
             after["train_t5xxl"] = "True"
-    if after == before:
-        return
-    values = tuple(f"{key}={value}" for key, value in after.items())
-    yield SetValues("--network_args", values) if values else Remove("--network_args")
+    if ("in" in have) != ("in" in planned):
+        after.pop("in_dims", None)
+        if dims:
+            after["in_dims"] = dims
+    if after != before:
+        yield _with_arguments(after)
+
+
+#: ``in_dims`` has a rank for each of img, time, vector, guidance and txt (``lora_flux.py``, ``create_network``).
+_INPUT_COUNT = 5
+
+
+def _input_dims(weights: WeightsFacts, plan: LoraPlan) -> str:
+    """``in_dims`` of the weights; empty where their modules have several ranks, and it stays open which has which."""
+    if len(weights.ranks) != 1 or not weights.rank:
+        return ""
+    dims = []
+    for at in range(_INPUT_COUNT):
+        one = tuple(int(each == at) for each in range(_INPUT_COUNT))
+        alone = replace(plan, parts=frozenset({"in"}), input_ranks=one)
+        dims.append(weights.rank if any(map(alone.rank_of, weights.modules)) else 0)
+    return ",".join(map(str, dims))
+
+
+_PLUS = ("loraplus_lr_ratio", "loraplus_text_encoder_lr_ratio", "loraplus_unet_lr_ratio")
+
+
+def _groups(case: _Case) -> ScriptCure | None:
+    """Learning rates of 0 and LoRA+: the fewest changes that make the groups of the checkpoint's optimizer.
+
+    A part's own rate need not be known: it comes back with ``scheduler.bin``. LoRA+'s ratio is not guessed at.
+    """
+    optimizer, weights = case.report.facts.optimizer, case.report.facts.weights
+    if not isinstance(optimizer, OptimizerFacts) or not isinstance(weights, WeightsFacts):
+        return None
+    for edits in sorted(_group_edits(case.script), key=len):
+        script = _changed(case.script, edits)
+        plan, rates = plan_network(script), plan_rates(script)
+        groups = plan_groups(plan, weights.parts, rates) if plan is not None and rates is not None else None
+        if groups is not None and tuple(group.size for group in groups) == optimizer.group_sizes:
+            does = f"{' and '.join(map(_told, edits))}, as the checkpoint's optimizer has it."
+            return ScriptCure("script-groups", edits, does)
+    return None
+
+
+def _group_edits(script: ScriptFacts) -> Iterator[tuple[Edit, ...]]:
+    """Every combination of a change, or none, of either learning rate and of LoRA+."""
+    text, transformer, plus = "--text_encoder_lr", "--unet_lr", list[Edit]()
+    args = _arguments(script) or {}
+    if any(key in args for key in _PLUS):
+        plus.append(_with_arguments({key: value for key, value in args.items() if key not in _PLUS}))
+    # Without a rate of its own a part has --learning_rate.
+    removals = [[Remove(flag)] if script.has(flag) else [] for flag in (text, transformer)]
+    zeros = SetValues(text, ("0",)), SetValue(transformer, "0")
+    for chosen in product((None, *removals[0], zeros[0]), (None, *removals[1], zeros[1]), (None, *plus)):
+        yield tuple(edit for edit in chosen if edit is not None)
+
+
+def _values(edit: Edit) -> tuple[str, ...]:
+    if isinstance(edit, SetValue):
+        return (edit.value,)
+    return edit.values if isinstance(edit, SetValues) else ()
+
+
+def _changed(script: ScriptFacts, edits: tuple[Edit, ...]) -> ScriptFacts:
+    """The script's facts with other values, for flags that are read from its table of flags alone."""
+    flags = {**script.flags, **{edit.flag: _values(edit) for edit in edits}}
+    gone = {edit.flag for edit in edits if isinstance(edit, Remove)}
+    return replace(script, flags={flag: values for flag, values in flags.items() if flag not in gone})
+
+
+def _told(edit: Edit) -> str:
+    return f"{edit.flag} {' '.join(_values(edit)) or 'removed'}"
 
 
 def _optimizer(case: _Case) -> ScriptCure | None:
@@ -270,6 +366,7 @@ _CURES: dict[str, _Cure] = {
     "script-rank": _rank,
     "script-alpha": _alpha,
     "script-parts": _parts,
+    "script-groups": _groups,
     "script-optimizer": _optimizer,
     "run-finished": _more_epochs,
     **{
@@ -287,6 +384,11 @@ _CURES: dict[str, _Cure] = {
         "--skip_until_initial_step removed: with gradient accumulation the trainer skips too much.",
     ),
     "mid-epoch": _skip,
+    "resume-from-hub": _always(
+        "resume-from-hub",
+        Remove("--resume_from_huggingface"),
+        "--resume_from_huggingface removed: the checkpoint lies on this machine.",
+    ),
     "learning-rate-zero": _always(
         "learning-rate-zero",
         SetValue("--lr_scheduler", "constant"),

@@ -17,6 +17,7 @@ from checkpoint_core.script_change import (
     ScriptChangedSinceShown,
     SetSwitch,
     SetValue,
+    SetValues,
     plan_edits,
     plan_fresh,
     plan_resume,
@@ -29,6 +30,7 @@ from checkpoint_core.train_script import (
     TrainScript,
     dialect_of,
 )
+from tests.fake_accelerate import FakeAccelerate
 
 STATE = "my-lora-000002-state"
 
@@ -305,3 +307,64 @@ def test_the_script_stays_executable(run: Path) -> None:
     (run / "train.sh").chmod(0o755)
     plan_resume(run, STATE).execute()
     assert os.access(run / "train.sh", os.X_OK)
+
+
+# Flags with several values
+
+
+ARGUMENTS = ("train_blocks=single", 'note=a "b" $c')
+
+
+def test_several_values_are_set_in_the_words_of_the_other_edits(run: Path) -> None:
+    wanted = [SetValues("--network_args", ("a=1", "b=2"))]
+    first = plan_edits(run, wanted)
+    first.execute()
+    again = plan_edits(run, wanted)
+    other = plan_edits(run, [SetValues("--network_args", ("c=3",))])
+
+    assert first.summary == ("--network_args set to a=1 b=2",)
+    assert (again.is_noop, again.summary) == (True, ("--network_args is a=1 b=2 already",))
+    assert other.summary == ("--network_args changed from a=1 b=2 to c=3",)
+    assert [line for line in other.diff.splitlines()[2:] if line[0] in "+-"] == [
+        '-  --network_args "a=1" "b=2" \\',
+        '+  --network_args "c=3" \\',
+    ]
+
+
+def test_a_flag_without_its_values_is_told(run: Path) -> None:
+    path = run / "train.sh"
+    path.write_bytes(path.read_bytes().replace(b"--seed 42", b"--network_args --seed 42"))
+    change = plan_edits(run, [SetValues("--network_args", ("a=1",))])
+    assert change.summary == ("--network_args changed from nothing to a=1",)
+
+
+def test_the_real_bash_hands_over_every_value(run: Path, tmp_path: Path) -> None:
+    fake = FakeAccelerate(tmp_path / "fake")
+    before = fake.arguments((run / "train.sh").read_bytes())
+    after = fake.arguments(plan_edits(run, [SetValues("--network_args", ARGUMENTS)]).after)
+    assert after == [*before, "--network_args", *ARGUMENTS]
+
+
+def test_several_values_in_a_batch_script_keep_its_line_ends(run: Path) -> None:
+    (run / "train.sh").unlink()
+    path = write_script(run, "C:\\gym\\outputs\\my-lora", "train.bat")
+    before = path.read_bytes()
+    change = plan_edits(run, [SetValues("--optimizer_args", ("a=50%", "b=c d"))])
+
+    assert change.after.count(b"\r\n") == change.after.count(b"\n") == before.count(b"\r\n") + 1
+    assert b'"a=50%%" "b=c d"' in change.after
+    read = TrainScript.parse(change.after, Dialect.BAT)
+    assert read.values("--optimizer_args") == ("a=50%", "b=c d")
+    assert read.without("--optimizer_args").to_bytes() == before
+
+
+def test_several_values_are_not_set_where_a_variable_may_hold_the_flag(run: Path) -> None:
+    path = run / "train.sh"
+    path.write_bytes(path.read_bytes().replace(b"--seed 42", b"$MORE --seed 42"))
+    with pytest.raises(ScriptNotUnderstood, match="may hold further flags"):
+        plan_edits(run, [SetValues("--network_args", ("a=1",))])
+
+
+def test_no_value_at_all_is_the_callers_mistake(run: Path) -> None:
+    with pytest.raises(ValueError, match="none was given"):
+        plan_edits(run, [SetValues("--network_args", ())])

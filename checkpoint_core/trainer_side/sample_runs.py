@@ -156,6 +156,11 @@ def _cut_random_states(run: SampleRun, folder: GymFolder) -> None:
     _cut(run.state_dir(folder, run.trained) / "random_states_0.pkl")
 
 
+def _cut_scheduler(run: SampleRun, folder: GymFolder) -> None:
+    """Cut the latest schedule short: a file that the optimizer's count and rates can make good."""
+    _cut(run.state_dir(folder, run.trained) / "scheduler.bin")
+
+
 def _cut(path: Path) -> None:
     times = path.stat()
     path.write_bytes(path.read_bytes()[: times.st_size * 2 // 5])
@@ -243,6 +248,16 @@ SAMPLES: tuple[SampleRun, ...] = (
         trained=3,
         verdicts=_verdicts("old-lighthouse", {1: READY, 2: READY, 3: WARNINGS}),
         finish=_cut_random_states,
+    ),
+    SampleRun(
+        name="amber-dunes",
+        shows="The latest scheduler.bin is truncated: it can be repaired, and nothing is lost.",
+        started=_january(11, 9, 33),
+        epochs=6,
+        every=1,
+        trained=3,
+        verdicts=_verdicts("amber-dunes", {1: READY, 2: READY, 3: NEEDS_FIX}),
+        finish=_cut_scheduler,
     ),
     SampleRun(
         name="paper-crane",
