@@ -225,7 +225,7 @@ def _groups(case: _Case) -> ScriptCure | None:
         plan, rates = plan_network(script), plan_rates(script)
         groups = plan_groups(plan, weights.parts, rates) if plan is not None and rates is not None else None
         if groups is not None and tuple(group.size for group in groups) == optimizer.group_sizes:
-            does = f"{' and '.join(map(_told, edits))}, as the checkpoint's optimizer has it."
+            does = f"{' and '.join(map(_told, edits))}: the optimizer then has the checkpoint's groups."
             return ScriptCure("script-groups", edits, does)
     return None
 

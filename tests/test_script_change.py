@@ -30,6 +30,7 @@ from checkpoint_core.train_script import (
     TrainScript,
     dialect_of,
 )
+from tests.cmd_rules import handed_to_accelerate
 from tests.fake_accelerate import FakeAccelerate
 
 STATE = "my-lora-000002-state"
@@ -353,6 +354,8 @@ def test_several_values_in_a_batch_script_keep_its_line_ends(run: Path) -> None:
 
     assert change.after.count(b"\r\n") == change.after.count(b"\n") == before.count(b"\r\n") + 1
     assert b'"a=50%%" "b=c d"' in change.after
+    (handed,) = handed_to_accelerate(change.after.decode())
+    assert handed[-3:] == ["--optimizer_args", "a=50%", "b=c d"]
     read = TrainScript.parse(change.after, Dialect.BAT)
     assert read.values("--optimizer_args") == ("a=50%", "b=c d")
     assert read.without("--optimizer_args").to_bytes() == before
