@@ -171,6 +171,10 @@ _CONTENTS = (
           "The optimizer has counted {optimizer_step} updates, the schedule {scheduler_step}.",
           "The files may be of two saves; then the weights are moved by the momentum of another moment.",
           _OLDER),
+    Entry("scheduler-groups-differ", _ERROR, _STATE,
+          "{file} has a learning rate for {rates} parameter groups, the optimizer has {groups}: one of the two is of "
+          "another training.",
+          "The trainer stops while it loads the schedule (IndexError), or in the first step (ValueError).", _OLDER),
     Entry("weights-modules-unknown", _UNKNOWN, _STATE,
           "{file} holds LoRA modules that sd-scripts' networks.lora_flux does not make ({evidence}).",
           "Unless another sd-scripts made them, the trainer stops before the first step: “Unexpected key(s) in "

@@ -33,6 +33,16 @@ def test_repair_shows_the_plan_and_writes_nothing(world: World) -> None:
     assert not (world.run / "repairs.json").exists()
 
 
+def test_lost_random_states_are_told_with_a_lost_schedule(world: World) -> None:
+    truncate(world.latest / "scheduler.bin")
+    remove(world.latest / "random_states_0.pkl")
+
+    done = Done("repair", world.latest)
+
+    assert "Loses: Images come in another order" in done.words
+    assert "random_states_0.pkl (missing, then" in done.words
+
+
 def test_repair_apply_and_undo(world: World) -> None:
     truncate(world.latest / "scheduler.bin")
     before, script = bytes_of(world.latest), world.script.read_bytes()

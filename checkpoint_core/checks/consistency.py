@@ -132,6 +132,10 @@ def _optimizer_against_scheduler(facts: StateFacts) -> Iterator[Finding]:
     optimizer, scheduler = facts.optimizer, facts.scheduler
     if not isinstance(optimizer, OptimizerFacts) or not isinstance(scheduler, SchedulerFacts):
         return
+    groups, rates = len(optimizer.group_sizes), len(scheduler.base_lrs)
+    # LambdaLR has a formula and a rate for each group (torch ``lr_scheduler.py``): more stop the load, fewer the step.
+    if groups and rates and groups != rates:
+        yield finding("scheduler-groups-differ", file=layout.SCHEDULER, rates=rates, groups=groups)
     if not scheduler.last_epoch:
         return
     # Plain SGD keeps nothing, and an optimizer that is not known here keeps it elsewhere.

@@ -115,7 +115,8 @@ def _random_states(case: _Case) -> Iterator[_Step]:
     name, facts = layout.RANDOM_STATES, case.facts
     same = {"environment-needs-step", "environment-loses-random-states", "random-states-no-step"} & case.codes
     lost = _LOST_RANDOM & case.codes
-    needed = case.weighty & {"environment-needs-step", "save-interrupted", *_LOST_RANDOM}
+    # With the schedule lost too it is a save that was killed: then new ones are told, and not left to the trainer.
+    needed = case.weighty & {"environment-needs-step", "save-interrupted", *LOST_SCHEDULER, *_LOST_RANDOM}
     content, costs, generators = None, "", ("python", "numpy", "torch", "cuda")
     if same and not lost:
         content = _rewritten(facts)

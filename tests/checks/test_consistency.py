@@ -25,7 +25,7 @@ from checkpoint_core.facts import (
 )
 from checkpoint_core.findings import Finding, Severity
 from checkpoint_core.formats import DamageKind
-from tests.damage import edit_train_state, interrupt_overwrite
+from tests.damage import edit_train_state, interrupt_overwrite, times_kept
 from tests.judging import codes, found, judge_state, outcome
 from tests.world import STATE_FILES, World
 
@@ -44,6 +44,21 @@ def shift(state: Path, seconds: Sequence[float]) -> None:
     for name, moved in zip(STATE_FILES, seconds, strict=True):
         at = (state / name).stat().st_mtime_ns + round(moved * SECOND)
         os.utime(state / name, ns=(at, at))
+
+
+@pytest.mark.parametrize("rates", [1, 3])
+def test_a_schedule_of_other_groups_is_of_another_training(world: World, rates: int) -> None:
+    import torch
+
+    path = world.latest / "scheduler.bin"
+    saved = torch.load(path, weights_only=True)
+    with times_kept(path):
+        torch.save({**saved, **{key: [1e-3] * rates for key in ("base_lrs", "_last_lr")}}, path)
+
+    report = judge_state(world)
+
+    assert outcome(report) == ("damaged", ["scheduler-groups-differ"])
+    assert f"a learning rate for {rates} parameter groups, the optimizer has 2" in report.findings[0].message
 
 
 # Two saves in one directory
