@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from checkpoint_core.audit import CheckpointReport, RunReport
 from checkpoint_core.facts import LoraFacts
-from checkpoint_core.findings import Verdict
+from checkpoint_core.findings import Severity, Verdict
 from checkpoint_core.mending import Mend
 from checkpoint_core.outlook import outlook_sentence
 from checkpoint_core.script_cures import KEPT_STATES, saving_edits
@@ -22,6 +22,8 @@ from checkpoint_core.wording import title_inside
 
 #: What a way loses that loses nothing.
 NOTHING = "Nothing."
+#: What is lost with random states.
+OTHER_ORDER = "Images come in another order and with other noise than without the interruption."
 
 
 class Kind(enum.Enum):
@@ -127,7 +129,7 @@ def _resume(run: RunReport, item: CheckpointReport, lost: int | None) -> Way:
         kind=Kind.RESUME if newest else Kind.OLDER,
         title=f"Resume from {title_inside(item)}",
         keeps=f"Everything that was trained up to {title_inside(item)}.",
-        loses=_lost_sentence(lost) if lost or not newest else NOTHING,
+        loses=_losses(lost, () if lost or newest else (_lost_sentence(lost),), item),
         checkpoint=item.name,
         lost_steps=lost,
         outlook=outlook_sentence(item.outlook) if item.outlook else "",
@@ -135,18 +137,28 @@ def _resume(run: RunReport, item: CheckpointReport, lost: int | None) -> Way:
 
 
 def _repair(item: CheckpointReport, mend: Mend, lost: int | None) -> Way:
-    costs = " ".join(mend.costs)
-    loses = f"{_lost_sentence(lost)} {costs}".strip() if lost else costs or NOTHING
     return Way(
         kind=Kind.REPAIR,
         title=_repair_title(item, mend),
         keeps=f"Weights, optimizer and schedule as they were at {title_inside(item)}.",
-        loses=loses,
+        loses=_losses(lost, mend.costs, mend.after),
         checkpoint=item.name,
         lost_steps=lost,
         outlook=mend.outlook,
         mend=mend,
     )
+
+
+def _losses(lost: int | None, costs: tuple[str, ...], then: CheckpointReport) -> str:
+    """What a way from a checkpoint loses; ``then`` is the checkpoint as it is when the training goes on from it."""
+    told = [_lost_sentence(lost)] if lost else []
+    told += costs
+    if any(
+        found.code.startswith("random-states-") and found.severity is Severity.WARNING
+        for found in then.findings
+    ):
+        told.append(OTHER_ORDER)
+    return " ".join(dict.fromkeys(told)) or NOTHING
 
 
 def _repair_title(item: CheckpointReport, mend: Mend) -> str:

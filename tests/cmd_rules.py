@@ -17,7 +17,7 @@ def percent_phase(line: str) -> str:
     while line:
         if line.startswith("%%"):
             result, line = result + "%", line[2:]
-        elif match := re.match(r"%(\*|~?[fdpnxsatz]*[0-9])|%[^%]+%|%", line):
+        elif match := re.match(r"%(\*|[0-9]|~[fdpnxsatz]*[0-9])|%[^%]+%|%", line):
             line = line[match.end() :]
         else:
             result, line = result + line[0], line[1:]

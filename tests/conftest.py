@@ -9,8 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.world import PROJECT, SETTLED_SECONDS, World, age, copy_world, make_world, once, unpack_real_runs
+
+# A landing must not hang on chance: there the generated examples are the same each time, at a desk always new ones.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session", autouse=True)

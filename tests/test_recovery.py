@@ -44,6 +44,14 @@ def test_a_repair_that_loses_nothing_comes_before_an_older_checkpoint(world: Wor
     assert found.ways[1].loses == "8 steps have to be trained again."
 
 
+def test_lost_random_states_are_never_called_nothing(world: World) -> None:
+    remove(world.latest / "random_states_0.pkl")
+    assert recovery(world).ways[0].loses.startswith("Images come in another order")
+    world.edit_script(lambda text: text.replace("--network_dim 4", "--network_dim 8"))
+    first = recovery(world).ways[0]
+    assert (first.kind, first.loses[:28]) == (Kind.REPAIR, "Images come in another order")
+
+
 def test_what_cannot_be_repaired_is_passed_over(world: World) -> None:
     truncate(world.latest / "optimizer.bin")
     truncate(world.state(3) / "optimizer.bin")
