@@ -230,7 +230,8 @@ def _wire_views(desk: Desk, page: _Page) -> None:
     boxes = (page.epoch_in, page.epochs, page.skip)
     chosen = [*boxes, *page.who]
     for box in boxes:
-        box.input(choose, chosen, page.views, **_QUIET)
+        # `change`: Gradio may tell an input before the number has its new value; nothing else sets these.
+        box.change(choose, chosen, page.views, **_QUIET)
     page.selected_box.change(select, [page.selected_box, *page.who], page.views, **_QUIET)
     page.sort_box.change(resort, [page.sort_box, *page.who], page.views, **_QUIET)
 

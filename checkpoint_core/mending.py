@@ -41,12 +41,11 @@ class Choices:
     script: CureChoices = field(default_factory=CureChoices)
 
     @classmethod
-    def of(cls, epoch_in_state: bool, more_epochs: float | None) -> Choices:
+    def of(cls, epoch_in_state: bool, more_epochs: float | None, skip: bool = False) -> Choices:
         """The choices as a page sends them; a number of epochs that is none gives the default."""
-        epochs = (
-            int(more_epochs) if more_epochs and 1 <= more_epochs < MAX_EPOCHS else CureChoices().more_epochs
-        )
-        return cls(bool(epoch_in_state), CureChoices(more_epochs=epochs))
+        is_count = more_epochs is not None and 1 <= more_epochs < MAX_EPOCHS
+        epochs = int(more_epochs or 0) if is_count else CureChoices().more_epochs
+        return cls(bool(epoch_in_state), CureChoices(epochs, bool(skip)))
 
 
 @dataclass(frozen=True)

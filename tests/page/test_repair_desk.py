@@ -184,6 +184,7 @@ def test_the_choices_decide_where_an_epoch_is_corrected(desk: Desk) -> None:
 @pytest.mark.parametrize("number", [None, 0, -4, 1e9, float("inf"), float("nan")])
 def test_a_number_of_epochs_that_is_none_is_the_default(number: float | None) -> None:
     assert Choices.of(False, number) == Choices()
+    assert Choices.of(False, number, True).script.skip_trained_steps
 
 
 def test_a_broken_record_is_told_and_hides_nothing(desk: Desk, broken: Path) -> None:

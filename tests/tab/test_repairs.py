@@ -103,7 +103,10 @@ def test_the_recommended_way_is_shown_whole_and_asked_for(
     expect(first).to_contain_text("Train 8 more epochs from epoch 4 on")
     expect(first.locator(".ck-badge")).to_have_text("Recommended")
     page.get_by_role("button", name="Options").click()
-    page.get_by_label("Epochs to add to a finished training").fill("5")
+    field = page.get_by_label("Epochs to add to a finished training")
+    expect(field).to_have_value("8")
+    field.fill("5")
+    field.press("Tab")
     expect(first).to_contain_text("Train 5 more epochs from epoch 4 on")
 
     choose(page, "Train 5 more epochs")
