@@ -12,6 +12,7 @@ import math
 import struct
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from checkpoint_core.formats.pickles import Tensor
@@ -33,17 +34,29 @@ _GLOBAL, _REDUCE, _BINPERSID = b"c", b"R", b"Q"
 _NO_DATE = (1980, 1, 1, 0, 0, 0)
 _VERSION = b"3\n"  # torch ``serialization.py`` writes what ``kMinProducedFileFormatVersion`` says
 _MAX_DEPTH = 20
+#: Random states take about 1,300. A list in a list in a list, each held ten times, is few bytes and endless values.
+_MAX_OPCODES = 100_000
+#: Bytes of one element, by the name of torch's typed storage (torch ``storage.py``, ``_dtype_to_storage_type_map``).
+#: Newer dtypes have no such storage, and complex numbers may be conjugated by a mark that is not described.
+_ELEMENT_BYTES = {
+    "Bool": 1, "Byte": 1, "Char": 1, "Short": 2, "Half": 2, "BFloat16": 2, "Int": 4, "Float": 4, "Long": 8, "Double": 8,
+}  # fmt: skip
 
 
 def write_torch(value: Any, storages: Mapping[str, bytes], folder: str = "archive") -> bytes:
     """The bytes of a ``torch.save`` file.
 
-    :param value: ``None``, booleans, numbers, texts, and lists, tuples, tables and tensors of them.
+    :param value: ``None``, booleans, numbers, texts, and lists, tuples, tables and tensors of them. A tensor is
+        written as contiguous: how its rows lay in the storage is not described.
     :param storages: the bytes of each storage that the tensors name, by its key.
     :param folder: the archive's one folder; torch takes the file's name without its ending.
-    :raises TypeError: for any other object, or a tensor whose storage is not given.
+    :raises TypeError: for any other object, for more than a small file holds, or for a tensor that its storage,
+        as given, does not cover.
     """
-    pickled = b"".join((_PROTO_2, *_opcodes(value, storages, 0), _STOP))
+    opcodes = list(islice(_opcodes(value, storages, 0), _MAX_OPCODES + 1))
+    if len(opcodes) > _MAX_OPCODES:
+        raise TypeError("the value holds too much")
+    pickled = b"".join((_PROTO_2, *opcodes, _STOP))
     members = {"data.pkl": pickled, "byteorder": b"little"}
     members |= {f"data/{key}": data for key, data in storages.items()}
     members["version"] = _VERSION
@@ -112,6 +125,7 @@ def _tensor(tensor: Tensor, storages: Mapping[str, bytes]) -> Iterator[bytes]:
     storage = tensor.storage
     if storage.key not in storages:
         raise TypeError(f"the bytes of storage {storage.key} are not given")
+    _must_cover(tensor, storages[storage.key])
     yield _name("torch._utils", "_rebuild_tensor_v2") + _MARK
     yield _MARK + _plain("storage") + _name("torch", f"{storage.dtype}Storage")
     yield _plain(storage.key) + _plain("cpu") + _whole(storage.numel) + _TUPLE + _BINPERSID
@@ -120,6 +134,16 @@ def _tensor(tensor: Tensor, storages: Mapping[str, bytes]) -> Iterator[bytes]:
     yield from _opcodes(_strides(tensor.shape), {}, 0)
     yield _NEWFALSE + _name("collections", "OrderedDict") + _EMPTY_TUPLE + _REDUCE
     yield _TUPLE + _REDUCE
+
+
+def _must_cover(tensor: Tensor, data: bytes) -> None:
+    storage = tensor.storage
+    size = _ELEMENT_BYTES.get(storage.dtype)
+    if size is None:
+        raise TypeError(f"a tensor of {storage.dtype or 'unknown'} elements is no plain value")
+    last = tensor.offset + math.prod(tensor.shape)
+    if min(tensor.offset, *tensor.shape, 0) < 0 or last > storage.numel or len(data) != storage.numel * size:
+        raise TypeError(f"storage {storage.key} does not cover its tensor")
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:

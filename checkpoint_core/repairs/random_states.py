@@ -25,34 +25,70 @@ from checkpoint_core.layout import RANDOM_STATES
 _FOLDER = RANDOM_STATES.removesuffix(".pkl")
 _PYTHON, _NUMPY, _TORCH = "random_state", "numpy_random_seed", "torch_manual_seed"
 _KEY_WORDS = 624  # of a Mersenne Twister
+_TORCH_BYTES = 5056  # of the CPU generator; torch refuses any other length (aten ``CPUGeneratorImpl.cpp``)
+#: What Python's and numpy's own check of a state may raise.
+_REFUSALS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 def rewritten_random_states(path: Path) -> bytes:
     """The same random states with ``step`` (0 where it was missing) and numpy's key as a list; nothing is lost.
 
-    :raises FormatError: when the file cannot be read to its end, names other objects, or lacks a generator.
+    :raises FormatError: when the file cannot be read to its end, names other objects, lacks a generator or holds one
+        that would be refused, or holds what cannot be carried over without loss.
     """
     with FileReader(path) as reader:
-        archive = TorchZip(reader)
-        archive.verify_all()
-        description = describe(archive.pickle_bytes)
-        if description.foreign_names:
-            raise FormatError(
-                DamageKind.FOREIGN, f"it names {description.foreign_names[0]}", description.foreign_names
-            )
-        saved = description.value
-        if not isinstance(saved, dict) or any(saved.get(key) is None for key in (_PYTHON, _NUMPY, _TORCH)):
-            raise FormatError(DamageKind.CORRUPT, "it lacks the state of a random generator")
-        storages = {
-            key: archive.read(archive.members[f"data/{key}"])
-            for key in description.storages
-            if f"data/{key}" in archive.members
-        }
-    plain = {**({} if "step" in saved else {"step": 0}), **saved, _NUMPY: _plain_numpy(saved[_NUMPY])}
+        saved, storages = _saved(TorchZip(reader))
+    plain = {**saved, _NUMPY: _plain_numpy(saved[_NUMPY])}
+    if plain.get("step") is None:
+        plain = {"step": None, **plain} | {"step": 0}
     try:
-        return write_torch(plain, storages, _FOLDER)
+        data = write_torch(plain, storages, _FOLDER)
     except TypeError as error:
         raise FormatError(DamageKind.UNSUPPORTED, f"it holds more than random states: {error}") from error
+    # Only now: what is written is not endless.
+    if not all(map(_is_plain_row, _tensors(plain))):
+        raise FormatError(DamageKind.UNSUPPORTED, "it holds more than random states: a part of a tensor")
+    _must_be_generators(plain)
+    return data
+
+
+def _saved(archive: TorchZip) -> tuple[dict[Any, Any], dict[str, bytes]]:
+    """What the file holds, and the bytes of its storages."""
+    archive.verify_all()
+    description = describe(archive.pickle_bytes)
+    foreign, saved = description.foreign_names, description.value
+    if foreign:
+        raise FormatError(DamageKind.FOREIGN, f"it names {foreign[0]}", foreign)
+    if not isinstance(saved, dict) or any(saved.get(key) is None for key in (_PYTHON, _NUMPY, _TORCH)):
+        raise FormatError(DamageKind.CORRUPT, "it lacks the state of a random generator")
+    members = {key: archive.members.get(f"data/{key}") for key in description.storages}
+    return saved, {key: archive.read(member) for key, member in members.items() if member}
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif type(value) in (dict, list, tuple):
+        for each in value.values() if type(value) is dict else value:
+            yield from _tensors(each)
+
+
+def _is_plain_row(tensor: Tensor) -> bool:
+    """Whether it is the whole of its storage in one row, as generators are: others may lie there otherwise."""
+    return tensor.shape == (tensor.storage.numel,)
+
+
+def _must_be_generators(states: dict[Any, Any]) -> None:
+    """Python and numpy say themselves whether they take a state; torch takes one of the right length."""
+    try:
+        random.Random().setstate(states[_PYTHON])
+        np.random.RandomState().set_state(states[_NUMPY])
+    except _REFUSALS as error:
+        raise FormatError(DamageKind.CORRUPT, "a random generator's state has another form") from error
+    generator = states[_TORCH]
+    kind = (generator.storage.dtype, generator.shape) if isinstance(generator, Tensor) else None
+    if kind != ("Byte", (_TORCH_BYTES,)):
+        raise FormatError(DamageKind.CORRUPT, "torch's random state has another form")
 
 
 def _plain_numpy(state: Any) -> tuple[Any, ...]:
@@ -60,20 +96,31 @@ def _plain_numpy(state: Any) -> tuple[Any, ...]:
     if type(state) is not tuple or len(state) != 5:
         raise FormatError(DamageKind.CORRUPT, "numpy's random state has another form")
     key = state[1] if type(state[1]) is list else _array(state[1])
+    # numpy itself goes by the first numbers of a longer list, and by any position.
+    if len(key) != _KEY_WORDS or type(state[2]) is not int or not 0 <= state[2] <= _KEY_WORDS:
+        raise FormatError(DamageKind.CORRUPT, "numpy's random state has another form")
     return (state[0], key, *state[2:])
 
 
 def _array(stub: Any) -> list[int]:
     """The numbers of numpy's pickled array: ``__setstate__((version, shape, dtype, is_fortran, bytes))``."""
     state = stub.state if isinstance(stub, Stub) else None
-    data = state[4] if type(state) is tuple and len(state) == 5 else None
-    if isinstance(data, Stub) and len(data.args) == 2 and type(data.args[0]) is str:
-        # Protocol 2 has no bytes: they are written as text in Latin-1 (``_codecs.encode``).
-        data = data.args[0].encode("latin-1", "replace") if data.args[1] == "latin1" else None
-    if type(data) is not bytes or len(data) != 4 * _KEY_WORDS:
+    _, shape, dtype, _, data = state if type(state) is tuple and len(state) == 5 else (None,) * 5
+    if isinstance(data, Stub):
+        data = _latin1(data.args)
+    if shape != (_KEY_WORDS,) or type(data) is not bytes or len(data) != 4 * _KEY_WORDS:
         raise FormatError(DamageKind.CORRUPT, "numpy's random state has another form")
-    order = _byte_order(state[2]) if state else "<"
-    return [int(word) for word in np.frombuffer(data, f"{order}u4")]
+    return [int(word) for word in np.frombuffer(data, f"{_byte_order(dtype)}u4")]
+
+
+def _latin1(args: tuple[Any, ...]) -> bytes | None:
+    """Protocol 2 has no bytes: they are written as text in Latin-1, ``_codecs.encode(text, "latin1")``."""
+    if len(args) != 2 or type(args[0]) is not str or args[1] != "latin1":
+        return None
+    try:
+        return args[0].encode("latin-1")
+    except UnicodeEncodeError:
+        return None
 
 
 def _byte_order(dtype: Any) -> str:

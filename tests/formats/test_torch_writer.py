@@ -74,6 +74,36 @@ def test_a_tensor_without_its_bytes_is_refused() -> None:
         write_torch(Tensor(Storage("Byte", "0", "cpu", 1), 0, (1,)), {})
 
 
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        Tensor(Storage("Float", "0", "cpu", 4), 1, (4,)),
+        Tensor(Storage("Float", "0", "cpu", 4), 0, (2, 3)),
+        Tensor(Storage("Float", "0", "cpu", 4), -1, (1,)),
+        Tensor(Storage("Float", "0", "cpu", 4), 0, (-1, -1)),
+        Tensor(Storage("Double", "0", "cpu", 4), 0, (4,)),
+    ],
+)
+def test_a_tensor_that_its_bytes_do_not_cover_is_refused(tensor: Tensor) -> None:
+    write_torch(Tensor(Storage("Float", "0", "cpu", 4), 0, (4,)), {"0": bytes(16)})
+    with pytest.raises(TypeError, match="storage 0 does not cover its tensor"):
+        write_torch(tensor, {"0": bytes(16)})
+
+
+@pytest.mark.parametrize("dtype", ["Untyped", "ComplexFloat", ""])
+def test_elements_that_torch_keeps_otherwise_are_refused(dtype: str) -> None:
+    with pytest.raises(TypeError, match="elements is no plain value"):
+        write_torch(Tensor(Storage(dtype, "0", "cpu", 1), 0, (1,)), {"0": bytes(8)})
+
+
+def test_a_value_that_unfolds_to_endless_ones_is_refused() -> None:
+    value: list[object] = []
+    for _ in range(15):
+        value = [value] * 10
+    with pytest.raises(TypeError, match="holds too much"):
+        write_torch(value, {})
+
+
 def test_a_value_without_end_is_refused() -> None:
     value: list[object] = []
     value.append(value)
