@@ -13,7 +13,6 @@ from checkpoint_core.checks.run import check_run
 from checkpoint_core.dataset import dataset_key, read_dataset
 from checkpoint_core.discovery import Listing, RunDir, StateDir
 from checkpoint_core.facts import (
-    DeepFacts,
     FileEntry,
     LoraFacts,
     Reading,
@@ -26,13 +25,14 @@ from checkpoint_core.findings import Finding
 from checkpoint_core.inspection import RECENT_NS
 from checkpoint_core.judgement import CheckpointReport, guarded, judge, state_name
 from checkpoint_core.layout import CUSTOM_OBJECT, TRAIN_STATE, Layout, parse_state_name
+from checkpoint_core.manifest_facts import RunManifests
 from checkpoint_core.position import locate
 from checkpoint_core.rehearsal_outcome import RehearsalOutcome
 from checkpoint_core.script_facts import read_script, resume_target
 from checkpoint_core.script_places import output_elsewhere
 from checkpoint_core.surroundings import DatasetFacts, Environment, Surroundings
 from checkpoint_core.train_script import find_script
-from checkpoint_core.verification import Progress, verify_state
+from checkpoint_core.verification import Progress, Verified, verify_state
 
 __all__ = [
     "AuditReport",
@@ -132,9 +132,15 @@ class Auditor:
         self._states: dict[Path, _Remembered] = {}
         self._loras: dict[Path, tuple[FileEntry, Reading[LoraFacts]]] = {}
         self._scripts: dict[Path, tuple[FileEntry | None, tuple[ScriptFacts | None, str | None]]] = {}
-        self._deep: dict[Path, tuple[Listing, Reading[LoraFacts], DeepFacts]] = {}
+        self._deep: dict[Path, Verified] = {}
         self._datasets: dict[Path, tuple[object, DatasetFacts | None]] = {}
         self._rehearsals: dict[Path, tuple[Listing, Environment, RehearsalOutcome]] = {}
+
+    def at_later_time(self, nanoseconds: int) -> Auditor:
+        """An auditor of the same folder whose clock is ahead; what was read to its last byte is known to both."""
+        later = Auditor(self.outputs, self.layout, lambda: self._clock() + nanoseconds, self._ask_environment)
+        later._deep, later._rehearsals = self._deep, self._rehearsals
+        return later
 
     def audit(self, progress: Callable[[str], None] | None = None) -> AuditReport:
         """All runs; ``progress`` is called with the name of each before it is read.
@@ -180,8 +186,7 @@ class Auditor:
         :raises VerificationCancelled: when ``cancelled`` returned true.
         """
         facts = self.audit_run(run).checkpoint(checkpoint).facts
-        before = Listing(facts.files, facts.modified_ns)
-        self._deep[facts.path] = (before, facts.lora, verify_state(facts, progress, cancelled))
+        self._deep[facts.path] = Verified(facts, verify_state(facts, progress, cancelled))
         return self.audit_run(run).checkpoint(checkpoint)
 
     def rehearse(
@@ -225,7 +230,8 @@ class Auditor:
             for name, entry in entries.items()
             if name.endswith(".safetensors")
         }
-        states = tuple(self._state(state, script, loras) for state in found.states)
+        manifests = RunManifests(found, self.outputs)
+        states = tuple(self._state(state, script, loras, manifests) for state in found.states)
         facts = RunFacts(
             name=found.path.name,
             path=found.path,
@@ -291,19 +297,24 @@ class Auditor:
         return known[1]
 
     def _state(
-        self, found: StateDir, script: ScriptFacts | None, loras: dict[str, Reading[LoraFacts]]
+        self,
+        found: StateDir,
+        script: ScriptFacts | None,
+        loras: dict[str, Reading[LoraFacts]],
+        manifests: RunManifests,
     ) -> StateFacts:
         output_name = script.output_name if script else None
         lora = loras.get(parse_state_name(found.path.name, output_name).lora_file)
         choice = self.choose_layout(script, {entry.name for entry in found.listing.entries})
-        key = (found.listing, output_name, lora, choice)
+        key = (found.listing, output_name, lora, choice, manifests.stamp(found.path))
         known = self._states.get(found.path)
         now = self._clock()
         if known is None or known.key != key or known.facts.changed:
             facts = inspection.inspect_state(found, self.outputs, choice, output_name, lora, now)
+            facts = replace(facts, manifest=manifests.facts(facts))
             known = self._states[found.path] = _Remembered(key, facts)
-        deep = self._deep.get(found.path)
-        wanted = deep[2] if deep and deep[:2] == (found.listing, lora) else None
+        read = self._deep.get(found.path)
+        wanted = read.deep if read and read.still_holds(known.facts) else None
         if known.facts.deep is not wanted:
             known = self._states[found.path] = _Remembered(key, replace(known.facts, deep=wanted))
         return known.facts
@@ -333,7 +344,8 @@ class Auditor:
 
 def _last_activity(found: RunDir) -> int:
     """When something was last saved in a run: the newest file or state, else the folder itself."""
-    times = [entry.modified_ns for entry in found.listing.entries]
+    # What is kept in hidden folders (manifests, repairs) is no work of a training.
+    times = [entry.modified_ns for entry in found.listing.entries if not entry.name.startswith(".")]
     return max(
         [*times, *(state.listing.modified_ns for state in found.states)], default=found.listing.modified_ns
     )

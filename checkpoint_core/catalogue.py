@@ -86,6 +86,15 @@ _SAVES = (
           "The files' times do not follow the order of a save: {evidence}.",
           "If they were only copied, training goes on as it should. If one was exchanged, it trains wrongly.",
           "Press “Verify every byte”: it compares the weights with the LoRA file of the same epoch."),
+    Entry("changed-since-save", _WARNING, _STATE,
+          "{file} is not as it was when it was saved and checked ({evidence}).",
+          "The save itself was fine: the disk, a copy or another program has changed the file since.",
+          "Nothing has to be done if you changed it yourself. Else restore the file from a backup or a copy, or resume "
+          "from another checkpoint that is ready."),
+    Entry("damaged-at-save", _INFO, _STATE, "It was not whole when it was saved ({evidence}).",
+          "The save itself failed (a full disk, a killed trainer, memory), or saved what was wrong already: copies of "
+          "it are no better.",
+          _OLDER),
     Entry("check-crashed", _UNKNOWN, _STATE, "A check could not be completed ({evidence}).",
           "What it would have found is not known.", "Please report this with the diagnosis."),
 )  # fmt: skip

@@ -10,7 +10,7 @@ import enum
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -178,6 +178,53 @@ class DeepFacts:
     non_finite: dict[str, tuple[str, ...]]
     pair: WeightsLoraPair | None
     bytes_read: int
+    #: Whether a file's bytes are those that its manifest tells, by file; only those that could be compared.
+    as_saved: dict[str, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ManifestFile:
+    """One file of a state as it was when the state was first checked; ``sha256`` is in hex."""
+
+    size_bytes: int
+    modified_ns: int
+    sha256: str
+
+
+class Change(enum.Enum):
+    """How a file differs from its manifest, as far as a directory's listing tells."""
+
+    #: There is no regular file of that name any more.
+    MISSING = "missing"
+    SIZE = "size"
+    TIME = "time"
+
+
+@dataclass(frozen=True)
+class ManifestFacts:
+    """A state's files against the manifest that was written when the save was first checked.
+
+    ``files`` are those that can be compared: a repair has changed others rightly. ``repaired`` names these; ``None``
+    where the record of repairs could not be read, and nothing is compared then.
+    """
+
+    checked_at_ns: int
+    #: The verdict of the first check, and the codes of what it found about the state, the deciding one first.
+    verdict: str
+    findings: tuple[str, ...]
+    was_good: bool
+    files: dict[str, ManifestFile]
+    changed: tuple[tuple[str, Change], ...]
+    repaired: frozenset[str] | None = frozenset()
+
+    def without(self, names: frozenset[str]) -> ManifestFacts:
+        """The same where those files were repaired."""
+        return replace(
+            self,
+            files={name: file for name, file in self.files.items() if name not in names},
+            changed=tuple((name, how) for name, how in self.changed if name not in names),
+            repaired=None if self.repaired is None else self.repaired | names,
+        )
 
 
 @dataclass(frozen=True)
@@ -204,6 +251,8 @@ class StateFacts:
     custom_object: Reading[CustomObjectFacts]
     lora: Reading[LoraFacts]
     deep: DeepFacts | None = None
+    #: ``None`` where no manifest of this save could be read.
+    manifest: ManifestFacts | None = None
 
     @property
     def size_bytes(self) -> int:

@@ -15,6 +15,7 @@ from checkpoint_core.checks.plan import check_plan
 from checkpoint_core.checks.rebuildable import rebuildable
 from checkpoint_core.checks.run import unread_config
 from checkpoint_core.checks.settings import check_settings
+from checkpoint_core.checks.since_save import check_since_save
 from checkpoint_core.facts import StateFacts
 from checkpoint_core.findings import Finding, Severity, Subject, Verdict, by_weight, deciding_findings, fold
 from checkpoint_core.loading import is_unusual
@@ -76,7 +77,9 @@ def judge(facts: StateFacts, around: Surroundings) -> CheckpointReport:
     position = locate(facts, around.script, around.steps_per_epoch)
     outlook, crash = _outlook(facts, position, around)
     told = tuple(_findings(facts, position, around, outlook))
-    findings = (*_softened(told, facts, position, around), *crash)
+    softened = _softened(told, facts, position, around)
+    since = tuple(guarded(lambda: check_since_save(facts, softened)))
+    findings = (*softened, *since, *crash)
     if around.rehearsal:
         outcome, known = around.rehearsal, findings
         findings += tuple(guarded(lambda: iter(findings_of(outcome, known))))

@@ -32,6 +32,9 @@ STATE_MARKERS = frozenset({OPTIMIZER, SCHEDULER, RANDOM_STATES, TRAIN_STATE, CUS
 #: Folders of a run or of ``outputs`` that are never runs or states (FluxGym writes sample images there).
 NOT_A_RUN = frozenset({"sample"})
 
+#: In a run's folder, the manifests of its states; the name begins with a dot, so it is never taken for a state.
+MANIFESTS_FOLDER = ".manifests"
+
 #: accelerate's automatic naming saves to ``checkpoints/checkpoint_N`` (``accelerator.py``, ``save_state``).
 AUTOMATIC_FOLDER = "checkpoints"
 

@@ -15,6 +15,7 @@ from checkpoint_core.facts import (
     EntryKind,
     FileEntry,
     LoraFacts,
+    ManifestFacts,
     OptimizerFacts,
     RandomStatesFacts,
     SchedulerFacts,
@@ -59,6 +60,7 @@ def checkpoint_json(checkpoint: CheckpointReport) -> Json:
         "findings": findings_json(checkpoint.findings),
         "outlook": outlook_json(checkpoint.outlook),
         "rehearsal": rehearsal_json(checkpoint.rehearsal),
+        "manifest": manifest_json(facts.manifest),
         "position": {
             "steps_per_epoch": position.steps_per_epoch,
             "current_epoch": position.current_epoch,
@@ -135,6 +137,20 @@ def rehearsal_json(outcome: RehearsalOutcome | None) -> Json | None:
         "peak_bytes": outcome.peak_bytes,
         "random_states": outcome.random_states.value if outcome.random_states else None,
         "versions": dict(outcome.versions),
+    }
+
+
+def manifest_json(manifest: ManifestFacts | None) -> Json | None:
+    """What was told of the save when it was first checked, and what is otherwise now; ``None``: it was not."""
+    if manifest is None:
+        return None
+    return {
+        "checked_at": utc_time(manifest.checked_at_ns),
+        "verdict": manifest.verdict,
+        "was_good": manifest.was_good,
+        "findings": list(manifest.findings),
+        "compared": sorted(manifest.files),
+        "changed": [{"file": name, "how": how.value} for name, how in manifest.changed],
     }
 
 

@@ -18,7 +18,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -91,6 +91,12 @@ def remove_own_folder(path: Path) -> None:
     """Remove a folder of the program's own with all that is in it; never one of the user's. Raises WriteFailed."""
     with _explained(path), contextlib.suppress(FileNotFoundError):
         shutil.rmtree(path)
+
+
+def remove_own_file(path: Path) -> None:
+    """Remove a file of the program's own, or the link in its place; never one of the user's. Raises WriteFailed."""
+    with _explained(path), contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def stage(
@@ -342,3 +348,45 @@ def _cure(error: OSError, target: Path) -> str:
     if error.errno == errno.ENOENT:
         return f"Check that {target} still exists."
     return "Look into this error and try again."
+
+
+def remove_confirmed(places: Sequence[tuple[Path, Path]]) -> None:
+    """Remove folders of the user's that may go, each a folder and a free name beside it, aside; never through a link.
+
+    All leave their names before the first byte goes: where one cannot, all are as they were, and a process that dies
+    leaves each whole or aside, for :func:`remove_set_aside`. Raises WriteFailed.
+    """
+    moved: list[tuple[Path, Path]] = []
+    for folder, aside in places:
+        try:
+            if not stat.S_ISDIR(os.lstat(folder).st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, "it is a link or no folder")
+            os.rename(folder, aside)
+        except OSError as error:
+            for back, hidden in reversed(moved):
+                with contextlib.suppress(OSError):
+                    os.rename(hidden, back)
+            reason = f"{folder.name} could not be removed ({error.strerror or error}); nothing was removed."
+            raise WriteFailed(error.errno, f"{reason} {_cure(error, folder)}") from error
+        moved.append((folder, aside))
+    for parent in {path.parent for place in moved for path in place}:
+        _sync_folder(parent)
+    remove_set_aside(*(aside for _, aside in moved))
+
+
+def remove_set_aside(*asides: Path) -> None:
+    """Remove what :func:`remove_confirmed` has set aside, as much as can be; raises WriteFailed for the rest."""
+    failures: list[WriteFailed] = []
+    for aside in asides:
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(aside)
+        except OSError as error:
+            reason = f"not all of its files could be removed ({error.strerror or error})"
+            text = (
+                f"The checkpoint is gone from the run, but {reason}. The rest is in {aside}, read by nobody."
+            )
+            cure = "Close what uses it and allow writing there; the next removal takes it up."
+            failures.append(WriteFailed(error.errno, f"{text} {cure}"))
+    if failures:
+        raise failures[0]

@@ -1,12 +1,16 @@
 """Verify every byte: checksums of all members, NaN and Inf, and the weights against the LoRA file of the same save.
 
+Where the state has a manifest, its files are hashed too: nothing else tells a changed bit in every file.
+
 The state's weights, cast to the LoRA file's dtype, equal that file bit for bit (measured with sd-scripts, which
 writes both from the same network within milliseconds). So the pair is a checksum that ``model.safetensors`` lacks.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ from checkpoint_core import layout
 from checkpoint_core.facts import (
     Damage,
     DeepFacts,
+    EntryKind,
     LoraFacts,
     OptimizerFacts,
     StateFacts,
@@ -29,6 +34,7 @@ from checkpoint_core.formats.pickles import Tensor, describe
 from checkpoint_core.formats.safetensors import TensorEntry, read_header
 from checkpoint_core.formats.torch_zip import Member, TorchZip
 from checkpoint_core.inspection import reading_of
+from checkpoint_core.manifest import digest_of
 from checkpoint_core.readers import shard_names
 
 #: Called with the bytes done and the bytes in all.
@@ -47,6 +53,20 @@ _MAX_TENSORS = 1_000_000
 
 class VerificationCancelled(Exception):
     """The user cancelled; nothing was changed."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What reading every byte told, and the facts of the state as it was then."""
+
+    facts: StateFacts
+    deep: DeepFacts
+
+    def still_holds(self, facts: StateFacts) -> bool:
+        """Whether it is still the same state; a manifest written since takes nothing away from what was read."""
+        then, manifest = self.facts, self.facts.manifest
+        same = (then.files, then.modified_ns, then.lora) == (facts.files, facts.modified_ns, facts.lora)
+        return same and manifest in (None, facts.manifest)
 
 
 class _Meter:
@@ -79,7 +99,8 @@ def verify_state(
     non_finite: dict[str, tuple[str, ...]] = {}
     files, lora = _tensor_files(facts, damage), _lora_to_pair(facts)
     sizes = {entry.name: entry.size_bytes for entry in facts.files}
-    total = sum(sizes.get(name, 0) for name in files) + (lora.size_bytes if lora else 0)
+    to_hash = _files_to_hash(facts)
+    total = sum(sizes.get(name, 0) for name in (*files, *to_hash)) + (lora.size_bytes if lora else 0)
     meter = _Meter(total, progress, cancelled)
     for name in files:
         scan = _scan_safetensors if name.endswith(".safetensors") else _scan_torch
@@ -93,8 +114,31 @@ def verify_state(
     pair = None
     if lora and layout.WEIGHTS_SAFE not in damage:
         pair = compare_with_lora(facts.path / layout.WEIGHTS_SAFE, facts.path.parent / lora.file, meter)
+    bytes_read = meter.done
+    as_saved = dict(_hashed(facts, to_hash, meter))
     meter.finish()
-    return DeepFacts(damage, non_finite, pair, meter.done)
+    return DeepFacts(damage, non_finite, pair, bytes_read, as_saved)
+
+
+def _files_to_hash(facts: StateFacts) -> list[str]:
+    """The files that may still be what their manifest tells; of another size, they are not."""
+    told = facts.manifest.files if facts.manifest else {}
+    return [
+        entry.name
+        for entry in facts.files
+        if entry.kind is EntryKind.FILE
+        and entry.name in told
+        and told[entry.name].size_bytes == entry.size_bytes
+    ]
+
+
+def _hashed(facts: StateFacts, names: list[str], meter: _Meter) -> Iterator[tuple[str, bool]]:
+    """Whether each file's bytes are those of its manifest; a file that cannot be read is left out."""
+    for name in names:
+        assert facts.manifest is not None  # noqa: S101 - it named the files
+        with contextlib.suppress(FormatError):
+            digest = digest_of(facts.path / name, meter.count)
+            yield name, digest == facts.manifest.files[name].sha256
 
 
 def _tensor_files(facts: StateFacts, damage: dict[str, Damage]) -> list[str]:

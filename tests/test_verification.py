@@ -7,6 +7,7 @@ import shutil
 import struct
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from checkpoint_core.audit import Auditor
 from checkpoint_core.facts import DeepFacts, LoraFacts, StateFacts
 from checkpoint_core.formats import DamageKind
 from checkpoint_core.formats.numbers import cast
+from checkpoint_core.manifest import make_manifest, write_manifest
 from checkpoint_core.verification import (
     VerificationCancelled,
     compare_with_lora,
@@ -359,3 +361,60 @@ def test_an_unknown_dtype_is_not_cast() -> None:
     assert cast(bytes(4), "F32", "I32") is None
     assert cast(bytes(1), "U8", "F32") is None
     assert cast(b"\x07", "U8", "U8") == b"\x07"
+
+
+# Against the manifest of the first check
+
+
+def with_manifest(state: Path) -> StateFacts:
+    """The facts of a state whose manifest was written an hour after its save."""
+    report = Auditor(state.parents[1]).audit_run(state.parent.name).checkpoint(state.name)
+    saved = report.facts.saved_ns
+    write_manifest(state.parent, make_manifest(report, clock=lambda: saved + 3600 * 10**9))
+    return facts_of(state)
+
+
+def test_every_file_is_held_against_the_manifest(state: Path) -> None:
+    assert verify(state).as_saved == {}
+    facts = with_manifest(state)
+    deep = verify_state(facts)
+    assert deep.as_saved == dict.fromkeys((entry.name for entry in facts.files), True)
+    assert deep.bytes_read == verify_state(replace(facts, manifest=None)).bytes_read
+
+
+def test_a_byte_that_the_rounding_hides_is_told_by_the_manifest(state: Path) -> None:
+    with_manifest(state)
+    flip_tensor_byte(state / layout.WEIGHTS_SAFE)
+    deep = verify(state)
+    assert deep.pair is not None
+    assert deep.pair.differing == ()
+    assert [name for name, same in deep.as_saved.items() if not same] == [layout.WEIGHTS_SAFE]
+
+
+def test_files_of_another_size_or_that_are_gone_are_not_hashed(state: Path) -> None:
+    with_manifest(state)
+    truncate(state / layout.SCHEDULER)
+    (state / layout.RANDOM_STATES).unlink()
+    assert verify(state).as_saved.keys().isdisjoint({layout.SCHEDULER, layout.RANDOM_STATES})
+    assert verify(state).as_saved[layout.OPTIMIZER]
+
+
+def test_a_file_that_disappears_before_it_is_hashed_is_left_out(state: Path) -> None:
+    facts = with_manifest(state)
+    (state / layout.TRAIN_STATE).unlink()
+    assert layout.TRAIN_STATE not in verify_state(facts).as_saved
+
+
+def test_hashing_is_counted_and_can_be_cancelled(state: Path) -> None:
+    facts = with_manifest(state)
+    seen: list[tuple[int, int]] = []
+    verify_state(facts, lambda *numbers: seen.append(numbers))
+    plain: list[tuple[int, int]] = []
+    verify_state(replace(facts, manifest=None), lambda *numbers: plain.append(numbers))
+    assert seen == sorted(seen)
+    assert seen[-1] == (seen[-1][1],) * 2
+    assert seen[-1][1] == plain[-1][1] + facts.size_bytes
+
+    calls = iter(range(10_000))
+    with pytest.raises(VerificationCancelled):
+        verify_state(facts, cancelled=lambda: next(calls) > len(plain))

@@ -98,7 +98,8 @@ def _with_entry(facts: StateFacts, file: FileRepair) -> StateFacts:
     kept = [entry for entry in facts.files if entry.name != file.name]
     if file.content is not None:
         kept.append(FileEntry(file.name, file.content.size_bytes, file.modified_ns))
-    return replace(facts, files=tuple(sorted(kept, key=lambda entry: entry.name)))
+    manifest = facts.manifest.without(frozenset({file.name})) if facts.manifest else None
+    return replace(facts, files=tuple(sorted(kept, key=lambda entry: entry.name)), manifest=manifest)
 
 
 def _saved_ns(facts: StateFacts, name: str) -> int:
