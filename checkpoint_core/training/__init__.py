@@ -1,0 +1,1 @@
+"""A training that runs: started, watched, stopped, brought back."""
