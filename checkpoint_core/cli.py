@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.progress import DownloadColumn, MofNCompleteColumn, TextColumn
 
-from checkpoint_core import cli_repair, console_view, exit_code
+from checkpoint_core import cli_prune, cli_repair, cli_training, console_view, exit_code
 from checkpoint_core.audit import (
     Auditor,
     AuditReport,
@@ -63,7 +63,8 @@ app = typer.Typer(
     help="""Find, judge and resume the training states of FluxGym.
 
     Nothing of a checkpoint is ever executed. Only these write: "resume" (the train script, with a backup),
-    "repair" and "recover" with --apply (with a way back), and "report" (the report).
+    "repair" and "recover" with --apply (with a way back), "prune" with --remove, "report" (the report), and "watch",
+    which trains and, unless told otherwise, brings a crashed training back (it repairs and edits as "recover" does).
 
     Exit status: 0 will resume; 1 will not resume, or was refused; 2 could not tell, or wrong usage.""",
 )
@@ -227,6 +228,10 @@ def report(
 # In the order of the help; their functions stand in a module of their own.
 repair = app.command()(cli_repair.repair)
 recover = app.command()(cli_repair.recover)
+watch = app.command()(cli_training.watch)
+status = app.command()(cli_training.status)
+stop_training = app.command(name="stop")(cli_training.stop_training)
+prune = app.command()(cli_prune.prune)
 
 
 def _scanned(auditor: Auditor, run: str | None) -> AuditReport:

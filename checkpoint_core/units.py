@@ -19,6 +19,20 @@ def human_bytes(size: int) -> str:
     return f"{amount:.1f} TB"
 
 
+def human_seconds(seconds: float) -> str:
+    """A span of time for people, in its two largest units: ``2 h 05 min``."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02} min"
+    return f"{hours // 24} days {hours % 24} h"
+
+
 def _moment(nanoseconds: int) -> datetime:
     """A point in time in UTC; a time that no calendar holds (a broken clock's) becomes its first or last."""
     try:

@@ -23,13 +23,19 @@ IMPORT_HOMES = {
     "accelerate": ("trainer_side/",),
     "pandas": ("table.py",),
     "pickle": ("formats/pickles.py", "trainer_side/"),
-    "subprocess": ("environment.py", "rehearsal.py", "supervisor.py", "trainer_side/"),
+    "subprocess": (
+        "environment.py",
+        "rehearsal.py",
+        "training/spawning.py",
+        "training/attempt.py",
+        "trainer_side/",
+    ),
     "multiprocessing": (),
 }
 """Where in checkpoint_core each of these may be imported; nowhere else."""
 
 KEEP_OFF_THE_DISK = ("checks/", "report.py", "report_", "table.py", "recovery.py", "host_install.py")
-WRITERS = ("safe_write.py", "trainer_side/")
+WRITERS = ("safe_write.py", "training/log_files.py", "trainer_side/")
 PRINTERS = ("cli_output.py", "trainer_side/")
 
 DISK_MODULES = {"os", "shutil", "tempfile", "glob", "fileinput", "mmap"}

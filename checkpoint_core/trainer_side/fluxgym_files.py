@@ -89,6 +89,29 @@ def train_script(folder: GymFolder, options: TrainOptions, advanced: Sequence[st
     return " \\\n  ".join([*lines, *advanced]) + ("" if advanced else " \\")
 
 
+def write_trainer(root: Path, options: Sequence[str] = ()) -> Path:
+    """Write what the scripts start, ``sd-scripts/flux_train_network.py``: the small trainer under upstream's name.
+
+    :param options: further flags of the small trainer, such as ``--step_seconds 0.5``.
+    """
+    path = root / "sd-scripts" / "flux_train_network.py"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    project = Path(__file__).resolve().parents[2]
+    text = f'''"""A small real training in the place of sd-scripts' Flux trainer, for this folder's runs."""
+
+import sys
+
+sys.path.insert(0, {str(project)!r})
+
+from checkpoint_core.trainer_side.small_trainer import main
+
+if __name__ == "__main__":
+    main([*sys.argv[1:], *{list(options)!r}])
+'''
+    path.write_text(text, encoding="utf-8", newline="\n")
+    return path
+
+
 def quoted(path: Path) -> str:
     """Return a path in double quotes, as FluxGym writes paths, with what bash would expand in them escaped."""
     return '"' + re.sub(r'(["\\$`])', r"\\\1", str(path)) + '"'

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from checkpoint_core.trainer_side.fluxgym_files import GymFolder
+from checkpoint_core.trainer_side.fluxgym_files import GymFolder, write_trainer
 from checkpoint_core.trainer_side.sample_runs import SAMPLES, SampleRun
 
 MARKER = ".sample-outputs.json"
@@ -71,6 +71,13 @@ class _Made:
                 folder.rmdir()
         self.files, self.unfinished = [], None
 
+    def add_trainer(self) -> None:
+        """Write what the scripts start, unless it is there: half a second a step, so that one can watch."""
+        if not (self.root / "sd-scripts").exists():
+            trainer = write_trainer(self.root, ("--step_seconds", "0.5"))
+            self.files.append(trainer.relative_to(self.root).as_posix())
+            self.write()
+
     def make(self, run: SampleRun) -> None:
         """Make one run and note its files; raises NotOurFolder if somebody else's run has its name."""
         folders = _folders(self.root, run.name)
@@ -101,6 +108,7 @@ def make_sample_outputs(root: Path) -> list[SampleRun]:
     made = _Made.read(root)
     root.mkdir(parents=True, exist_ok=True)
     made.clear()
+    made.add_trainer()
     runs = []
     for run in SAMPLES:
         if _name_possible(root, run.name):

@@ -187,6 +187,7 @@ class Training:
             self.optimizer.step()
             self.schedule.step()
             self.optimizer.zero_grad(set_to_none=True)
+        time.sleep(self.options.step_seconds)
         return float(loss.detach())
 
     def _record_loss(self, number: int, loss: float) -> None:

@@ -20,7 +20,8 @@ class TrainOptions:
     Steps and epochs are counted from 1 in names and flags. Not of sd-scripts: `steps_per_epoch` stands for
     the data set, whose size decides it upstream; `stop_after_step`, by the trainer's own count, which begins
     anew at every start, ends the training there as a kill would, without the last state and the last LoRA
-    file; `loss_log` receives one JSON line a step; `quiet` silences the bar and the lines on stdout.
+    file; `loss_log` receives one JSON line a step; `quiet` silences the bar and the lines on stdout;
+    `step_seconds` is a pause after each step, so that a training can be watched.
     """
 
     output_dir: Path
@@ -58,6 +59,7 @@ class TrainOptions:
     loss_log: Path | None = None
     stop_after_step: int | None = None
     quiet: bool = False
+    step_seconds: float = 0.0
 
     @property
     def total_steps(self) -> int:

@@ -1,0 +1,225 @@
+"""Processes told apart, found and ended: a whole training, whoever started it.
+
+A process's number is used again; together with the moment of its start it is unique. On Linux that moment is counted in
+the kernel's ticks since the machine's start (proc(5), ``starttime``), which no setting of the clock moves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from checkpoint_core.training.records import ProcessId
+
+#: How long a process that was asked to end is given before it is ended: it may write its last lines.
+GENTLE_SECONDS = 10.0
+_TERM_SECONDS = 5.0
+_SCRIPTS = ("train.sh", "train.bat")
+_SAME_START_SECONDS = 0.02
+#: Programs that run or start a training; an editor that has the script open is none.
+_RUNNERS = ("python", "bash", "sh", "cmd", "accelerate", "zsh", "dash")
+
+
+def identify(pid: int) -> ProcessId | None:
+    """A process that is there now; ``None`` for one that has gone, or is only waiting to be buried."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return ProcessId(pid, _started(process))
+    except psutil.Error:
+        return None
+
+
+def _started(process: psutil.Process) -> float:
+    try:
+        after_name = Path(f"/proc/{process.pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return int(after_name[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return float(process.create_time())
+
+
+def is_alive(process: ProcessId | None) -> bool:
+    """Whether this very process is still there."""
+    if process is None:
+        return False
+    now = identify(process.pid)
+    return now is not None and abs(now.started - process.started) < _SAME_START_SECONDS
+
+
+def members(root: ProcessId) -> list[psutil.Process]:
+    """Every process of a training: below its first process, and of its session where it began one.
+
+    A launcher that is killed leaves its trainer behind, no longer below anything; the session still names it.
+    """
+    found: dict[int, psutil.Process] = {}
+    if is_alive(root):
+        with contextlib.suppress(psutil.Error):
+            first = psutil.Process(root.pid)
+            found = {each.pid: each for each in (first, *first.children(recursive=True))}
+    found.update((each.pid, each) for each in _session(root))
+    return [each for each in found.values() if _is_running(each)]
+
+
+def _session(root: ProcessId) -> Iterator[psutil.Process]:
+    if not hasattr(os, "getsid"):
+        return
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError, psutil.Error):
+            if os.getsid(pid) == root.pid and pid != root.pid:
+                process = psutil.Process(pid)
+                # A session is named by a number too: a later one of the same number began later than its members.
+                if _started(process) >= root.started - _SAME_START_SECONDS and not _is_reused(root):
+                    yield process
+
+
+def _is_reused(root: ProcessId) -> bool:
+    """Whether another process has the number of a training's first one by now."""
+    now = identify(root.pid)
+    return now is not None and abs(now.started - root.started) >= _SAME_START_SECONDS
+
+
+def _is_running(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running()) and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def cpu_seconds(processes: Iterable[psutil.Process]) -> float:
+    """The processor time that processes have used so far."""
+    total = 0.0
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def end_all(
+    find: Callable[[], Sequence[psutil.Process]],
+    sleep: Callable[[float], None] = time.sleep,
+    gentle_seconds: float = GENTLE_SECONDS,
+) -> bool:
+    """End a whole training: asked as by Ctrl-C, then told, then killed. Returns whether all of it is gone.
+
+    :param find: the processes that are left; asked again before each step, because a launcher that ends leaves others.
+    """
+    steps = ((_interrupt, gentle_seconds), (_terminate, _TERM_SECONDS), (_kill, _TERM_SECONDS))
+    for act, seconds in steps:
+        left = find()
+        for process in left:
+            with contextlib.suppress(psutil.Error, OSError, ValueError):
+                act(process)
+        if _wait(find, sleep, seconds):
+            return True
+    return not find()
+
+
+def _interrupt(process: psutil.Process) -> None:
+    process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT))
+
+
+def _terminate(process: psutil.Process) -> None:
+    process.terminate()
+
+
+def _kill(process: psutil.Process) -> None:
+    process.kill()
+
+
+def _wait(
+    find: Callable[[], Sequence[psutil.Process]], sleep: Callable[[float], None], seconds: float
+) -> bool:
+    for _ in range(max(1, round(seconds / 0.1))):
+        if not find():
+            return True
+        sleep(0.1)
+    return False
+
+
+@dataclass(frozen=True)
+class Found:
+    """A training that was found among the processes: its run's folder, its first process, and its devices.
+
+    ``is_watcher`` marks a watcher of ours, which is about to start or has started one.
+    """
+
+    run: Path
+    root: ProcessId
+    device: str
+    is_watcher: bool = False
+
+
+def find_trainings() -> tuple[Found, ...]:
+    """Every training of a FluxGym's run on this machine that may be seen, whoever started it, one entry a run."""
+    found: dict[Path, Found] = {}
+    # A training's parents are older: the first that names a run is its root.
+    for process in sorted(psutil.process_iter(["pid", "cmdline", "create_time"]), key=_age):
+        with contextlib.suppress(psutil.Error, OSError, ValueError):
+            words = process.info["cmdline"] or []
+            run = _run_of(process, words)
+            root = identify(process.pid) if run is not None and run not in found else None
+            if run is not None and root is not None:
+                found[run] = Found(run, root, _device(process), _is_watcher(words))
+    return tuple(found.values())
+
+
+def _age(process: psutil.Process) -> float:
+    return float(process.info.get("create_time") or 0.0)
+
+
+def _run_of(process: psutil.Process, words: Sequence[str]) -> Path | None:
+    """The run that a process trains, by what it was started with."""
+    if not words or not os.path.basename(words[0]).lower().startswith(_RUNNERS):
+        return None
+    if _is_watcher(words):
+        return Path(os.path.realpath(words[words.index("watch") + 1]))
+    for number, word in enumerate(words):
+        if os.path.basename(word.replace("\\", "/")) in _SCRIPTS and number > 0:
+            script = Path(process.cwd(), word)
+            # Only a run's: a train.sh of another program lies where no outputs folder is above.
+            return Path(os.path.realpath(script.parent)) if script.parent.parent.name == "outputs" else None
+        value = word.partition("=")[2] if word.startswith("--output_dir=") else None
+        if word == "--output_dir" and number + 1 < len(words):
+            value = words[number + 1]
+        if value:
+            return Path(os.path.realpath(Path(process.cwd(), value)))
+    return None
+
+
+def _is_watcher(words: Sequence[str]) -> bool:
+    return "checkpoint_core" in words and "watch" in words[:-1]
+
+
+def _device(process: psutil.Process) -> str:
+    """The GPUs that a process would use, as CUDA is told; all of them where it is not told, or may not be seen."""
+    try:
+        return process.environ().get("CUDA_VISIBLE_DEVICES") or ALL_DEVICES
+    except (psutil.Error, OSError):
+        return ALL_DEVICES
+
+
+ALL_DEVICES = "all"
+
+
+def share_a_device(one: str, other: str) -> bool:
+    """Whether two values of CUDA_VISIBLE_DEVICES name a GPU in common."""
+    if ALL_DEVICES in (one, other):
+        return True
+    return bool({part.strip() for part in one.split(",")} & {part.strip() for part in other.split(",")})
+
+
+def began_ns(process: ProcessId) -> int:
+    """When a process began, nanoseconds since 1970; the present where it has gone."""
+    try:
+        return round(psutil.Process(process.pid).create_time() * 1e9)
+    except psutil.Error:
+        return time.time_ns()
