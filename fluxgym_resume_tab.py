@@ -32,11 +32,14 @@ from checkpoint_core.page.desk import LAYOUTS, Desk, Outcome, RunView
 from checkpoint_core.page.markup import SELECTED_BOX, SORT_BOX, WAY_BOX
 from checkpoint_core.page.seat import Seat
 from checkpoint_core.page.table_view import DEFAULT_SORT
+from checkpoint_core.page.training_desk import Told, TrainingShown
 from checkpoint_core.safe_write import WriteFailed
 
 _EPOCH_PLACES = [("the train script (--initial_epoch)", False), ("the checkpoint (train_state.json)", True)]
 _SKIP_LABEL = "In an unfinished epoch, skip the steps that were trained already (--skip_until_initial_step)"
 _LAYOUT_LABEL = "Judge checkpoints by the files of"
+#: How many outputs show a run; see ``_Page.views``.
+_VIEWS = 16
 _KNOWS_SHOW_API = "show_api" in inspect.signature(gr.Button.click).parameters
 #: Gradio 6 renamed the switch that keeps an event out of the API's documentation.
 _UNLISTED: dict[str, Any] = {"show_api": False} if _KNOWS_SHOW_API else {"api_visibility": "private"}
@@ -60,6 +63,7 @@ def build_tab(
         page = _Page(gym)
     _wire_views(desk, page)
     _wire_script(desk, page, gym)
+    _wire_training(desk, page)
     _wire_long_work(desk, page)
     _wire_python(desk, page)
     _wire_download(desk, page)
@@ -75,15 +79,32 @@ class _Page:
         with gr.Row(elem_classes=["ck-bar"]):
             self.runs = gr.Dropdown([], label="Run", scale=6, min_width=240, interactive=True)
             self.refresh = _button("Refresh", 110, scale=0)
-        self.headline, self.table, self.ways, self.panel, self.preview = (_html() for _ in range(5))
+        self.headline = _html()
+        self.training = _html()
         with gr.Row(elem_classes=["ck-bar"]):
-            self.resume = _button("Resume from this checkpoint", 240, variant="primary", interactive=False)
+            self.stop = _button("Stop training", 150, visible=False, scale=0)
+            self.watch = _button("Watch it", 120, visible=False, scale=0)
+        with gr.Accordion("Log", open=False, visible=False) as self.log_part:
+            self.log = _html()
+        with gr.Accordion(
+            "Journal: what was decided, and why", open=False, visible=False
+        ) as self.journal_part:
+            self.journal = _html()
+        self.table, self.ways, self.panel, self.preview = (_html() for _ in range(4))
+        with gr.Row(elem_classes=["ck-bar"]):
+            self.resume_now = _button("Resume now", 130, variant="primary", interactive=False)
+            self.resume = _button("Resume from this checkpoint", 240, interactive=False)
             self.repair = _button("Repair and resume", 170, variant="primary", visible=False)
             self.rehearse = _button("Rehearse resume", 150, interactive=False)
             self.verify = _button("Verify every byte", 150, interactive=False)
             self.cancel = _button("Cancel", 120, visible=False)
             self.fresh = _button("Start fresh", 120, interactive=False)
             self.download = _button("Download diagnosis", 160, interactive=False)
+        with gr.Row(elem_classes=["ck-bar"]):
+            self.start = _button("Start training", 150, scale=0, visible=False)
+            self.bring_back = gr.Checkbox(
+                True, label="Bring it back if it crashes", container=False, min_width=240, interactive=True
+            )
         self.refusal, self.progress = _html("ck-refusal"), _html()
         self.result = _html("ck-result")
         with gr.Row(elem_classes=["ck-bar"]):
@@ -92,6 +113,10 @@ class _Page:
             self.way_yes = _button("Yes, do it", 120, variant="primary", visible=False, scale=0)
             self.fresh_no = _button("No, keep it", 120, visible=False, scale=0)
         self.report = gr.File(label="Diagnosis", visible=False, interactive=False)
+        with gr.Accordion("Room on the disk", open=False):
+            self.room = _html()
+            self.spare = gr.CheckboxGroup([], label="Checkpoints to remove", visible=False, interactive=True)
+            self.remove = _button("Remove the ticked checkpoints", 240, visible=False)
         with gr.Accordion("Options", open=False):
             self.layout = gr.Dropdown(LAYOUTS, value="auto", label=_LAYOUT_LABEL, interactive=True)
             self.python = gr.Dropdown([], label="Python that trains", interactive=True)
@@ -109,6 +134,7 @@ class _Page:
         self.sort_box = gr.Textbox("", elem_id=SORT_BOX, elem_classes=["ck-hidden"], label="Sort")
         self.way_box = gr.Textbox("", elem_id=WAY_BOX, elem_classes=["ck-hidden"], label="Way")
         self.poll = gr.Button("Poll", elem_id="ck-poll", elem_classes=["ck-hidden"])
+        self.live = gr.Button("Live", elem_id="ck-live", elem_classes=["ck-hidden"])
         self.seat = gr.State(Seat())
         self.choices, self.pythons, self.fresh_change, self.question = (gr.State(None) for _ in range(4))
         self.receipt, self.resumed_from, self.working = (gr.State(None) for _ in range(3))
@@ -123,7 +149,24 @@ class _Page:
         """The outputs that show a run, in the order of :func:`_view_updates`."""
         return [
             *(self.headline, self.table, self.ways, self.panel, self.preview, self.refusal),
-            *(self.repair, self.resume, self.rehearse, self.verify, self.fresh, self.download),
+            *(
+                self.repair,
+                self.resume_now,
+                self.resume,
+                self.rehearse,
+                self.verify,
+                self.fresh,
+                self.download,
+            ),
+            *(self.room, self.spare, self.remove),
+        ]
+
+    @property
+    def training_views(self) -> list[Any]:
+        """The outputs that show a run's training, in the order of :func:`_training_updates`."""
+        return [
+            *(self.training, self.log_part, self.log, self.journal_part, self.journal),
+            *(self.start, self.stop, self.watch, self.bring_back),
         ]
 
     @property
@@ -157,7 +200,7 @@ def _told(message: str, *, undo: bool = False, fresh: bool = False, way: bool = 
 def _view_updates(view: RunView, before: RunView | None = None) -> list[Any]:
     """Updates for ``views``; none at all where nothing differs, so that a refresh moves nothing."""
     if view == before:
-        return [gr.skip()] * 12
+        return [gr.skip()] * _VIEWS
     refusal = error_view(view.refusal) if view.refusal else ""
     has_run, has_row = gr.update(interactive=bool(view.run)), gr.update(interactive=bool(view.selected))
     return [
@@ -165,11 +208,41 @@ def _view_updates(view: RunView, before: RunView | None = None) -> list[Any]:
         *(
             _shown(view.mend is not None),
             gr.update(interactive=view.resumes),
+            gr.update(interactive=view.resumes),
             has_row,
             has_row,
             has_run,
             has_run,
         ),
+        *_room_updates(view, before),
+    ]
+
+
+def _room_updates(view: RunView, before: RunView | None) -> list[Any]:
+    """Updates for the room on the disk; what is ticked stays while the choice is the same."""
+    choices = list(view.room.choices)
+    same = before is not None and (before.run, before.room.choices) == (view.run, view.room.choices)
+    ticks = gr.skip() if same else gr.update(choices=choices, value=[], visible=bool(choices))
+    return [view.room.view, ticks, _shown(bool(choices))]
+
+
+def _training_updates(now: TrainingShown, before: TrainingShown | None) -> list[Any]:
+    """Updates for ``training_views``; each part only where it differs, so that an open log stays where it is."""
+
+    def part(name: str, update: Any) -> Any:
+        value = getattr(now, name)
+        return gr.skip() if before is not None and getattr(before, name) == value else update(value)
+
+    return [
+        part("training", str),
+        part("has_trace", _shown),
+        part("log", str),
+        part("has_trace", _shown),
+        part("journal", str),
+        part("can_start", _shown),
+        part("can_stop", _shown),
+        part("can_watch", _shown),
+        part("bring_back", lambda value: gr.update(value=value)),
     ]
 
 
@@ -205,7 +278,7 @@ def _wire_views(desk: Desk, page: _Page) -> None:
     def pick(seat: Seat, run: str | None) -> list[Any]:
         # Gradio's picker tells one choice twice: the second may come after the user has gone on.
         if run == seat.run:
-            return [gr.skip()] * 18
+            return [gr.skip()] * (_VIEWS + 6)
         return [*_silence(), "", *show(seat, run, run=run or "")]
 
     def select(message: str, *who: Any) -> list[Any]:
@@ -221,10 +294,14 @@ def _wire_views(desk: Desk, page: _Page) -> None:
     known = [page.choices, page.pythons, *page.who]
     told = [page.pythons, page.python, page.environment]
     refreshed = [page.choices, page.runs, *page.talk, *told, *page.views]
-    page.refresh.click(refresh, known, refreshed, **_UNLISTED)
-    page.poll.click(refresh, known, refreshed, **_QUIET)
-    # `input`, not `change`: a refresh that sets the same value again must not start everything anew.
-    page.runs.input(pick, page.who, [*page.talk, page.progress, *page.views], **_QUIET)
+    events = (
+        page.refresh.click(refresh, known, refreshed, **_UNLISTED),
+        page.poll.click(refresh, known, refreshed, **_QUIET),
+        # `input`, not `change`: a refresh that sets the same value again must not start everything anew.
+        page.runs.input(pick, page.who, [*page.talk, page.progress, *page.views], **_QUIET),
+    )
+    for event in events:
+        _then_look_at_training(event, desk, page)
     layout = [page.layout, *page.who]
     page.layout.input(lambda name, *who: show(*who, layout=name), layout, page.views, **_QUIET)
     boxes = (page.epoch_in, page.epochs, page.skip)
@@ -236,21 +313,70 @@ def _wire_views(desk: Desk, page: _Page) -> None:
     page.sort_box.change(resort, [page.sort_box, *page.who], page.views, **_QUIET)
 
 
+def _then_look_at_training(event: Any, desk: Desk, page: _Page) -> None:
+    """After an event: how the training of the run stands."""
+    event.then(partial(_look_at_training, desk), page.seat, page.training_views, **_QUIET)
+
+
+def _look_at_training(desk: Desk, seat: Seat) -> list[Any]:
+    return _training_updates(*seat.look_at_training(desk))
+
+
+def _wire_training(desk: Desk, page: _Page) -> None:
+    """Trainings: seen while they run, started, watched, stopped; and room made for their saves."""
+    asked_outputs = [*page.talk, page.question]
+
+    def told(result: Told) -> list[Any]:
+        return [*_told(result.message, way=result.question is not None), result.question]
+
+    def start(bring_back: bool, seat: Seat) -> list[Any]:
+        return told(desk.training.start(seat.run, bring_back))
+
+    def watch(bring_back: bool, seat: Seat) -> list[Any]:
+        return told(desk.training.watch(seat.run, bring_back))
+
+    def ask_stop(seat: Seat) -> list[Any]:
+        return told(desk.training.ask_stop(seat.run))
+
+    def ask_remove(names: list[str], seat: Seat) -> list[Any]:
+        return told(desk.training.ask_remove(seat.run, names or [], seat.layout))
+
+    def set_bring_back(wanted: bool, seat: Seat) -> None:
+        desk.training.set_bring_back(seat.run, wanted)
+
+    page.live.click(partial(_look_at_training, desk), page.seat, page.training_views, **_QUIET)
+    page.bring_back.input(set_bring_back, [page.bring_back, page.seat], None, **_QUIET)
+    chosen = [page.bring_back, page.seat]
+    events = (
+        page.start.click(start, chosen, asked_outputs, **_UNLISTED),
+        page.watch.click(watch, chosen, asked_outputs, **_UNLISTED),
+        page.stop.click(ask_stop, page.seat, asked_outputs, **_UNLISTED),
+        page.remove.click(ask_remove, [page.spare, page.seat], asked_outputs, **_UNLISTED),
+    )
+    for event in events:
+        _then_look_at_training(event, desk, page)
+        event.then(None, None, None, js=ASKED, **_UNLISTED)
+
+
 def _wire_python(desk: Desk, page: _Page) -> None:
     """Which Python trains: chosen from those that this machine names."""
     chosen = page.python.input(desk.python.choose, page.python, page.environment, **_UNLISTED)
     chosen.then(partial(_show, desk), page.who, page.views, **_QUIET)
 
 
+def _written(desk: Desk, result: Outcome, seat: Seat, run: str | None, asks: bool = False) -> list[Any]:
+    """Updates after a press that may have changed the script; ``asks`` where a question comes with what is told."""
+    # The path is a token too: True after “Start fresh”, None where nothing was written.
+    resumed_from = (str(result.state_path) if result.state_path else True) if result.written else None
+    talk = _told(result.message, undo=result.receipt is not None, way=asks)
+    return [*talk, result.receipt, resumed_from, *_show(desk, seat, run, again=True)]
+
+
 def _wire_script(desk: Desk, page: _Page, gym: Gym | None) -> None:
     """Everything that changes a script."""
     written = [*page.talk, page.receipt, page.resumed_from, *page.views]
 
-    def written_by(result: Outcome, seat: Seat, run: str | None) -> list[Any]:
-        # The path is a token too: True after “Start fresh”, None where nothing was written.
-        resumed_from = (str(result.state_path) if result.state_path else True) if result.written else None
-        talk = _told(result.message, undo=result.receipt is not None)
-        return [*talk, result.receipt, resumed_from, *_show(desk, seat, run, again=True)]
+    written_by = partial(_written, desk)
 
     def try_first(seat: Seat, run: str | None) -> Iterator[list[Any]]:
         # What was shown when the button was pressed is what is written, wherever the user goes meanwhile.
@@ -275,6 +401,10 @@ def _wire_script(desk: Desk, page: _Page, gym: Gym | None) -> None:
         asked = desk.repairs.ask(seat.run or run or "", seat.selected, wanted, seat.layout, seat.choices)
         return [*_told(asked[0], way=asked[1] is not None), asked[1]]
 
+    def resume_now(bring_back: bool, seat: Seat, run: str | None) -> list[Any]:
+        result, question = desk.resume_now(seat.pressed, seat.layout, bring_back)
+        return [*written_by(result, seat, run, question is not None), question]
+
     def answer(question: Any, seat: Seat, run: str | None) -> list[Any]:
         return written_by(desk.answer(seat.run, question), seat, run)
 
@@ -287,16 +417,20 @@ def _wire_script(desk: Desk, page: _Page, gym: Gym | None) -> None:
     page.fresh_no.click(_silence, None, page.talk, **_UNLISTED)
     asked = page.way_box.change(ask_way, [page.way_box, *page.who], [*page.talk, page.question], **_QUIET)
     asked.then(None, None, None, js=ASKED, **_UNLISTED)
+    tried_now = page.resume_now.click(try_first, *_followed(page), **_UNLISTED)
+    now = [page.bring_back, *page.who]
     events = (
+        tried_now.then(resume_now, now, [*written, page.question], **_QUIET),
         tried.then(resume, page.who, written, **_QUIET),
         page.repair.click(repair, page.who, written, **_UNLISTED),
         page.way_yes.click(answer, [page.question, *page.who], written, **_UNLISTED),
         page.fresh_yes.click(start_fresh, [page.fresh_change, *page.who], written, **_UNLISTED),
         page.undo.click(undo, [page.receipt, *page.who], written, **_UNLISTED),
     )
-    if gym is not None and gym.is_connected:
-        for event in events:
-            _carry_into_gym(event, page, gym, desk)
+    for event in events:
+        _then_look_at_training(event, desk, page)
+    for event in events if gym is not None and gym.is_connected else ():
+        _carry_into_gym(event, page, gym, desk)
 
 
 def _carry_into_gym(event: Any, page: _Page, gym: Gym, desk: Desk) -> None:

@@ -16,6 +16,9 @@ from checkpoint_core.recovery import Recovery
 from checkpoint_core.redaction import Redactor
 from checkpoint_core.repairs.record import RECORD
 from checkpoint_core.report import Diagnosis, build_report
+from checkpoint_core.report_training import training_json
+from checkpoint_core.training.log_files import log_end
+from checkpoint_core.training.status import Processes, has_trace, training_status
 from checkpoint_core.versions import versions_here
 
 #: The text files that FluxGym writes into a run's folder.
@@ -33,7 +36,19 @@ def diagnosis_for(
     :param clock: nanoseconds since the epoch.
     """
     versions = versions_here(_trainer_folder(run))
-    return build_report(run, versions, dict(small_files(run)), redactor_here(), clock(), recovery)
+    status = training_status(run.facts.path, Processes())
+    training = training_json(status) if has_trace(status) else None
+    files = {**dict(small_files(run)), **_log(run)}
+    return build_report(run, versions, files, redactor_here(), clock(), recovery, training)
+
+
+def _log(run: RunReport) -> dict[str, bytes]:
+    """The end of the last training's log, from the beginning of a line."""
+    data = log_end(run.facts.path, MAX_BYTES)
+    if len(data) == MAX_BYTES:
+        data = data.partition(b"\n")[2] or data
+    # A byte that is cut in two at the beginning must not make the whole of it no text.
+    return {"training/train.log": data.decode("utf-8", "replace").encode("utf-8")} if data else {}
 
 
 def redactor_here() -> Redactor:

@@ -49,6 +49,7 @@ def build_report(
     redactor: Redactor,
     made_ns: int,
     recovery: Recovery | None = None,
+    training: Json | None = None,
 ) -> Diagnosis:
     """The report of one run.
 
@@ -58,10 +59,13 @@ def build_report(
     :param redactor: takes the user's names and tokens out of everything.
     :param made_ns: when the report is made, nanoseconds since the epoch.
     :param recovery: the ways on, where they were planned.
+    :param training: of the run's last training, as ``report_training.training_json`` makes it; ``None`` without one.
     """
     files = dict(_redacted(small_files, redactor))
     ways = ways_json(recovery) if recovery else None
-    document = redactor.value({**_document(run, versions, files, made_ns), "recovery": ways})
+    document = redactor.value(
+        {**_document(run, versions, files, made_ns), "recovery": ways, "training": training}
+    )
     markdown = diagnosis_markdown(document)
     # Lone surrogates stand for undecodable bytes in names; escaped, they survive in JSON.
     text = json.dumps(document, indent=2, allow_nan=False) + "\n"

@@ -32,6 +32,7 @@ def diagnosis_markdown(document: Json) -> str:
     parts = [
         *_opening(document),
         *_ways_on(document),
+        *_training(document),
         *_environment(document),
         *_versions(document),
         *_checkpoints(document),
@@ -59,6 +60,20 @@ def _opening(document: Json) -> Iterator[str]:
     if run["findings"]:
         yield "## The run as a whole"
         yield "\n".join(_finding(found) for found in run["findings"])
+
+
+def _training(document: Json) -> Iterator[str]:
+    """How the last training went, and every decision of its watcher."""
+    training = document.get("training")
+    if not training:
+        return
+    yield "## The last training"
+    yield markdown_text(f"{training['word']}. {training['message']}".strip())
+    if training["warnings"]:
+        yield "\n".join(f"- Warning: {markdown_text(each)}" for each in training["warnings"])
+    if training["journal"]:
+        lines = (f"- {line['at']} {markdown_text(line['text'])}" for line in training["journal"])
+        yield "\n".join(lines)
 
 
 def _ways_on(document: Json) -> Iterator[str]:

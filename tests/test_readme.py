@@ -16,7 +16,8 @@ from checkpoint_core.wording import VERDICT_WORDS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = ([], ["scan"], ["check"], ["resume"], ["repair"], ["recover"], ["report"])
+_NAMES = "scan check resume repair recover watch status stop prune report"
+COMMANDS = ([], *([name] for name in _NAMES.split()))
 
 
 def help_text(arguments: list[str]) -> str:

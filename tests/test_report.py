@@ -16,6 +16,8 @@ from checkpoint_core.collect import diagnosis_for, redactor_here, small_files
 from checkpoint_core.redaction import Redactor
 from checkpoint_core.report import Diagnosis, build_report
 from checkpoint_core.report_schema import SCHEMA_VERSION, check_json, checkpoint_json, scan_json
+from checkpoint_core.training.log_files import JournalLine, open_log, write_journal
+from checkpoint_core.training.records import Status, TrainingRecord, write_record
 from checkpoint_core.versions import Versions
 from checkpoint_core.ways_on import plan_recovery
 from tests.damage import nan_in_optimizer, remove, truncate
@@ -326,6 +328,31 @@ def test_the_ways_on_and_the_repairs_stand_in_the_report(world: World) -> None:
     assert "## Ways on" in report.markdown
     assert "1. **Repair epoch 4 and resume** (recommended)" in report.markdown
     assert "files/repairs.json" in document["small_files"]
+
+
+def test_the_last_training_and_its_journal_stand_in_the_report(world: World) -> None:
+    home = Path(os.path.expanduser("~"))
+    record = TrainingRecord(Status.FATAL, "here", started_ns=MADE_NS, attempt=2, message="The disk is full.")
+    write_record(world.run, record)
+    write_journal(world.run, JournalLine(MADE_NS, "crashed", f"Killed in {home}/x."))
+    with open_log(world.run) as log:
+        log.write(b"x" * 70_000 + f"\nOSError in {home}/outputs\n".encode())
+
+    report = diagnosis_for(audited(world))
+
+    training = json.loads(report.json)["training"]
+    assert (training["status"], training["attempt"], training["message"]) == ("fatal", 2, "The disk is full.")
+    assert [line["kind"] for line in training["journal"]] == ["crashed"]
+    assert "## The last training" in report.markdown
+    assert "Crashed. The disk is full." in report.markdown
+    assert members(report)["files/training/train.log"].startswith(b"OSError in ")
+    assert str(home).encode() not in b"".join(members(report).values())
+
+
+def test_a_report_of_a_run_that_was_never_started_here_has_no_training(world: World) -> None:
+    report = diagnosis_for(audited(world))
+    assert json.loads(report.json)["training"] is None
+    assert "## The last training" not in report.markdown
 
 
 def test_a_report_without_planned_ways_has_none(world: World) -> None:

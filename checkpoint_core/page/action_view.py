@@ -96,6 +96,11 @@ def error_view(message: str) -> str:
     return notice("bad", f"<p>{text(message)}</p>")
 
 
+def good_view(message: str) -> str:
+    """Something that was done, in words."""
+    return notice("good", f"<p>{text(message)}</p>")
+
+
 def info_view(message: str) -> str:
     """Something worth knowing, in words."""
     return notice("info", f"<p>{text(message)}</p>")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from checkpoint_core.mending import Choices, Mend
 from checkpoint_core.page import action_view, panel_view, table_view
 from checkpoint_core.page.markup import safe_name
 from checkpoint_core.page.repair_desk import Done, Question, RepairDesk
+from checkpoint_core.page.training_desk import Room, TrainingDesk, TrainingQuestion
 from checkpoint_core.page.training_python import TrainingPython
 from checkpoint_core.page.trials import Trials
 from checkpoint_core.page.ways_view import mend_view
@@ -76,6 +77,7 @@ class RunView:
     refusal: str = ""
     change: ScriptChange | None = None
     mend: Mend | None = None
+    room: Room = field(default_factory=Room)
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class Desk:
         self._auditors: dict[Layout | None, Auditor] = {}
         self.trials = Trials(self)
         self.repairs = RepairDesk(self)
+        self.training = TrainingDesk(self)
         self._thumbnail = lru_cache(maxsize=256)(lambda path, _: samples.thumbnail(path))
 
     def auditor(self, layout: str = "") -> Auditor:
@@ -175,6 +178,7 @@ class Desk:
             table_view.headline_view(run),
             table_view.table_view(run, selected, sort),
             self.repairs.ways(run, layout, choices),
+            room=self.training.room(run, self.repairs.recovery(run, layout, choices)),
         )
         if not selected:
             return replace(view, panel=panel_view.nothing_selected(bool(names)))
@@ -243,6 +247,19 @@ class Desk:
             return Outcome(action_view.info_view(told))
         return self.resume(view.run, view.selected, view.change, layout)
 
+    def resume_now(
+        self, view: RunView | None, layout: str, bring_back: bool
+    ) -> tuple[Outcome, TrainingQuestion | None]:
+        """Write what a page showed into the script and start the training; nothing where it cannot be started."""
+        if view is not None and (trouble := self.training.may_start(view.run)):
+            return Outcome(trouble), None
+        written = self.resume_shown(view, layout)
+        if view is None or not written.written:
+            return written, None
+        started = self.training.start(view.run, bring_back)
+        message = started.message if started.done else written.message + started.message
+        return replace(written, message=message), started.question
+
     def start_fresh(self, run_name: str, shown: ScriptChange | None) -> Outcome:
         """Remove ``--resume`` from the run's script as it was shown; where the script changed since, nothing."""
         try:
@@ -268,8 +285,10 @@ class Desk:
         run_name, mend = (view.run, view.mend) if view else ("", None)
         return self._outcome(self.repairs.repair(run_name, layout, mend), run_name)
 
-    def answer(self, run_name: str, question: Question | None) -> Outcome:
+    def answer(self, run_name: str, question: Question | TrainingQuestion | None) -> Outcome:
         """Do what a question asked."""
+        if isinstance(question, TrainingQuestion):
+            return Outcome(self.training.answer(question).message)
         return self._outcome(self.repairs.answer(question), run_name)
 
     def _outcome(self, done: Done, run_name: str) -> Outcome:

@@ -76,12 +76,13 @@ class RepairDesk:
             known = self._planned[item.facts.path] = (item, chosen, mend_of(auditor, run, item, chosen))
         return known[2]
 
-    def _recovery(self, run: RunReport, layout: str, choices: Choices) -> Recovery:
+    def recovery(self, run: RunReport, layout: str, choices: Choices) -> Recovery:
+        """The ways on for a run, repairs planned anew only where something changed."""
         return plan_recovery(self._desk.auditor(layout), run, choices, self._plan)
 
     def ways(self, run: RunReport, layout: str, choices: Choices) -> str:
         """The ways on for a run, as HTML; nothing for a run that has neither a checkpoint nor a LoRA file."""
-        recovery = self._recovery(run, layout, choices)
+        recovery = self.recovery(run, layout, choices)
         shown = (
             ways_view.ways_view(recovery) if any(way.kind is not Kind.FRESH for way in recovery.ways) else ""
         )
@@ -161,7 +162,7 @@ class RepairDesk:
         return ways_view.undo_question(record, keeps), Question(run.name, undo=record)
 
     def _ask_way(self, run: RunReport, wanted: str, layout: str, choices: Choices) -> tuple[str, Question]:
-        ways = self._recovery(run, layout, choices).ways
+        ways = self.recovery(run, layout, choices).ways
         number = int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) < 4 else 0
         if not 1 <= number <= len(ways):
             raise UnknownName("That way is not there any more; look at the list again.")

@@ -13,6 +13,7 @@ from typing import Any
 from checkpoint_core.mending import Choices
 from checkpoint_core.page.desk import Desk, RunView
 from checkpoint_core.page.table_view import DEFAULT_SORT
+from checkpoint_core.page.training_desk import TrainingShown
 
 
 class Seat:
@@ -27,6 +28,7 @@ class Seat:
         self.choices = Choices()
         self.shown: RunView | None = None
         self.pressed: RunView | None = None
+        self.training: tuple[str, TrainingShown] | None = None
         self.turn = threading.RLock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Seat:
@@ -45,6 +47,13 @@ class Seat:
             wanted = next((name for name in (self.run, picked) if name in names), next(iter(names), ""))
             self.pick(wanted)
             return wanted
+
+    def look_at_training(self, desk: Desk) -> tuple[TrainingShown, TrainingShown | None]:
+        """How the run's training stands now, and what of it was shown before; ``None`` for another run."""
+        with self.turn:
+            before = self.training[1] if self.training and self.training[0] == self.run else None
+            self.training = (self.run, desk.training.show(self.run))
+            return self.training[1], before
 
     def look(self, desk: Desk) -> tuple[RunView, RunView | None]:
         """What there is to show now, and what was shown before."""

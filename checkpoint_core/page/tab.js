@@ -64,7 +64,18 @@
     if (document.getElementById("autoscroll") && visible() && where[1] === document.body.scrollHeight) return;
     scrollTo(...where);
   };
-  window.setInterval(() => {
-    if (visible() && !document.hidden) { const it = document.getElementById("ck-poll"); if (it) it.click(); }
-  }, 10000);
+  // The log is shown from its end (its box is laid out in reverse); who has scrolled up stays there when it is replaced.
+  let scrolled = 0;
+  document.addEventListener("scroll", (event) => {
+    if (event.target.classList && event.target.classList.contains("ck-log")) scrolled = event.target.scrollTop;
+  }, true);
+  new MutationObserver(() => {
+    const log = visible() && root().querySelector(".ck-log");
+    if (log && scrolled && log.scrollTop !== scrolled) log.scrollTop = scrolled;
+  }).observe(document.body, { childList: true, subtree: true });
+
+  const shown = (id) => { if (visible() && !document.hidden) { const it = document.getElementById(id); if (it) it.click(); } };
+  window.setInterval(() => shown("ck-poll"), 10000);
+  // While something trains, its progress alone is asked for more often.
+  window.setInterval(() => { if (root() && root().querySelector("[data-ck-live]")) shown("ck-live"); }, 2000);
 }
