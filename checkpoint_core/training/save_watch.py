@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from checkpoint_core.audit import Auditor, CheckpointReport, RunReport
+from checkpoint_core.audit import Auditor, CheckpointReport, RunReport, UnknownName
 from checkpoint_core.findings import Severity, Subject, Verdict
 from checkpoint_core.manifest import make_manifest, write_manifest
 from checkpoint_core.safe_write import WriteFailed
@@ -62,6 +62,8 @@ class SaveWatch:
                 now = auditor.verify(self._run, item.name, cancelled=cancelled)
             except VerificationCancelled:
                 break
+            except UnknownName:  # the trainer's own retention has just removed it
+                continue
             self._known[item.name] = item.facts.files
             if now.facts.files != item.facts.files:
                 continue  # it is being written after all: the next look finds it new

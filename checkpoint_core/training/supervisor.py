@@ -143,12 +143,17 @@ class Supervisor:
         self._become(Status.RUNNING, training=running.root, is_adopted=not running.prints_here)
 
     def tick(self) -> None:
-        """Look once, and do what is due."""
+        """Look once, and do what is due; what it raises leaves everything for the next look."""
         self._heed(self._world.asked())
         if self.record.status is Status.BACKOFF:
             self._wait_for_next()
         elif self._running is not None:
             self._watch(self._running)
+
+    def fail(self, why: str) -> None:
+        """Leave the training as it is, because it cannot be watched any more."""
+        self._say("watch-failed", why)
+        self._become(Status.FATAL, self._running, message=why)
 
     # --- starting -------------------------------------------------------------------------------------------------
 
@@ -287,8 +292,8 @@ class Supervisor:
         )
 
     def _crashed(self, running: Running, crash: Crash) -> None:
-        self._running = None
         self._look_at_saves(settled=True)
+        self._running = None
         self._say("crashed", f"{crash.sentence} {crash.effect}".strip())
         if crash.kind in (CrashKind.STATE_REFUSED, CrashKind.KEY_ERROR_STEP) and self.record.resumed_from:
             self._refused |= {self.record.resumed_from}

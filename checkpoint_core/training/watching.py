@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -41,6 +42,8 @@ from checkpoint_core.training.spawning import gpu_percent, start_training, train
 from checkpoint_core.training.supervisor import Running, Supervisor
 
 TICK_SECONDS = 1.0
+#: Looks in a row that may fail, a second apart, before the watch is given up.
+MOST_FAILURES = 600
 _WEIGHTS_SUFFIXES = (".safetensors", ".ckpt", ".pt")
 
 
@@ -211,7 +214,17 @@ def watch(
         supervisor.adopt(running)
     else:
         supervisor.begin(world.auditor.audit_run(world.name).facts.resume_target.state_name or "")
+    failures = 0
     while not supervisor.is_over:
         sleep(TICK_SECONDS)
-        supervisor.tick()
+        try:
+            supervisor.tick()
+            failures = 0
+        except (
+            Exception
+        ) as error:  # a disk that is gone for a while, a defect of ours: the training is worth more
+            failures += 1
+            logging.getLogger(__name__).exception("A look at %s failed.", world.run)
+            if failures >= MOST_FAILURES:
+                supervisor.fail(f"It could not be looked at for {failures} times in a row ({error}).")
     return supervisor.record

@@ -285,6 +285,23 @@ def test_a_bad_save_is_told_at_once_and_the_training_goes_on(watched: Watched) -
     assert watched.it.record.warnings[0].startswith("Epoch 3 (x-000003-state) is not good: torn.")
 
 
+def test_a_look_that_fails_leaves_everything_for_the_next(watched: Watched) -> None:
+    real = watched.world.check_saves
+
+    def fails(cancelled: Callable[[], bool], settled: bool) -> list[Checked]:
+        raise OSError("the disk is gone")
+
+    watched.world.check_saves = fails  # type: ignore[method-assign]
+    watched.running.crash(KILLED, status=-9)
+    for _ in range(3):
+        with pytest.raises(OSError, match="the disk is gone"):
+            watched.pass_time(1)
+    watched.world.check_saves = real  # type: ignore[method-assign]
+    watched.pass_time(1)
+    assert watched.status is Status.BACKOFF
+    assert watched.world.kinds == ["started", "crashed", "waiting"]
+
+
 def test_a_hang_is_a_crash(watched: Watched) -> None:
     watched.running.idle = True
     watched.pass_time(29 * 60, each=10)
