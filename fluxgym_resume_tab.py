@@ -39,7 +39,7 @@ _EPOCH_PLACES = [("the train script (--initial_epoch)", False), ("the checkpoint
 _SKIP_LABEL = "In an unfinished epoch, skip the steps that were trained already (--skip_until_initial_step)"
 _LAYOUT_LABEL = "Judge checkpoints by the files of"
 #: How many outputs show a run; see ``_Page.views``.
-_VIEWS = 16
+_VIEWS = 17
 _KNOWS_SHOW_API = "show_api" in inspect.signature(gr.Button.click).parameters
 #: Gradio 6 renamed the switch that keeps an event out of the API's documentation.
 _UNLISTED: dict[str, Any] = {"show_api": False} if _KNOWS_SHOW_API else {"api_visibility": "private"}
@@ -113,7 +113,7 @@ class _Page:
             self.way_yes = _button("Yes, do it", 120, variant="primary", visible=False, scale=0)
             self.fresh_no = _button("No, keep it", 120, visible=False, scale=0)
         self.report = gr.File(label="Diagnosis", visible=False, interactive=False)
-        with gr.Accordion("Room on the disk", open=False):
+        with gr.Accordion("Room on the disk", open=False) as self.room_part:
             self.room = _html()
             self.spare = gr.CheckboxGroup([], label="Checkpoints to remove", visible=False, interactive=True)
             self.remove = _button("Remove the ticked checkpoints", 240, visible=False)
@@ -158,7 +158,7 @@ class _Page:
                 self.fresh,
                 self.download,
             ),
-            *(self.room, self.spare, self.remove),
+            *(self.room_part, self.room, self.spare, self.remove),
         ]
 
     @property
@@ -223,7 +223,9 @@ def _room_updates(view: RunView, before: RunView | None) -> list[Any]:
     choices = list(view.room.choices)
     same = before is not None and (before.run, before.room.choices) == (view.run, view.room.choices)
     ticks = gr.skip() if same else gr.update(choices=choices, value=[], visible=bool(choices))
-    return [view.room.view, ticks, _shown(bool(choices))]
+    was_tight = before is not None and before.run == view.run and before.room.is_tight
+    opened = gr.update(open=True) if view.room.is_tight and not was_tight else gr.skip()
+    return [opened, view.room.view, ticks, _shown(bool(choices))]
 
 
 def _training_updates(now: TrainingShown, before: TrainingShown | None) -> list[Any]:

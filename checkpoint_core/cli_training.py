@@ -20,7 +20,7 @@ from checkpoint_core.training.attempt import Attempt
 from checkpoint_core.training.decisions import Policy
 from checkpoint_core.training.log_files import JournalLine
 from checkpoint_core.training.records import Status, TrainingRecord, read_record
-from checkpoint_core.training.starting import CannotStart, NothingRuns, Start
+from checkpoint_core.training.starting import CannotStart, DeviceBusy, NothingRuns, Start
 from checkpoint_core.training.status import Life, Processes, training_status
 from checkpoint_core.training.watching import RunWorld
 from checkpoint_core.training.watching import watch as watch_run
@@ -74,6 +74,8 @@ def watch(
         try:
             record, running = _claimed(folder, world) if claimed else _claim(start, world)
             record = watch_run(world, record, policy, running)
+        except DeviceBusy as error:
+            raise Usage(f"{error} To start it all the same: --force.") from error
         except (CannotStart, NothingRuns) as error:
             raise Usage(str(error)) from error
         except KeyboardInterrupt:

@@ -38,6 +38,11 @@ def status_sentence(status: TrainingStatus) -> str:
             "It runs, and nobody watches it: its saves are not checked, and it is not brought back if it crashes. "
             "Press “Watch it” to change that."
         )
+    if status.life is Life.LOST and status.record and status.record.status is Status.STARTING:
+        return (
+            "Its watcher ended before the training began, so nothing was trained. What it said stands in the run's "
+            "folder .training, in watcher.log. Try again; if it stays so, send the diagnosis."
+        )
     if status.life is Life.LOST:
         return (
             "It was running, and neither it nor its watcher is there any more: the machine was switched off, or both "

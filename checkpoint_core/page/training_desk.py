@@ -61,6 +61,8 @@ class Room:
     view: str = ""
     choices: tuple[tuple[str, str], ...] = ()
     plan: RetentionPlan | None = None
+    #: Whether the saves to come have too little, so that it is shown without being asked for.
+    is_tight: bool = False
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,9 @@ class TrainingDesk:
         """The disk against the saves to come, and what may go."""
         plan = plan_retention(run, recovery, in_use(run.facts.path), links_in(run))
         choices = tuple(retention_view.retention_choices(plan))
-        return Room(retention_view.retention_view(disk_outlook(run), plan), choices, plan)
+        outlook = disk_outlook(run)
+        tight = outlook.is_enough is False
+        return Room(retention_view.retention_view(outlook, plan), choices, plan, tight)
 
     def ask_remove(self, run_name: str, names: Sequence[str], layout: str) -> Told:
         """Which checkpoints would be removed, and the question whether to do it."""

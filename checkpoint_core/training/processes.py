@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -202,16 +202,25 @@ def _is_watcher(words: Sequence[str]) -> bool:
 def _device(process: psutil.Process) -> str:
     """The GPUs that a process would use, as CUDA is told; all of them where it is not told, or may not be seen."""
     try:
-        return process.environ().get("CUDA_VISIBLE_DEVICES") or ALL_DEVICES
+        return devices_of(process.environ())
     except (psutil.Error, OSError):
         return ALL_DEVICES
 
 
 ALL_DEVICES = "all"
+#: What hides every GPU (CUDA C++ Programming Guide, "CUDA Environment Variables").
+_NO_DEVICE = ("", "-1")
+
+
+def devices_of(variables: Mapping[str, str]) -> str:
+    """The GPUs that a training with these variables would use, as CUDA is told; all of them where it is not told."""
+    return variables.get("CUDA_VISIBLE_DEVICES", ALL_DEVICES).strip()
 
 
 def share_a_device(one: str, other: str) -> bool:
     """Whether two values of CUDA_VISIBLE_DEVICES name a GPU in common."""
+    if one in _NO_DEVICE or other in _NO_DEVICE:
+        return False
     if ALL_DEVICES in (one, other):
         return True
     return bool({part.strip() for part in one.split(",")} & {part.strip() for part in other.split(",")})

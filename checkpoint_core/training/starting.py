@@ -68,7 +68,7 @@ class Start:
 
 def device_here() -> str:
     """The GPUs that a training started here would use, as CUDA is told."""
-    return os.environ.get("CUDA_VISIBLE_DEVICES") or processes.ALL_DEVICES
+    return processes.devices_of(os.environ)
 
 
 def start_detached(start: Start, spawn: Callable[..., object] = start_watcher) -> TrainingRecord:

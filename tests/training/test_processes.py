@@ -170,6 +170,8 @@ def test_an_editor_with_the_script_open_is_no_training(launch: Launch, tmp_path:
         ("0,1", "1,2", True),
         ("0, 1", "1", True),
         ("GPU-a", "GPU-b", False),
+        ("", "all", False),
+        ("-1", "0", False),
     ],
 )
 def test_devices_are_shared_where_a_gpu_is_named_by_both(one: str, other: str, shared: bool) -> None:
