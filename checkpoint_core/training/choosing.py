@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from checkpoint_core.audit import Auditor, RunReport
 from checkpoint_core.facts import LoraFacts
@@ -48,6 +48,7 @@ def choose_start(
     auditor: Auditor,
     name: str,
     refused: Collection[str] = (),
+    abandoned: Collection[str] = (),
     cancelled: Callable[[], bool] = lambda: False,
 ) -> NextStart | NoStart:
     """Choose the checkpoint, repair what it needs, and write it into the train script.
@@ -57,25 +58,31 @@ def choose_start(
 
     :param auditor: one that knows that nothing is being saved.
     :param refused: names of states that the trainer would not load.
+    :param abandoned: names of states of an earlier training, which the user has gone back behind.
     """
     try:
         workshop.settle((auditor.outputs / name).absolute())
-        return _choose(auditor, name, refused, cancelled)
+        return _choose(auditor, name, frozenset(refused), frozenset(abandoned), cancelled)
     except _TROUBLE as error:
         return NoStart(str(error))
 
 
 def _choose(
-    auditor: Auditor, name: str, refused: Collection[str], cancelled: Callable[[], bool]
+    auditor: Auditor,
+    name: str,
+    refused: frozenset[str],
+    abandoned: frozenset[str],
+    cancelled: Callable[[], bool],
 ) -> NextStart | NoStart:
     for _ in range(_MOST_LOOKS):
-        run = auditor.audit_run(name)
+        # What may not be chosen is not there for the plan either: it ends with the first that is ready.
+        run = _without(auditor.audit_run(name), refused | abandoned)
         ways = plan_recovery(auditor, run).ways
         if any(_is_longer(each) and _has_lora(run, each.checkpoint) for each in ways):
             return NoStart(_FINISHED)
-        way = next((each for each in ways if _is_fit(each, refused)), None)
+        way = next((each for each in ways if _is_fit(each)), None)
         if way is None:
-            return _without_checkpoint(run, ways)
+            return _without_checkpoint(_without(auditor.audit_run(name), abandoned), ways)
         facts = run.checkpoint(way.checkpoint).facts
         if facts.deep is None:
             auditor.verify(name, way.checkpoint, cancelled=cancelled)
@@ -91,8 +98,12 @@ def _choose(
     )
 
 
-def _is_fit(way: Way, refused: Collection[str]) -> bool:
-    return way.kind in _FROM_CHECKPOINTS and way.checkpoint not in refused and not _is_longer(way)
+def _without(run: RunReport, names: frozenset[str]) -> RunReport:
+    return replace(run, checkpoints=tuple(item for item in run.checkpoints if item.name not in names))
+
+
+def _is_fit(way: Way) -> bool:
+    return way.kind in _FROM_CHECKPOINTS and not _is_longer(way)
 
 
 def _is_longer(way: Way) -> bool:
@@ -103,6 +114,22 @@ def _is_longer(way: Way) -> bool:
 def _has_lora(run: RunReport, checkpoint: str) -> bool:
     """Whether the LoRA file of a save is there: the trainer's last act, after the last state."""
     return isinstance(run.checkpoint(checkpoint).facts.lora, LoraFacts)
+
+
+def abandoned(run: RunReport, resumed_from: str, started_ns: int) -> frozenset[str]:
+    """The checkpoints of an earlier training that the user has gone back behind, by choosing where this one began.
+
+    Who resumes from epoch 8 though there is an epoch 12, or starts fresh, does not want epoch 12 after a crash.
+
+    :param resumed_from: the state's name from which this training began, empty where it began anew.
+    :param started_ns: when it was started; what was saved since is its own.
+    """
+    began = next((item.position.step for item in run.checkpoints if item.name == resumed_from), None)
+    earlier = (item for item in run.checkpoints if item.facts.saved_ns < started_ns)
+    if not resumed_from:
+        return frozenset(item.name for item in earlier)
+    steps = ((item.name, item.position.step) for item in earlier)
+    return frozenset(name for name, step in steps if step is not None and began is not None and step > began)
 
 
 def _is_first_save(run: RunReport) -> bool:

@@ -7,6 +7,7 @@ the watcher's process in it, and is refused. A record whose processes are gone i
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import tempfile
 import time
@@ -189,7 +190,7 @@ def check(start: Start) -> None:
         raise CannotStart(
             "A training of this run is running already, without a watcher. Press “Watch it” to see it here, or stop it."
         )
-    _check_script(run)
+    _check_script(run, start.python)
     others = [each for each in trainings if each.run != run.resolve()]
     busy = next((each for each in others if processes.share_a_device(each.device, device_here())), None)
     if busy is not None and not start.force:
@@ -199,7 +200,7 @@ def check(start: Start) -> None:
         )
 
 
-def _check_script(run: Path) -> None:
+def _check_script(run: Path, python: str | None) -> None:
     path = find_script(run)
     if path is None:
         raise CannotStart("This run has no train script, so there is nothing to start. FluxGym writes one.")
@@ -212,6 +213,11 @@ def _check_script(run: Path) -> None:
         raise CannotStart(
             f"The train script writes into {script.output_dir}, which is not this run's folder here: it was made on "
             "another machine, or the folder was moved. Let FluxGym write it anew here, or run it where it belongs."
+        )
+    if python is None and b"accelerate launch" in path.read_bytes() and shutil.which("accelerate") is None:
+        raise CannotStart(
+            "It is not known which Python trains, and there is no “accelerate” on PATH, so it would fail at once. "
+            "Choose the Python under “Options” (--python on the command line)."
         )
 
 

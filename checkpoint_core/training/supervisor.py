@@ -66,7 +66,9 @@ class World(Protocol):
         """Start the run's script; raises OSError."""
         ...
 
-    def choose(self, refused: frozenset[str], cancelled: Callable[[], bool]) -> NextStart | NoStart:
+    def choose(
+        self, record: TrainingRecord, refused: frozenset[str], cancelled: Callable[[], bool]
+    ) -> NextStart | NoStart:
         """Choose from where to go on, and write it into the script; nothing runs meanwhile."""
         ...
 
@@ -135,9 +137,11 @@ class Supervisor:
         self._next = NextStart(checkpoint, "")
         self._start()
 
-    def adopt(self, running: Running) -> None:
-        """Watch a training that runs already."""
+    def adopt(self, running: Running, checkpoint: str = "") -> None:
+        """Watch a training that runs already; ``checkpoint`` is what one of others went on from, as far as is known."""
         self._running = running
+        if not running.prints_here:
+            self.record = replace(self.record, started_ns=running.began_ns, resumed_from=checkpoint)
         where = "" if running.prints_here else " It prints elsewhere, so its log is not shown here."
         self._say("adopted", f"Watching a training that was running already.{where}")
         self._become(Status.RUNNING, training=running.root, is_adopted=not running.prints_here)
@@ -184,7 +188,7 @@ class Supervisor:
         if trouble := self._world.disk_trouble():
             self._give_up(f"There is no room for the saves to come. {trouble}")
             return
-        chosen = self._world.choose(self._refused, self._is_asked_to_stop)
+        chosen = self._world.choose(self.record, self._refused, self._is_asked_to_stop)
         if self._is_asked_to_stop():
             return  # the next look heeds it
         if isinstance(chosen, NoStart):
@@ -294,6 +298,8 @@ class Supervisor:
     def _crashed(self, running: Running, crash: Crash) -> None:
         self._look_at_saves(settled=True)
         self._running = None
+        said = f" It said: “{crash.evidence}”." if crash.evidence else ""
+        crash = replace(crash, sentence=f"{crash.sentence}{said}")
         self._say("crashed", f"{crash.sentence} {crash.effect}".strip())
         if crash.kind in (CrashKind.STATE_REFUSED, CrashKind.KEY_ERROR_STEP) and self.record.resumed_from:
             self._refused |= {self.record.resumed_from}

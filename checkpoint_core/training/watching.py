@@ -16,7 +16,7 @@ from checkpoint_core.surroundings import EnvironmentFacts
 from checkpoint_core.train_script import find_script
 from checkpoint_core.training import processes
 from checkpoint_core.training.attempt import Attempt
-from checkpoint_core.training.choosing import NextStart, NoStart, choose_start
+from checkpoint_core.training.choosing import NextStart, NoStart, abandoned, choose_start
 from checkpoint_core.training.decisions import Policy
 from checkpoint_core.training.log_files import (
     JournalLine,
@@ -99,9 +99,13 @@ class RunWorld:
     def _gpu(self) -> int | None:
         return gpu_percent(self.device)
 
-    def choose(self, refused: frozenset[str], cancelled: Callable[[], bool]) -> NextStart | NoStart:
+    def choose(
+        self, record: TrainingRecord, refused: frozenset[str], cancelled: Callable[[], bool]
+    ) -> NextStart | NoStart:
         """Choose from where to go on; nothing runs meanwhile, so nothing is being saved."""
-        chosen = choose_start(settled_auditor(self.auditor), self.name, refused, cancelled)
+        auditor = settled_auditor(self.auditor)
+        left = abandoned(auditor.audit_run(self.name), record.resumed_from, record.started_ns)
+        chosen = choose_start(auditor, self.name, refused, left, cancelled)
         self._saves.remember()  # a repair is no save
         return chosen
 
@@ -210,10 +214,11 @@ def watch(
     :param running: a training that runs already; else the run's script is started.
     """
     supervisor = Supervisor(world, record, policy, time.time)
+    target = world.auditor.audit_run(world.name).facts.resume_target.state_name or ""
     if running is not None:
-        supervisor.adopt(running)
+        supervisor.adopt(running, target)
     else:
-        supervisor.begin(world.auditor.audit_run(world.name).facts.resume_target.state_name or "")
+        supervisor.begin(target)
     failures = 0
     while not supervisor.is_over:
         sleep(TICK_SECONDS)

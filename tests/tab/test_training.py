@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ EPOCHS = 400
 @pytest.fixture
 def gym(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A FluxGym folder with one run that trains for minutes."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"GPU-{tmp_path.name}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"GPU-{os.getpid()}-{tmp_path.name}")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     run = make_run(tmp_path / "fluxgym", EPOCHS)
     without_launcher(run)

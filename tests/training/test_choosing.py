@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
+from collections.abc import Collection
 
 import numpy
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from checkpoint_core.audit import Auditor
-from checkpoint_core.training.choosing import NextStart, NoStart, choose_start
+from checkpoint_core.training.choosing import NextStart, NoStart, abandoned, choose_start
 from checkpoint_core.training.save_watch import settled_auditor
 from tests.damage import remove, truncate
 from tests.world import RUN_NAME, World
 
 
-def choose(world: World, refused: frozenset[str] = frozenset()) -> NextStart | NoStart:
-    return choose_start(settled_auditor(Auditor(world.outputs)), RUN_NAME, refused)
+def choose(
+    world: World, refused: Collection[str] = (), abandoned: Collection[str] = ()
+) -> NextStart | NoStart:
+    return choose_start(settled_auditor(Auditor(world.outputs)), RUN_NAME, refused, abandoned)
 
 
 def name(epoch: int) -> str:
@@ -68,9 +72,35 @@ def test_what_can_be_repaired_is(world: World) -> None:
 
 
 def test_what_the_trainer_refused_is_not_tried_again(world: World) -> None:
-    chosen = choose(world, frozenset({name(4), name(3)}))
-    assert isinstance(chosen, NextStart | NoStart)
-    assert not isinstance(chosen, NextStart) or chosen.checkpoint == name(2)
+    chosen = choose(world, refused={name(4), name(3)})
+    assert isinstance(chosen, NextStart)
+    assert chosen.checkpoint == name(2)
+
+
+def test_what_the_user_has_gone_back_behind_is_not_taken(world: World) -> None:
+    run = Auditor(world.outputs).audit_run(RUN_NAME)
+    now = time.time_ns()
+    left = abandoned(run, name(2), now)
+    assert left == {name(3), name(4)}
+    assert choose(world, abandoned=left) == NextStart(
+        name(2), "Resume from epoch 2. Loses: 16 steps have to be trained again."
+    )
+
+
+def test_what_this_training_has_saved_is_its_own(world: World) -> None:
+    os.utime(world.latest / "random_states_0.pkl")
+    os.utime(world.latest / "train_state.json")
+    run = Auditor(world.outputs).audit_run(RUN_NAME)
+    hour_ago = time.time_ns() - 3_600_000_000_000
+    assert abandoned(run, name(2), hour_ago) == {name(3)}
+
+
+def test_who_started_fresh_starts_fresh_again(world: World) -> None:
+    left = abandoned(Auditor(world.outputs).audit_run(RUN_NAME), "", time.time_ns())
+    assert left == {name(1), name(2), name(3), name(4)}
+    assert choose(world, abandoned=left) == NextStart(
+        "", "No checkpoint had been saved yet: it begins as the train script says."
+    )
 
 
 def test_before_the_first_save_it_begins_as_the_script_says(world: World) -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import IO
 
 import pytest
@@ -33,9 +34,10 @@ __all__ = ["launch"]
 
 
 @pytest.fixture(autouse=True)
-def _a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def _a_device_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # Other tests run trainings at the same time: they are on another GPU.
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"GPU-{os.getpid()}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"GPU-{os.getpid()}-{tmp_path.name}")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
 
 Spawn = Callable[[Sequence[str], IO[bytes]], "subprocess.Popen[bytes]"]
@@ -161,6 +163,17 @@ def test_without_a_script_there_is_nothing_to_start(world: World, spawn: Spawn) 
     world.script.unlink()
     with pytest.raises(CannotStart, match="no train script"):
         starting.start_detached(Start(world.run), spawn)
+
+
+def test_where_nobody_knows_which_python_trains_it_is_not_started(
+    world: World, spawn: Spawn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CannotStart, match="Choose the Python under “Options”"):
+        starting.start_detached(Start(world.run), spawn)
+    (tmp_path / "accelerate").write_text("")
+    (tmp_path / "accelerate").chmod(0o755)
+    starting.start_detached(Start(world.run), spawn)
 
 
 def test_what_cannot_be_started_leaves_no_record(world: World) -> None:

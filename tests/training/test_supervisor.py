@@ -90,7 +90,9 @@ class FakeWorld:
         self.running.append(FakeRunning())
         return self.running[-1]
 
-    def choose(self, refused: frozenset[str], cancelled: Callable[[], bool]) -> NextStart | NoStart:
+    def choose(
+        self, record: TrainingRecord, refused: frozenset[str], cancelled: Callable[[], bool]
+    ) -> NextStart | NoStart:
         self.refused = refused
         return self.chosen
 

@@ -28,9 +28,9 @@ QUICK = ("--wait", "0", "--fruitless", "2")
 
 
 @pytest.fixture(autouse=True)
-def _a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def _a_device_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # On the processor, and on a device that no other test's training shares.
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"GPU-{os.getpid()}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"GPU-{os.getpid()}-{tmp_path.name}")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
 
 
