@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,9 +20,9 @@ from checkpoint_core.training import processes, starting
 from checkpoint_core.training.attempt import Attempt
 from checkpoint_core.training.decisions import Policy
 from checkpoint_core.training.log_files import JournalLine
-from checkpoint_core.training.records import Status, TrainingRecord, read_record
+from checkpoint_core.training.records import Status, TrainingRecord, read_record, write_record
 from checkpoint_core.training.starting import CannotStart, DeviceBusy, NothingRuns, Start
-from checkpoint_core.training.status import Life, Processes, training_status
+from checkpoint_core.training.status import Processes, training_status
 from checkpoint_core.training.watching import RunWorld
 from checkpoint_core.training.watching import watch as watch_run
 from checkpoint_core.units import local_time
@@ -53,7 +54,7 @@ def watch(
     ] = _POLICY.hang_minutes,
     layout: LayoutOption = None,
     python: PythonOption = None,
-    claimed: Annotated[bool, typer.Option("--claimed", hidden=True)] = False,
+    claimed: Annotated[str, typer.Option("--claimed", hidden=True)] = "",
 ) -> None:
     """Start a run's training, or watch one that is running, to its end.
 
@@ -72,7 +73,7 @@ def watch(
         found = environment.executable if isinstance(environment, EnvironmentFacts) else None
         start = Start(folder, bring_back, force, found)
         try:
-            record, running = _claimed(folder, world) if claimed else _claim(start, world)
+            record, running = _claimed(folder, world, claimed) if claimed else _claim(start, world)
             record = watch_run(world, record, policy, running)
         except DeviceBusy as error:
             raise Usage(f"{error} To start it all the same: --force.") from error
@@ -91,19 +92,18 @@ def _print_line(line: JournalLine) -> None:
 
 def _claim(start: Start, world: RunWorld) -> tuple[TrainingRecord, Attempt | None]:
     """Claim a run for this process: one that runs unwatched is taken over, else its script is to be started."""
-    status = training_status(start.run, Processes())
-    adopts = status.life is Life.UNWATCHED
-    with starting.foreground(start, adopts):
-        record = starting.claim(start, processes.identify(os.getpid()), adopts)
+    record, adopts = starting.claim_here(start)
     return record, _running(world, record) if adopts else None
 
 
-def _claimed(run: Path, world: RunWorld) -> tuple[TrainingRecord, Attempt | None]:
+def _claimed(run: Path, world: RunWorld, token: str) -> tuple[TrainingRecord, Attempt | None]:
     """The claim that was made for this process by the one that started it."""
-    own, until = processes.identify(os.getpid()), time.monotonic() + _CLAIM_SECONDS
+    until = time.monotonic() + _CLAIM_SECONDS
     while time.monotonic() < until:
         record = read_record(run)
-        if record is not None and own is not None and record.watcher == own:
+        if record is not None and record.token == token:
+            record = replace(record, watcher=processes.identify(os.getpid()))
+            write_record(run, record)
             return record, _running(world, record)
         time.sleep(0.1)
     raise CannotStart("Another process took this training over meanwhile.")
@@ -113,8 +113,9 @@ def _running(world: RunWorld, record: TrainingRecord) -> Attempt | None:
     """The training of a run that runs already, if one does."""
     if record.training is not None and processes.is_alive(record.training):
         return world.adopt(record.training, prints_here=not record.is_adopted)
-    found = next((each for each in processes.find_trainings() if each.run == world.run.resolve()), None)
-    if found is None or found.is_watcher:
+    trainings = processes.find_trainings(watchers=False)
+    found = next((each for each in trainings if each.run == world.run.resolve()), None)
+    if found is None:
         return None
     return world.adopt(found.root, prints_here=False)
 

@@ -21,6 +21,7 @@ from checkpoint_core.saves import save_rules
 from checkpoint_core.surroundings import EnvironmentFacts
 from checkpoint_core.training import starting
 from checkpoint_core.training.event_files import EventLosses
+from checkpoint_core.training.processes import members
 from checkpoint_core.training.progress import Progress
 from checkpoint_core.training.records import Ask, TrainingRecord, ask
 from checkpoint_core.training.starting import CannotStart, DeviceBusy, NothingRuns, Start
@@ -104,7 +105,8 @@ class TrainingDesk:
             return TrainingShown()
         status = self.status(run)
         if not status.history.points and has_trace(status):
-            status = replace(status, history=self._events.of(run))
+            pids = frozenset(each.pid for each in members(status.found)) if status.found else frozenset()
+            status = replace(status, history=self._events.of(run, pids))
         marks = [
             Mark(item.position.step, title(item), item.verdict.value)
             for item in run.checkpoints
@@ -162,7 +164,13 @@ class TrainingDesk:
         def work() -> Told:
             run = self._desk.run(run_name)
             starting.watch_detached(self._start_of(run, bring_back, True))
-            return Told(action_view.good_view("It is watched from now on: each save is checked."), done=True)
+            back = (
+                " If it ends before its last epoch it is brought back, whoever ended it: to end it, stop it here."
+                if bring_back
+                else ""
+            )
+            told = f"It is watched from now on: each save is checked.{back}"
+            return Told(action_view.good_view(told), done=True)
 
         return self._guarded(work)
 
@@ -209,7 +217,7 @@ class TrainingDesk:
 
     def room(self, run: RunReport, recovery: Recovery) -> Room:
         """The disk against the saves to come, and what may go."""
-        plan = plan_retention(run, recovery, in_use(run.facts.path), links_in(run))
+        plan = plan_retention(run, recovery, in_use(run.facts.path, self._processes), links_in(run))
         choices = tuple(retention_view.retention_choices(plan))
         outlook = disk_outlook(run)
         tight = outlook.is_enough is False

@@ -45,6 +45,7 @@ class Attempt:
         self._follower, self._process = follower, process
         self._gpu_percent, self._clock = gpu_percent, clock
         self._cpu: tuple[float, float] | None = None
+        self._seen: dict[int, ProcessId] = {}
 
     @property
     def prints_here(self) -> bool:
@@ -66,7 +67,11 @@ class Attempt:
         """Its processes that are left."""
         if self._process is not None:
             self._process.poll()  # buries it, so that it no longer counts
-        return processes.members(self.root)
+        found = processes.members(self.root, self._seen.values())
+        # Those that a launcher leaves behind belong to it still, where no session says so.
+        known = (processes.identify(each.pid) for each in found)
+        self._seen = {each.pid: each for each in known if each is not None}
+        return found
 
     def is_running(self) -> bool:
         """Whether any of its processes is left: a launcher that was killed leaves its trainer training."""

@@ -116,20 +116,25 @@ def _has_lora(run: RunReport, checkpoint: str) -> bool:
     return isinstance(run.checkpoint(checkpoint).facts.lora, LoraFacts)
 
 
-def abandoned(run: RunReport, resumed_from: str, started_ns: int) -> frozenset[str]:
-    """The checkpoints of an earlier training that the user has gone back behind, by choosing where this one began.
+def left_behind(run: RunReport, resumed_from: str) -> frozenset[str]:
+    """The checkpoints that a training which begins now has gone back behind, by choosing where it begins.
 
-    Who resumes from epoch 8 though there is an epoch 12, or starts fresh, does not want epoch 12 after a crash.
+    Who resumes from epoch 8 though there is an epoch 12, or starts fresh, does not want epoch 12 after a crash. To be
+    asked at the start: the trainer's retention may remove the checkpoint that it began at.
 
-    :param resumed_from: the state's name from which this training began, empty where it began anew.
-    :param started_ns: when it was started; what was saved since is its own.
+    :param resumed_from: the state's name from which it begins, empty where it begins anew or from elsewhere.
     """
     began = next((item.position.step for item in run.checkpoints if item.name == resumed_from), None)
-    earlier = (item for item in run.checkpoints if item.facts.saved_ns < started_ns)
+    steps = ((item.name, item.position.step) for item in run.checkpoints if item.name != resumed_from)
     if not resumed_from:
-        return frozenset(item.name for item in earlier)
-    steps = ((item.name, item.position.step) for item in earlier)
+        return frozenset(name for name, _ in steps)
     return frozenset(name for name, step in steps if step is not None and began is not None and step > began)
+
+
+def abandoned(run: RunReport, behind: Collection[str], started_ns: int) -> frozenset[str]:
+    """Of the checkpoints that were gone back behind those that this training has not saved anew since."""
+    earlier = (item.name for item in run.checkpoints if item.facts.saved_ns < started_ns)
+    return frozenset(name for name in earlier if name in behind)
 
 
 def _is_first_save(run: RunReport) -> bool:

@@ -18,7 +18,8 @@ class Policy:
     ``fruitless`` is the number of starts in a row after which no new good checkpoint was saved.
     ``hang_minutes`` without output, progress and a busy GPU are a hang: loading Flux from a slow disk and caching
     latents and text encoder outputs takes minutes, with a busy disk or GPU. ``nan_steps`` steps in a row with a loss
-    that is no number are a crash: ``avr_loss`` is an average, so a single one stays visible for the rest of its epoch.
+    that is no number are a crash. ``avr_loss`` is a running average that keeps a single NaN (sd-scripts
+    ``train_util.py``, ``LossRecorder``): in bf16 the weights have it too by then, in fp16 the scaler passed it over.
     """
 
     restarts: int = 50
@@ -84,4 +85,4 @@ def decide(crash: Crash, history: History, policy: Policy) -> Restart | GiveUp:
     if history.fruitless >= limit:
         times = "once" if history.fruitless == 1 else f"{history.fruitless} times in a row"
         return GiveUp(f"It crashed {times} without a new good checkpoint in between. {crash.cure}")
-    return Restart(min(policy.longest_wait, policy.first_wait * 2.0**history.fruitless))
+    return Restart(min(policy.longest_wait, policy.first_wait * 2.0 ** max(0, history.fruitless - 1)))

@@ -7,7 +7,7 @@ sd-scripts writes them where ``--logging_dir`` is given (``train_util.py``, ``pr
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from checkpoint_core.audit import RunReport
@@ -32,10 +32,14 @@ class EventLosses:
         self._clock = clock
         self._known: dict[Path, tuple[object, float, LossHistory]] = {}
 
-    def of(self, run: RunReport) -> LossHistory:
-        """The losses of the newest event file that the run's script writes; none where there is no such file."""
+    def of(self, run: RunReport, pids: Collection[int]) -> LossHistory:
+        """The losses of the newest event file that a training writes; none where there is no such file.
+
+        :param pids: the training's processes. A file's name tells which one writes it (TensorBoard
+            ``event_file_writer.py``: time, host, process, count), and runs often share a folder.
+        """
         folder = _logging_folder(run)
-        newest = _newest(folder) if folder is not None else None
+        newest = _newest(folder, pids) if folder is not None else None
         if newest is None:
             return LossHistory()
         stamp, path = newest
@@ -66,11 +70,13 @@ def _logging_folder(run: RunReport) -> Path | None:
     return run.facts.path.parent.parent / named if named else None
 
 
-def _newest(folder: Path) -> tuple[int, Path] | None:
+def _newest(folder: Path, pids: Collection[int]) -> tuple[int, Path] | None:
     """The event file that was written last, with its time, of those that are where the trainer puts them."""
     found: list[tuple[int, Path]] = []
     try:
         for path in folder.glob("*/*/events.out.tfevents.*"):
+            if not {str(pid) for pid in pids} & set(path.name.split(".")[3:]):
+                continue
             found.append((path.stat().st_mtime_ns, path))
             if len(found) >= _MAX_FILES:
                 break

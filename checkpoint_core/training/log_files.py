@@ -68,7 +68,8 @@ def trim_log(run: Path, limit: int = MAX_LOG_BYTES) -> bool:
     """
     path = run / FOLDER / LOG
     try:
-        if path.stat().st_size <= limit:
+        # On Windows a program goes on writing at its old place, and the log would be as large again at once.
+        if os.name == "nt" or path.stat().st_size <= limit:
             return False
         with path.open("rb") as log, _earlier(path, 1).open("wb") as kept:
             log.seek(-limit // 2, os.SEEK_END)

@@ -41,6 +41,8 @@ class LogMeaning:
             None  # what, and at which bar step and in which epoch it began
         )
         self._finished = False
+        #: The bar's step at which a LoRA file was begun; until something follows it is being written.
+        self._lora_at: int | None = None
 
     def read(self, text: str) -> None:
         """Take in one line: a bar, a line of a log record, or anything else."""
@@ -59,6 +61,8 @@ class LogMeaning:
         # The same step once more says nothing: tqdm repeats it by itself, also while a state is being saved.
         if self._saving and step > self._saving[1]:
             self._save_is_over()
+        if self._lora_at is not None and step > self._lora_at:
+            self._lora_at = None
 
     def _read_loss(self, step: int, text: str) -> None:
         try:
@@ -97,6 +101,7 @@ class LogMeaning:
             self._start_epoch = max(epoch, 1)
         if self._saving and epoch > self._saving[2]:  # a smaller one was printed before, and comes late
             self._save_is_over()
+        self._lora_at = None
         self._epoch_told = max(epoch, self._epoch_told or 0)
 
     def _state_is_ignored(self, _: re.Match[str]) -> None:
@@ -109,10 +114,11 @@ class LogMeaning:
     def _save_is_over(self, _: re.Match[str] | None = None) -> None:
         if self._saving:
             self._last_saved, self._states = self._saving[0], True
-        self._saving = None
+        self._saving = self._lora_at = None
 
     def _lora_save(self, found: re.Match[str]) -> None:
         """The LoRA files tell what was saved only where no states are: these are told on time, the files may not be."""
+        self._lora_at = None if self._finished else (self._bar[0] if self._bar else 0)
         if self._states or self._saving or self._finished:
             return
         number = _SAVED_FILE.search(found["file"])
@@ -125,6 +131,7 @@ class LogMeaning:
 
     def _end(self, _: re.Match[str]) -> None:
         self._save_is_over()
+        self._lora_at = None
         self._last_saved, self._finished = "the end", True
 
     def progress(self) -> Progress:
@@ -143,7 +150,7 @@ class LogMeaning:
             loss=self._loss,
             nan_steps=self._nan[0],
             last_saved=self._last_saved,
-            saving=self._saving is not None,
+            saving=self._saving is not None or self._lora_at is not None,
             finished=self._finished,
         )
 

@@ -54,16 +54,19 @@ def is_alive(process: ProcessId | None) -> bool:
     return now is not None and abs(now.started - process.started) < _SAME_START_SECONDS
 
 
-def members(root: ProcessId) -> list[psutil.Process]:
+def members(root: ProcessId, seen: Iterable[ProcessId] = ()) -> list[psutil.Process]:
     """Every process of a training: below its first process, and of its session where it began one.
 
     A launcher that is killed leaves its trainer behind, no longer below anything; the session still names it.
+
+    :param seen: those that were found before; what is left of them belongs to it, with what is below.
     """
     found: dict[int, psutil.Process] = {}
-    if is_alive(root):
-        with contextlib.suppress(psutil.Error):
-            first = psutil.Process(root.pid)
-            found = {each.pid: each for each in (first, *first.children(recursive=True))}
+    for known in (root, *seen):
+        if known.pid not in found and is_alive(known):
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(known.pid)
+                found.update((each.pid, each) for each in (process, *process.children(recursive=True)))
     found.update((each.pid, each) for each in _session(root))
     return [each for each in found.values() if _is_running(each)]
 
@@ -113,7 +116,8 @@ def end_all(
     :param find: the processes that are left; asked again before each step, because a launcher that ends leaves others.
     """
     steps = ((_interrupt, gentle_seconds), (_terminate, _TERM_SECONDS), (_kill, _TERM_SECONDS))
-    for act, seconds in steps:
+    # Windows has no gentle way: its Ctrl-Break reaches whole consoles, FluxGym's own among them.
+    for act, seconds in steps if os.name != "nt" else steps[1:]:
         left = find()
         for process in left:
             with contextlib.suppress(psutil.Error, OSError, ValueError):
@@ -124,7 +128,7 @@ def end_all(
 
 
 def _interrupt(process: psutil.Process) -> None:
-    process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT))
+    process.send_signal(signal.SIGINT)
 
 
 def _terminate(process: psutil.Process) -> None:
@@ -158,14 +162,17 @@ class Found:
     is_watcher: bool = False
 
 
-def find_trainings() -> tuple[Found, ...]:
-    """Every training of a FluxGym's run on this machine that may be seen, whoever started it, one entry a run."""
+def find_trainings(watchers: bool = True) -> tuple[Found, ...]:
+    """Every training of a FluxGym's run on this machine that may be seen, whoever started it, one entry a run.
+
+    :param watchers: take watchers of ours for trainings too, which are about to start one.
+    """
     found: dict[Path, Found] = {}
     # A training's parents are older: the first that names a run is its root.
     for process in sorted(psutil.process_iter(["pid", "cmdline", "create_time"]), key=_age):
         with contextlib.suppress(psutil.Error, OSError, ValueError):
             words = process.info["cmdline"] or []
-            run = _run_of(process, words)
+            run = _run_of(process, words) if watchers or not _is_watcher(words) else None
             root = identify(process.pid) if run is not None and run not in found else None
             if run is not None and root is not None:
                 found[run] = Found(run, root, _device(process), _is_watcher(words))

@@ -6,6 +6,7 @@ journal, the log, and what was asked of the watcher. Only the watcher writes the
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import math
@@ -13,11 +14,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from checkpoint_core.safe_write import new_file, own_folder
+from checkpoint_core.safe_write import WriteFailed, new_file, own_folder, remove_own_file
 
 #: In the run's folder; its name begins with a dot, so it is never taken for a state.
 FOLDER = ".training"
-_RECORD, _PROGRESS, _REQUEST = "training.json", "progress.json", "request.json"
+_RECORD, _PROGRESS = "training.json", "progress.json"
 LOG, WATCHER_LOG, JOURNAL = "train.log", "watcher.log", "journal.jsonl"
 #: Written here these are a few kilobytes; a larger file is not ours.
 _MAX_BYTES = 4_000_000
@@ -79,6 +80,10 @@ class TrainingRecord:
     next_try_ns: int = 0
     message: str = ""
     warnings: tuple[str, ...] = ()
+    #: States of an earlier training that this one has gone back behind: they were newer when it began.
+    behind: tuple[str, ...] = ()
+    #: Tells the watcher that was started for this record that it is the one.
+    token: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain values."""
@@ -99,7 +104,8 @@ def _record(value: dict[str, Any]) -> TrainingRecord:
     rest: dict[str, Any] = {
         **{name: int(value.get(name) or 0) for name in ("started_ns", "since_ns", "attempt", "next_try_ns")},
         **{name: bool(value.get(name)) for name in ("bring_back", "is_adopted")},
-        **{name: str(value.get(name) or "") for name in ("device", "resumed_from", "message")},
+        **{name: str(value.get(name) or "") for name in ("device", "resumed_from", "message", "token")},
+        **{name: tuple(str(each) for each in value.get(name) or ()) for name in ("warnings", "behind")},
     }
     return TrainingRecord(
         status=Status(value["status"]),
@@ -107,7 +113,6 @@ def _record(value: dict[str, Any]) -> TrainingRecord:
         watcher=_process(value.get("watcher")),
         training=_process(value.get("training")),
         exit_status=None if value.get("exit_status") is None else int(value["exit_status"]),
-        warnings=tuple(str(each) for each in value.get("warnings") or ()),
         **rest,
     )
 
@@ -159,18 +164,31 @@ class Ask(enum.Enum):
 
 def ask(run: Path, what: Ask) -> None:
     """Leave word for the watcher of a run; it takes it within seconds. Raises WriteFailed."""
-    _write(run, _REQUEST, {"ask": what.value})
+    folder_of(run)
+    # One file a word, so that none takes another's place; of two that contradict each other the later counts.
+    for other in _CONTRADICTS.get(what, ()):
+        remove_own_file(_word(run, other))
+    new_file(_word(run, what), b"")
 
 
-def take_request(run: Path) -> Ask | None:
-    """What was asked since the last time, if anything."""
-    path = run / FOLDER / _REQUEST
-    value = _read(path)
-    if value is None:
-        return None
-    # Emptied, not removed: a second word that comes in between is a new file.
-    _write(run, _REQUEST, {})
-    return next((each for each in Ask if each.value == value.get("ask")), None)
+def take_requests(run: Path) -> list[Ask]:
+    """What was asked since the last time, in that order; what cannot be taken away is told again the next time."""
+    found = []
+    for what in Ask:
+        try:
+            found.append((_word(run, what).stat().st_mtime_ns, what.value, what))
+        except OSError:
+            continue
+        with contextlib.suppress(WriteFailed):
+            remove_own_file(_word(run, what))
+    return [what for _, _, what in sorted(found)]
+
+
+_CONTRADICTS = {Ask.BRING_BACK: (Ask.LEAVE,), Ask.LEAVE: (Ask.BRING_BACK,)}
+
+
+def _word(run: Path, what: Ask) -> Path:
+    return run / FOLDER / f"ask-{what.value}"
 
 
 def with_status(record: TrainingRecord, status: Status, now_ns: int, **more: Any) -> TrainingRecord:

@@ -23,6 +23,8 @@ _SMI_SECONDS = 10.0
 #: Of Gradio's own settings none is the training's.
 _DROPPED = ("PYTHONHOME", "PYTHONSAFEPATH", "GRADIO_SERVER_PORT", "GRADIO_SERVER_NAME")
 
+_PROGRAM_FOLDERS = ("Scripts", "Library/bin")
+
 Popen = Callable[..., "subprocess.Popen[bytes]"]
 
 
@@ -41,7 +43,9 @@ def training_environment(variables: Mapping[str, str], python: str | None) -> di
     kept |= {"PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1", "LOG_LEVEL": "DEBUG"}
     if python:
         folder = Path(os.path.abspath(python)).parent
-        kept["PATH"] = os.pathsep.join([str(folder), *filter(None, [kept.get("PATH")])])
+        # Outside of a venv, Windows keeps programs beside python.exe (conda: and its libraries).
+        folders = [folder, *(folder / name for name in _PROGRAM_FOLDERS if (folder / name).is_dir())]
+        kept["PATH"] = os.pathsep.join([*map(str, folders), *filter(None, [kept.get("PATH")])])
         if (folder.parent / "pyvenv.cfg").is_file():
             kept["VIRTUAL_ENV"] = str(folder.parent)
     return kept
@@ -93,20 +97,42 @@ def _detached() -> dict[str, Any]:
     return {"start_new_session": True}
 
 
-def gpu_percent(device: str, run: Callable[..., Any] = subprocess.run) -> int | None:
-    """How busy the busiest of the GPUs is, in percent; ``None`` where ``nvidia-smi`` cannot tell.
+class GpuMeter:
+    """Asks ``nvidia-smi`` how busy the GPUs are; one that does not answer is not asked again while it hangs.
 
-    :param device: as CUDA_VISIBLE_DEVICES names them, or ``all``.
+    With a lost GPU it hangs in the kernel, where it can neither be ended nor waited for.
     """
-    command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
-    if device and device != "all":
-        command.append(f"--id={device}")
-    try:
-        done = run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SMI_SECONDS, check=False)
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return None
+
+    def __init__(self, popen: Popen = subprocess.Popen) -> None:
+        self._popen = popen
+        self._hanging: subprocess.Popen[bytes] | None = None
+
+    def percent(self, device: str) -> int | None:
+        """How busy the busiest of the GPUs is, in percent; ``None`` where that cannot be told.
+
+        :param device: as CUDA_VISIBLE_DEVICES names them. Only unique names are the same to ``nvidia-smi``: by numbers
+            it counts the cards in another order than CUDA, so then all of them are looked at.
+        """
+        if self._hanging is not None and self._hanging.poll() is None:
+            return None
+        command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+        if device.startswith("GPU-"):
+            command.append(f"--id={device}")
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        try:
+            process = self._hanging = self._popen(command, **pipes)
+            output, _ = process.communicate(timeout=_SMI_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return None
+        except (OSError, ValueError):
+            return None
+        return _percent(output) if process.returncode == 0 else None
+
+
+def _percent(output: bytes) -> int | None:
     percents = []
-    for line in done.stdout.decode("ascii", "replace").splitlines() if done.returncode == 0 else ():
+    for line in output.decode("ascii", "replace").splitlines():
         with contextlib.suppress(ValueError):
             percents.append(int(line))
     return max(percents, default=None)

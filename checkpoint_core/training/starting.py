@@ -7,6 +7,7 @@ the watcher's process in it, and is refused. A record whose processes are gone i
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import tempfile
@@ -16,12 +17,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoint_core.safe_write import locked
+from checkpoint_core.safe_write import WriteFailed, locked
 from checkpoint_core.script_facts import read_script
 from checkpoint_core.script_words import Dialect
 from checkpoint_core.train_script import dialect_of, find_script
 from checkpoint_core.training import processes
-from checkpoint_core.training.log_files import JournalLine, open_watcher_log, write_journal
+from checkpoint_core.training.log_files import (
+    JournalLine,
+    open_watcher_log,
+    release_reserve,
+    write_journal,
+)
 from checkpoint_core.training.processes import Found, find_trainings
 from checkpoint_core.training.records import (
     FOLDER,
@@ -32,7 +38,7 @@ from checkpoint_core.training.records import (
     ask,
     folder_of,
     read_record,
-    take_request,
+    take_requests,
     with_status,
     write_record,
 )
@@ -100,22 +106,32 @@ def watch_detached(start: Start, spawn: Callable[..., object] = start_watcher) -
 
 
 def _spawned(start: Start, spawn: Callable[..., object], adopts: bool) -> TrainingRecord:
-    arguments = [str(start.run), "--bring-back" if start.bring_back else "--no-bring-back", "--claimed"]
+    token = secrets.token_hex(8)
+    arguments = [
+        str(start.run),
+        "--bring-back" if start.bring_back else "--no-bring-back",
+        "--claimed",
+        token,
+    ]
     arguments += ["--python", start.python] if start.python else []
     arguments += start.options
     folder_of(start.run)
-    take_request(start.run)
+    take_requests(start.run)
     with open_watcher_log(start.run) as log:
         try:
             process = spawn(arguments, log)
         except OSError as error:
             raise CannotStart(f"The watcher could not be started: {error.strerror or error}.") from error
     watcher = processes.identify(process.pid)  # type: ignore[attr-defined]
-    return claim(start, watcher, adopts)
+    return claim(start, watcher, adopts, token)
 
 
-def claim(start: Start, watcher: ProcessId | None, adopts: bool) -> TrainingRecord:
-    """Write down that a process watches a run from now on; the caller has looked that nobody else does."""
+def claim(start: Start, watcher: ProcessId | None, adopts: bool, token: str = "") -> TrainingRecord:
+    """Write down that a process watches a run from now on; the caller has looked that nobody else does.
+
+    :param token: by which the process knows that it is meant. On Windows the number of a process that was started by a
+        virtual environment's ``python.exe`` is that of a launcher, and the watcher itself has another.
+    """
     now, before = time.time_ns(), read_record(start.run)
     record = TrainingRecord(
         Status.STARTING,
@@ -125,21 +141,28 @@ def claim(start: Start, watcher: ProcessId | None, adopts: bool) -> TrainingReco
         since_ns=now,
         bring_back=start.bring_back,
         device=device_here(),
+        token=token,
     )
     if adopts and before is not None and before.status.is_live:
         # A training of ours whose watcher was killed keeps what is known of it.
-        record = with_status(before, Status.STARTING, now, watcher=watcher, bring_back=start.bring_back)
+        more = {"watcher": watcher, "bring_back": start.bring_back, "token": token}
+        record = with_status(before, Status.STARTING, now, **more)
     write_record(start.run, record)
     return record
 
 
-@contextmanager
-def foreground(start: Start, adopts: bool) -> Iterator[None]:
-    """The turn in which a process claims a run for itself; raises as :func:`start_detached`."""
+def claim_here(start: Start) -> tuple[TrainingRecord, bool]:
+    """Let this very process watch a run; returns the claim, and whether a training is running already.
+
+    :raises CannotStart: as :func:`start_detached`.
+    """
     with _turn():
+        found = _of(start.run, find_trainings(watchers=False))
+        adopts = life_of(start.run, read_record(start.run), found) is Life.UNWATCHED
         if not adopts:
             check(start)
-        yield
+        take_requests(start.run)
+        return claim(start, processes.identify(os.getpid()), adopts), adopts
 
 
 def stop(run: Path, now: bool = False, sleep: Callable[[float], None] = time.sleep) -> str:
@@ -153,7 +176,7 @@ def stop(run: Path, now: bool = False, sleep: Callable[[float], None] = time.sle
     found = _of(run, find_trainings())
     life = life_of(run, record, found)
     if life is Life.WATCHED:
-        ask(run, Ask.STOP_NOW if now else Ask.STOP)
+        _leave_word(run, Ask.STOP_NOW if now else Ask.STOP)
         return (
             "It is being stopped. A save that is going on is finished first."
             if not now
@@ -175,6 +198,16 @@ def stop(run: Path, now: bool = False, sleep: Callable[[float], None] = time.sle
     if record is not None:
         write_record(run, with_status(record, Status.STOPPED, time.time_ns(), training=None))
     return "Stopped."
+
+
+def _leave_word(run: Path, what: Ask) -> None:
+    try:
+        ask(run, what)
+    except WriteFailed:
+        # A disk that the training has filled: the room that was kept is enough for a word.
+        if not release_reserve(run):
+            raise
+        ask(run, what)
 
 
 def check(start: Start) -> None:

@@ -118,9 +118,9 @@ def has_trace(status: TrainingStatus) -> bool:
     return status.record is not None or status.found is not None
 
 
-def in_use(run: Path) -> frozenset[str]:
+def in_use(run: Path, machine: Processes | None = None) -> frozenset[str]:
     """The checkpoints of a run that a training went on from which is running now: their names."""
     record = read_record(run)
-    status_of = life_of(run, record, Processes().of(run))
+    status_of = life_of(run, record, (machine or Processes()).of(run))
     running = status_of in (Life.WATCHED, Life.UNWATCHED)
     return frozenset({record.resumed_from} if running and record and record.resumed_from else ())

@@ -1,104 +1,31 @@
 """Watches one training to its end: hears it, checks its saves, ends it, and brings it back where that can help.
 
-A state machine without a process or a clock of its own: what it does to the world goes through :class:`World`, and each
-:meth:`Supervisor.tick` looks once. Every decision is a line of the journal.
+A state machine without a process or a clock of its own: what it does to the world goes through
+:class:`~checkpoint_core.training.world.World`, and each :meth:`Supervisor.tick` looks once. Every decision is a line of
+the journal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
 
 from checkpoint_core.training.choosing import NextStart, NoStart
 from checkpoint_core.training.crashes import Crash, CrashKind, hang_crash, nan_crash, read_crash
 from checkpoint_core.training.decisions import GiveUp, History, Policy, decide
 from checkpoint_core.training.log_files import JournalLine
-from checkpoint_core.training.log_reader import LogReader
-from checkpoint_core.training.records import Ask, ProcessId, Status, TrainingRecord, with_status
-from checkpoint_core.training.save_watch import Checked
+from checkpoint_core.training.records import Ask, Status, TrainingRecord, with_status
+from checkpoint_core.training.silence import Silence
+from checkpoint_core.training.world import Running, World
 
-#: Seconds between looks at the saves, and at how busy the machine is.
-_SAVES_SECONDS, _BUSY_SECONDS = 5.0, 30.0
+#: Seconds between looks at the saves.
+_SAVES_SECONDS = 5.0
 #: How long a stop waits for a save that is going on.
 SAVE_WAIT_SECONDS = 180.0
 _MOST_WARNINGS = 5
-
-
-class Running(Protocol):
-    """A training that runs; see :class:`checkpoint_core.training.attempt.Attempt`."""
-
-    root: ProcessId
-    reader: LogReader
-    began_ns: int
-
-    @property
-    def prints_here(self) -> bool:
-        """Whether its log can be read here."""
-        ...
-
-    @property
-    def exit_status(self) -> int | None:
-        """What it ended with, ``None`` where that is not known."""
-        ...
-
-    def hear(self) -> bool:
-        """Read what it printed since the last time; whether there was anything."""
-        ...
-
-    def is_running(self) -> bool:
-        """Whether any of its processes is left."""
-        ...
-
-    def is_idle(self) -> bool:
-        """Whether it has computed nothing since the last time."""
-        ...
-
-    def end(self) -> bool:
-        """End all of it; whether nothing is left."""
-        ...
-
-
-class World(Protocol):
-    """What a supervisor does to the world; see :class:`checkpoint_core.training.watching.RunWorld`."""
-
-    def start(self, checkpoint: str) -> Running:
-        """Start the run's script; raises OSError."""
-        ...
-
-    def choose(
-        self, record: TrainingRecord, refused: frozenset[str], cancelled: Callable[[], bool]
-    ) -> NextStart | NoStart:
-        """Choose from where to go on, and write it into the script; nothing runs meanwhile."""
-        ...
-
-    def check_saves(self, cancelled: Callable[[], bool], settled: bool) -> list[Checked]:
-        """Check what was saved since the last time."""
-        ...
-
-    def disk_trouble(self) -> str:
-        """Why the saves to come have no room, in the user's words; empty where they have."""
-        ...
-
-    def is_finished(self, running: Running) -> bool:
-        """Whether a training that ended has reached its last epoch, by what it left on the disk."""
-        ...
-
-    def save_goes_on(self, running: Running) -> bool:
-        """Whether the training is writing a state at this moment."""
-        ...
-
-    def asked(self) -> Ask | None:
-        """What the user asked for since the last time."""
-        ...
-
-    def write(self, record: TrainingRecord, running: Running | None) -> None:
-        """Write down how it stands."""
-        ...
-
-    def tell(self, line: JournalLine) -> None:
-        """Add a line to the journal."""
-        ...
+#: How long a start waits for processes of the run that are still there.
+_LEFT_SECONDS = 30.0
+_NOT_ENDED = "Some of its processes could not be ended; it is tried again."
 
 
 class Supervisor:
@@ -120,9 +47,9 @@ class Supervisor:
         self._next = NextStart("", "")
         self._asked: list[Ask] = []
         self._stop_by: float | None = None
-        self._saves_at = self._busy_at = 0.0
-        self._active_at, self._was_idle = clock(), False
-        self._is_warned = False
+        self._saves_at = 0.0
+        self._silence = Silence(policy.hang_minutes * 60)
+        self._warnings: list[tuple[str, str]] = [("", text) for text in record.warnings]
 
     @property
     def is_over(self) -> bool:
@@ -134,6 +61,7 @@ class Supervisor:
         trouble = self._world.disk_trouble()
         if trouble:
             self._warn("disk-low", trouble)
+        self.record = replace(self.record, behind=tuple(sorted(self._world.left_behind(checkpoint))))
         self._next = NextStart(checkpoint, "")
         self._start()
 
@@ -141,7 +69,9 @@ class Supervisor:
         """Watch a training that runs already; ``checkpoint`` is what one of others went on from, as far as is known."""
         self._running = running
         if not running.prints_here:
-            self.record = replace(self.record, started_ns=running.began_ns, resumed_from=checkpoint)
+            behind = tuple(sorted(self._world.left_behind(checkpoint)))
+            began = running.began_ns
+            self.record = replace(self.record, started_ns=began, resumed_from=checkpoint, behind=behind)
         where = "" if running.prints_here else " It prints elsewhere, so its log is not shown here."
         self._say("adopted", f"Watching a training that was running already.{where}")
         self._become(Status.RUNNING, training=running.root, is_adopted=not running.prints_here)
@@ -169,7 +99,7 @@ class Supervisor:
             self._say("not-started", why)
             self._become(Status.FATAL, message=why)
             return
-        self._active_at, self._was_idle = self._clock(), False
+        self._silence.broken()
         self._good_saves, self._stop_by = 0, None
         place = f" from {self._next.checkpoint}" if self._next.checkpoint else ""
         self._say("started", f"Start {self.record.attempt}{place}.")
@@ -185,8 +115,14 @@ class Supervisor:
     def _wait_for_next(self) -> None:
         if self._clock() * 1e9 < self.record.next_try_ns:
             return
-        if trouble := self._world.disk_trouble():
-            self._give_up(f"There is no room for the saves to come. {trouble}")
+        if left := self._world.left_running():
+            self._say(
+                "still-running", f"Process {left} of this run is still there; it is not started beside it."
+            )
+            self._become(Status.BACKOFF, next_try_ns=round((self._clock() + _LEFT_SECONDS) * 1e9))
+            return
+        if trouble := self._world.no_room():
+            self._give_up(trouble)
             return
         chosen = self._world.choose(self.record, self._refused, self._is_asked_to_stop)
         if self._is_asked_to_stop():
@@ -204,7 +140,7 @@ class Supervisor:
 
     def _watch(self, running: Running) -> None:
         if running.hear():
-            self._active_at = self._clock()
+            self._silence.broken()
         if not running.is_running():
             self._ended(running)
             return
@@ -214,9 +150,13 @@ class Supervisor:
         self._look_at_saves()
         if crash := self._crash_of(running):
             self._say(crash.kind.name.lower().replace("_", "-"), crash.sentence)
-            running.end()
-            running.hear()
-            self._crashed(running, crash)
+            if not running.end():
+                self._say("not-ended", _NOT_ENDED)
+            elif self._world.is_finished(running):
+                self._ended(running)
+            else:
+                running.hear()
+                self._crashed(running, crash)
             return
         self._world.write(self.record, running)
 
@@ -226,7 +166,7 @@ class Supervisor:
         checked = self._world.check_saves(self._is_asked_to_stop, settled)
         self._saves_at = self._clock()
         for save in checked:
-            self._active_at = self._clock()
+            self._silence.broken()
             self._good_saves += save.is_good
             if save.trouble:
                 told = f"{save.title} ({save.name}) is not good: {save.trouble}"
@@ -239,8 +179,11 @@ class Supervisor:
             else:
                 known = f"to know: {save.note}" if save.note else "it is good."
                 self._say("checked", f"{save.title} was saved and read to its last byte; {known}")
-        if checked and not settled and (trouble := self._world.disk_trouble()):
-            self._warn("disk-low", trouble)
+        if checked and not settled:
+            trouble = self._world.disk_trouble()
+            self._withdraw("disk-low")
+            if trouble:
+                self._warn("disk-low", trouble)
 
     def _crash_of(self, running: Running) -> Crash | None:
         """A training that runs and is lost all the same: it hangs, or learns nothing but NaN."""
@@ -248,28 +191,14 @@ class Supervisor:
         if nan_steps >= self._policy.nan_steps:
             if self.record.bring_back:
                 return nan_crash(nan_steps)
-            self._warn_once(nan_crash(nan_steps).sentence)
-        silent = self._silent_seconds(running)
+            self._warn("nan-loss", nan_crash(self._policy.nan_steps).sentence)
+        silent = self._silence.grows(self._clock(), running.is_idle)
         if silent < self._policy.hang_minutes * 60:
             return None
         if self.record.bring_back:
             return hang_crash(silent / 60)
-        self._warn_once(hang_crash(silent / 60).sentence)
+        self._warn("hang", hang_crash(self._policy.hang_minutes).sentence)
         return None
-
-    def _silent_seconds(self, running: Running) -> float:
-        """For how long it has neither printed, saved nor computed; 0 where the last look found it at work."""
-        now = self._clock()
-        if now - self._busy_at >= min(_BUSY_SECONDS, self._policy.hang_minutes * 60 / 4):
-            self._busy_at, self._was_idle = now, running.is_idle()
-            if not self._was_idle:
-                self._active_at = now
-        return now - self._active_at if self._was_idle else 0.0
-
-    def _warn_once(self, sentence: str) -> None:
-        if not self._is_warned:
-            self._is_warned = True
-            self._warn("trouble", sentence)
 
     # --- ending ---------------------------------------------------------------------------------------------------
 
@@ -297,7 +226,6 @@ class Supervisor:
 
     def _crashed(self, running: Running, crash: Crash) -> None:
         self._look_at_saves(settled=True)
-        self._running = None
         said = f" It said: “{crash.evidence}”." if crash.evidence else ""
         crash = replace(crash, sentence=f"{crash.sentence}{said}")
         self._say("crashed", f"{crash.sentence} {crash.effect}".strip())
@@ -309,17 +237,21 @@ class Supervisor:
             return
         self._history = self._history.after(self._good_saves > 0)
         decision = decide(crash, self._history, self._policy)
+        if crash.kind is CrashKind.UNKNOWN and (full := self._world.no_room()):
+            # The log lies on the same disk: it may lack the very lines that would say so.
+            decision = GiveUp(full)
         if isinstance(decision, GiveUp):
             self._give_up(f"{crash.sentence} {decision.why}")
             return
         self._say("waiting", f"It is started again in {decision.seconds:.0f} seconds.")
         at = round((self._clock() + decision.seconds) * 1e9)
+        self._running = None
         self._become(Status.BACKOFF, next_try_ns=at, training=None, message=crash.sentence)
 
     def _give_up(self, why: str, told: bool = False) -> None:
-        self._running = None
         if not told:
             self._say("gave-up", f"Not started again. {why}")
+        self._running = None
         self._become(Status.FATAL, message=why, training=None)
 
     def _over(self, status: Status, kind: str, told: str, exit_status: int | None) -> None:
@@ -331,12 +263,11 @@ class Supervisor:
     # --- what the user asks ---------------------------------------------------------------------------------------
 
     def _is_asked_to_stop(self) -> bool:
-        if asked := self._world.asked():
-            self._asked.append(asked)
+        self._asked += self._world.asked()
         return any(each in (Ask.STOP, Ask.STOP_NOW) for each in self._asked)
 
-    def _heed(self, latest: Ask | None) -> None:
-        wanted, self._asked = [*self._asked, *([latest] if latest else [])], []
+    def _heed(self, latest: list[Ask]) -> None:
+        wanted, self._asked = [*self._asked, *latest], []
         for each in wanted:
             if each in (Ask.STOP, Ask.STOP_NOW):
                 self._stop(each)
@@ -367,7 +298,7 @@ class Supervisor:
             self._world.write(self.record, running)
             return
         if not running.end():
-            self._say("not-ended", "Some of its processes could not be ended; it is tried again.")
+            self._say("not-ended", _NOT_ENDED)
             return
         self._ended(running)
 
@@ -381,8 +312,20 @@ class Supervisor:
         self._world.tell(JournalLine(round(self._clock() * 1e9), kind, text))
 
     def _warn(self, kind: str, text: str) -> None:
+        """Tell something that the user must know at once, unless it stands there already."""
+        if (kind, text) in self._warnings:
+            return
         self._say(kind, text)
-        if text not in self.record.warnings:
-            kept = (*self.record.warnings, text)[-_MOST_WARNINGS:]
-            self.record = replace(self.record, warnings=kept)
-            self._world.write(self.record, self._running)
+        bad = [each for each in self._warnings if each[0] == "bad-save"][-_MOST_WARNINGS:]
+        others = {name: said for name, said in self._warnings if name != "bad-save"}
+        self._warnings = [*bad, *others.items(), (kind, text)]
+        self._show_warnings()
+
+    def _withdraw(self, kind: str) -> None:
+        """Take back a warning that need not hold any more."""
+        self._warnings = [each for each in self._warnings if each[0] != kind]
+        self._show_warnings()
+
+    def _show_warnings(self) -> None:
+        self.record = replace(self.record, warnings=tuple(text for _, text in self._warnings))
+        self._world.write(self.record, self._running)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from checkpoint_core.audit import Auditor
+from checkpoint_core.facts import LoraFacts
 from checkpoint_core.findings import Verdict
 from checkpoint_core.retention import disk_outlook
 from checkpoint_core.safe_write import WriteFailed
-from checkpoint_core.surroundings import EnvironmentFacts
 from checkpoint_core.train_script import find_script
 from checkpoint_core.training import processes
 from checkpoint_core.training.attempt import Attempt
-from checkpoint_core.training.choosing import NextStart, NoStart, abandoned, choose_start
+from checkpoint_core.training.choosing import NextStart, NoStart, abandoned, choose_start, left_behind
 from checkpoint_core.training.decisions import Policy
 from checkpoint_core.training.log_files import (
     JournalLine,
@@ -33,18 +36,23 @@ from checkpoint_core.training.records import (
     ProcessId,
     TrainingRecord,
     read_progress,
-    take_request,
+    read_record,
+    take_requests,
     write_progress,
     write_record,
 )
 from checkpoint_core.training.save_watch import Checked, SaveWatch, settled_auditor
-from checkpoint_core.training.spawning import gpu_percent, start_training, training_environment
-from checkpoint_core.training.supervisor import Running, Supervisor
+from checkpoint_core.training.spawning import GpuMeter, start_training, training_environment
+from checkpoint_core.training.supervisor import Supervisor
+from checkpoint_core.training.world import Running
+from checkpoint_core.units import human_bytes
 
 TICK_SECONDS = 1.0
+#: The progress is written no more often than that, and at least so often while it lives.
+_PROGRESS_SECONDS, _LIFE_SECONDS = 2.0, 20.0
+_OWNER_SECONDS = 10.0
 #: Looks in a row that may fail, a second apart, before the watch is given up.
 MOST_FAILURES = 600
-_WEIGHTS_SUFFIXES = (".safetensors", ".ckpt", ".pt")
 
 
 @dataclass
@@ -65,6 +73,9 @@ class RunWorld:
         self._saves = SaveWatch(self.auditor, self.name)
         self._earlier = LossHistory.from_json(read_progress(self.run).get("history"))
         self._attempt: Attempt | None = None
+        self._meter = GpuMeter()
+        self._python = ""
+        self._written_at = 0.0
         self._written: tuple[object, object] = (None, None)
 
     def start(self, checkpoint: str) -> Attempt:
@@ -74,7 +85,9 @@ class RunWorld:
             raise FileNotFoundError(f"there is no train script in {self.run}")
         self._remember_losses()
         environment = self.auditor.audit_run(self.name).environment
-        python = environment.executable if isinstance(environment, EnvironmentFacts) else None
+        # A Python that does not answer just now, as on a machine short of memory, is the one all the same.
+        self._python = (environment.executable if environment else "") or self._python
+        python = self._python or None
         keep_reserve(self.run)
         began = time.time_ns()
         with open_log(self.run) as log:
@@ -97,14 +110,14 @@ class RunWorld:
         return attempt
 
     def _gpu(self) -> int | None:
-        return gpu_percent(self.device)
+        return self._meter.percent(self.device)
 
     def choose(
         self, record: TrainingRecord, refused: frozenset[str], cancelled: Callable[[], bool]
     ) -> NextStart | NoStart:
         """Choose from where to go on; nothing runs meanwhile, so nothing is being saved."""
         auditor = settled_auditor(self.auditor)
-        left = abandoned(auditor.audit_run(self.name), record.resumed_from, record.started_ns)
+        left = abandoned(auditor.audit_run(self.name), record.behind, record.started_ns)
         chosen = choose_start(auditor, self.name, refused, left, cancelled)
         self._saves.remember()  # a repair is no save
         return chosen
@@ -118,23 +131,49 @@ class RunWorld:
         run = self.auditor.audit_run(self.name)
         # While it trains, what it has saved is behind it.
         last = run.checkpoints[0].name if self._attempt is not None and run.checkpoints else None
-        outlook = disk_outlook(run, start=last)
+        outlook = disk_outlook(run, self._free_bytes(), start=last)
         return outlook.sentence if outlook.is_enough is False else ""
 
+    def no_room(self) -> str:
+        """Why not even the next save has room; empty where it has, or where that is not known."""
+        outlook = disk_outlook(self.auditor.audit_run(self.name), self._free_bytes())
+        if outlook.free_bytes is None or outlook.next_save_bytes is None:
+            return ""
+        if outlook.free_bytes >= outlook.next_save_bytes:
+            return ""
+        return (
+            f"There is no room for the next save: it takes {human_bytes(outlook.next_save_bytes)}, and the disk has "
+            f"{human_bytes(outlook.free_bytes)} left. Make room, then resume."
+        )
+
+    def _free_bytes(self) -> int | None:
+        """Free room on the run's disk, to the byte: the audit's own is in large steps, so that a page keeps still."""
+        try:
+            return shutil.disk_usage(self.run).free
+        except OSError:
+            return None
+
+    def left_running(self) -> int | None:
+        """The number of a process that trains this run already, if there is one."""
+        home = self.run.resolve()
+        found = (each for each in processes.find_trainings(watchers=False) if each.run == home)
+        return next((each.root.pid for each in found), None)
+
+    def left_behind(self, checkpoint: str) -> frozenset[str]:
+        """The checkpoints that a training which begins at this one has gone back behind."""
+        return left_behind(self.auditor.audit_run(self.name), checkpoint)
+
     def is_finished(self, running: Running) -> bool:
-        """Whether the last LoRA file was written since the training began: the trainer's last act.
+        """Whether the last LoRA file was written whole since the training began: the trainer's last act.
 
         Source: sd-scripts ``train_network.py``, the end of ``train`` (``save_model`` with the output name alone).
         """
-        script = self.auditor.audit_run(self.name).facts.script
-        name = (script.output_name if script else None) or "last"
-        for suffix in _WEIGHTS_SUFFIXES:
-            try:
-                if (self.run / f"{name}{suffix}").stat().st_mtime_ns >= running.began_ns:
-                    return True
-            except (OSError, ValueError):
-                continue
-        return False
+        run = self.auditor.audit_run(self.name).facts
+        name = (run.script.output_name if run.script else None) or "last"
+        whole = (lora for lora in run.loras if isinstance(lora, LoraFacts))
+        return any(
+            lora.file == f"{name}.safetensors" and lora.modified_ns >= running.began_ns for lora in whole
+        )
 
     def save_goes_on(self, running: Running) -> bool:
         """Whether the training is writing a state: by its log, or by a state that is not whole yet."""
@@ -144,12 +183,9 @@ class RunWorld:
             item.verdict is Verdict.SAVING for item in self.auditor.audit_run(self.name).checkpoints[:2]
         )
 
-    def asked(self) -> Ask | None:
-        """What the user asked for since the last time."""
-        try:
-            return take_request(self.run)
-        except WriteFailed:  # a full disk: it is taken again, which does no harm
-            return None
+    def asked(self) -> list[Ask]:
+        """What the user asked for since the last time, in that order."""
+        return take_requests(self.run)
 
     def write(self, record: TrainingRecord, running: Running | None) -> None:
         """Write down how it stands, where that has changed; a full disk must not end the watch."""
@@ -167,9 +203,10 @@ class RunWorld:
             write_record(self.run, record)
             self._written = (record, self._written[1])
         # While it lives the time of this file is a sign of life, for who sees it from another machine.
-        if progress != self._written[1] or record.status.is_live:
+        every = _PROGRESS_SECONDS if progress != self._written[1] else _LIFE_SECONDS
+        if not record.status.is_live or abs(time.monotonic() - self._written_at) >= every:
             write_progress(self.run, progress)
-            self._written = (record, progress)
+            self._written, self._written_at = (record, progress), time.monotonic()
 
     def _progress(self) -> dict[str, object]:
         reader = self._attempt.reader if self._attempt else None
@@ -193,7 +230,8 @@ class RunWorld:
         """Add a line to the journal."""
         if not write_journal(self.run, line) and self._makes_room():
             write_journal(self.run, line)
-        self.on_line(line)
+        with contextlib.suppress(OSError, ValueError):  # a terminal that was closed, a full disk
+            self.on_line(line)
 
     def _makes_room(self) -> bool:
         """Give the kept room back on a full disk, once the training that filled it has ended and cannot take it."""
@@ -213,15 +251,24 @@ def watch(
     :param record: the claim that was made for this process.
     :param running: a training that runs already; else the run's script is started.
     """
+    script = world.auditor.audit_run(world.name).facts.script
+    if script is not None and script.value("--mixed_precision") == "fp16":
+        policy = replace(
+            policy, nan_steps=sys.maxsize
+        )  # the scaler passes a NaN over, and the average keeps it
     supervisor = Supervisor(world, record, policy, time.time)
     target = world.auditor.audit_run(world.name).facts.resume_target.state_name or ""
     if running is not None:
         supervisor.adopt(running, target)
     else:
         supervisor.begin(target)
-    failures = 0
+    failures, looked_at = 0, time.monotonic()
     while not supervisor.is_over:
         sleep(TICK_SECONDS)
+        if time.monotonic() - looked_at > _OWNER_SECONDS:
+            looked_at, written = time.monotonic(), read_record(world.run)
+            if written is not None and written.watcher != record.watcher:
+                return supervisor.record  # another one watches it by now
         try:
             supervisor.tick()
             failures = 0

@@ -16,7 +16,7 @@ from checkpoint_core.training.records import (
     Status,
     TrainingRecord,
     read_record,
-    take_request,
+    take_requests,
     write_record,
 )
 from checkpoint_core.training.starting import DeviceBusy, Start
@@ -109,17 +109,17 @@ def test_a_running_one_is_shown_and_asked_before_it_is_stopped(running: World) -
     assert "data-ck-live" in shown.training
     asked = it.ask_stop(RUN_NAME)
     assert asked.question == TrainingQuestion(RUN_NAME, "stop")
-    assert take_request(running.run) is None
+    assert take_requests(running.run) == []
     it.answer(asked.question)
-    assert take_request(running.run) is Ask.STOP
+    assert take_requests(running.run) == [Ask.STOP]
 
 
 def test_the_box_speaks_to_a_watcher_that_is_at_work(running: World) -> None:
     it = desk(running).training
     it.set_bring_back(RUN_NAME, True)
-    assert take_request(running.run) is None
+    assert take_requests(running.run) == []
     it.set_bring_back(RUN_NAME, False)
-    assert take_request(running.run) is Ask.LEAVE
+    assert take_requests(running.run) == [Ask.LEAVE]
 
 
 def test_nothing_to_stop_is_told(world: World) -> None:

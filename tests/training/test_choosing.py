@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from checkpoint_core.audit import Auditor
-from checkpoint_core.training.choosing import NextStart, NoStart, abandoned, choose_start
+from checkpoint_core.training.choosing import NextStart, NoStart, abandoned, choose_start, left_behind
 from checkpoint_core.training.save_watch import settled_auditor
 from tests.damage import remove, truncate
 from tests.world import RUN_NAME, World
@@ -77,26 +77,34 @@ def test_what_the_trainer_refused_is_not_tried_again(world: World) -> None:
     assert chosen.checkpoint == name(2)
 
 
+def behind(world: World, checkpoint: str) -> frozenset[str]:
+    return left_behind(Auditor(world.outputs).audit_run(RUN_NAME), checkpoint)
+
+
 def test_what_the_user_has_gone_back_behind_is_not_taken(world: World) -> None:
-    run = Auditor(world.outputs).audit_run(RUN_NAME)
-    now = time.time_ns()
-    left = abandoned(run, name(2), now)
+    left = behind(world, name(2))
     assert left == {name(3), name(4)}
-    assert choose(world, abandoned=left) == NextStart(
-        name(2), "Resume from epoch 2. Loses: 16 steps have to be trained again."
-    )
+    told = "Resume from epoch 2. Loses: 16 steps have to be trained again."
+    assert choose(world, abandoned=left) == NextStart(name(2), told)
 
 
-def test_what_this_training_has_saved_is_its_own(world: World) -> None:
+def test_it_stays_behind_when_the_trainer_has_removed_where_it_began(world: World) -> None:
+    left = behind(world, name(2))
+    shutil.rmtree(world.state(2))
+    run = Auditor(world.outputs).audit_run(RUN_NAME)
+    assert abandoned(run, left, time.time_ns()) == {name(3), name(4)}
+
+
+def test_what_this_training_has_saved_anew_is_its_own(world: World) -> None:
+    left = behind(world, name(2))
     os.utime(world.latest / "random_states_0.pkl")
-    os.utime(world.latest / "train_state.json")
     run = Auditor(world.outputs).audit_run(RUN_NAME)
     hour_ago = time.time_ns() - 3_600_000_000_000
-    assert abandoned(run, name(2), hour_ago) == {name(3)}
+    assert abandoned(run, left, hour_ago) == {name(3)}
 
 
 def test_who_started_fresh_starts_fresh_again(world: World) -> None:
-    left = abandoned(Auditor(world.outputs).audit_run(RUN_NAME), "", time.time_ns())
+    left = behind(world, "")
     assert left == {name(1), name(2), name(3), name(4)}
     assert choose(world, abandoned=left) == NextStart(
         "", "No checkpoint had been saved yet: it begins as the train script says."

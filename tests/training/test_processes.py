@@ -119,7 +119,9 @@ def test_all_of_a_training_is_ended_even_what_does_not_want_to(launch: Launch) -
 
 
 def test_one_that_ends_when_asked_is_not_killed(launch: Launch) -> None:
-    program = "import time\ntry:\n print('up', flush=True); time.sleep(600)\nexcept KeyboardInterrupt: exit(7)"
+    program = (
+        "import time\ntry:\n print('up', flush=True); time.sleep(600)\nexcept KeyboardInterrupt: exit(7)"
+    )
     process = launch(sys.executable, "-c", program, stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()

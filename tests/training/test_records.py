@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from checkpoint_core.training.records import (
     TrainingRecord,
     ask,
     read_record,
-    take_request,
+    take_requests,
     write_record,
 )
 
@@ -34,6 +35,8 @@ RECORD = TrainingRecord(
     next_try_ns=7,
     message="It was killed.",
     warnings=("one", "two"),
+    behind=("x-000003-state",),
+    token="abc",
 )
 
 
@@ -79,13 +82,20 @@ def test_a_file_that_is_no_record_is_none(tmp_path: Path, data: bytes) -> None:
 
 
 def test_what_was_asked_is_taken_once(tmp_path: Path) -> None:
-    assert take_request(tmp_path) is None
+    assert take_requests(tmp_path) == []
     ask(tmp_path, Ask.STOP)
-    assert take_request(tmp_path) is Ask.STOP
-    assert take_request(tmp_path) is None
+    assert take_requests(tmp_path) == [Ask.STOP]
+    assert take_requests(tmp_path) == []
 
 
-def test_the_last_word_counts(tmp_path: Path) -> None:
+def test_no_word_takes_the_place_of_another(tmp_path: Path) -> None:
+    ask(tmp_path, Ask.STOP)
+    time.sleep(0.02)
+    ask(tmp_path, Ask.BRING_BACK)
+    assert take_requests(tmp_path) == [Ask.STOP, Ask.BRING_BACK]
+
+
+def test_of_two_that_contradict_each_other_the_later_counts(tmp_path: Path) -> None:
+    ask(tmp_path, Ask.BRING_BACK)
     ask(tmp_path, Ask.LEAVE)
-    ask(tmp_path, Ask.STOP_NOW)
-    assert take_request(tmp_path) is Ask.STOP_NOW
+    assert take_requests(tmp_path) == [Ask.LEAVE]

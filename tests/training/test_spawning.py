@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from checkpoint_core.training.spawning import (
-    gpu_percent,
+    GpuMeter,
     script_command,
     start_training,
     start_watcher,
@@ -83,26 +83,63 @@ def test_the_watcher_is_found_without_changing_the_training_s_variables(tmp_path
     assert asked["env"].get("PYTHONPATH") == os.environ.get("PYTHONPATH")
 
 
+class Smi:
+    """``nvidia-smi`` as the test has it."""
+
+    def __init__(self, printed: str = "", status: int = 0, hangs: bool = False) -> None:
+        self.printed, self.returncode, self.hangs = printed, status, hangs
+        self.commands: list[list[str]] = []
+        self.killed = 0
+
+    def __call__(self, command: list[str], **options: Any) -> Any:
+        self.commands.append(command)
+        return self
+
+    def communicate(self, timeout: float) -> tuple[bytes, None]:
+        if self.hangs:
+            raise subprocess.TimeoutExpired("nvidia-smi", timeout)
+        return self.printed.encode(), None
+
+    def kill(self) -> None:
+        self.killed += 1
+
+    def poll(self) -> int | None:
+        return None if self.hangs else self.returncode
+
+
 @pytest.mark.parametrize(
     ("printed", "status", "percent"),
-    [("97\n", 0, 97), ("3\n41\n", 0, 41), ("[N/A]\n7\n", 0, 7), ("", 0, None), ("No devices\n", 6, None)],
+    [
+        ("97\n", 0, 97),
+        ("3\n41\n", 0, 41),
+        ("[N/A]\n7\n", 0, 7),
+        ("", 0, None),
+        ("No devices\n", 6, None),
+    ],
 )
 def test_the_busiest_gpu_counts(printed: str, status: int, percent: int | None) -> None:
-    commands: list[list[str]] = []
-
-    def run(command: list[str], **options: Any) -> Any:
-        commands.append(command)
-        return subprocess.CompletedProcess(command, status, printed.encode(), b"")
-
-    assert gpu_percent("1,2", run) == percent
-    assert commands == [
-        ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--id=1,2"]
-    ]
+    assert GpuMeter(Smi(printed, status)).percent("all") == percent
 
 
-@pytest.mark.parametrize("error", [FileNotFoundError(), subprocess.TimeoutExpired("nvidia-smi", 10)])
-def test_without_nvidia_smi_nothing_is_known(error: Exception) -> None:
-    def run(command: list[str], **options: Any) -> Any:
-        raise error
+def test_only_unique_names_are_the_same_to_nvidia_smi() -> None:
+    smi = Smi("5\n")
+    for device in ("all", "1,0", "GPU-7f3a"):
+        GpuMeter(smi).percent(device)
+    asked = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+    assert smi.commands == [asked, asked, [*asked, "--id=GPU-7f3a"]]
 
-    assert gpu_percent("all", run) is None
+
+def test_without_nvidia_smi_nothing_is_known() -> None:
+    def popen(command: list[str], **options: Any) -> Any:
+        raise FileNotFoundError
+
+    assert GpuMeter(popen).percent("all") is None
+
+
+def test_one_that_hangs_is_ended_not_waited_for_and_not_asked_again() -> None:
+    smi = Smi(hangs=True)
+    meter = GpuMeter(smi)
+    assert [meter.percent("all") for _ in range(3)] == [None, None, None]
+    assert (len(smi.commands), smi.killed) == (1, 1)
+    smi.hangs, smi.printed = False, "50\n"
+    assert meter.percent("all") == 50

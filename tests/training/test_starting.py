@@ -22,7 +22,7 @@ from checkpoint_core.training.records import (
     Status,
     TrainingRecord,
     read_record,
-    take_request,
+    take_requests,
     write_record,
 )
 from checkpoint_core.training.starting import CannotStart, DeviceBusy, NothingRuns, Start
@@ -67,7 +67,9 @@ def test_a_start_leaves_a_record_that_names_the_watcher(world: World, spawn: Spa
     assert read_record(world.run) == record
     assert record.watcher == processes.identify(watcher.pid)
     assert (record.status, record.bring_back, record.host) == (Status.STARTING, True, socket.gethostname())
-    assert watcher.args[5:] == [str(world.run), "--bring-back", "--claimed", "--python", "/env/bin/python"]
+    claimed = ["--claimed", record.token, "--python", "/env/bin/python"]
+    assert record.token
+    assert watcher.args[5:] == [str(world.run), "--bring-back", *claimed]
 
 
 def test_two_presses_at_the_same_moment_start_one_training(world: World, spawn: Spawn) -> None:
@@ -226,9 +228,9 @@ def test_nothing_to_watch_and_nothing_to_stop_is_told(world: World, spawn: Spawn
 def test_a_stop_is_left_for_the_watcher(world: World, spawn: Spawn) -> None:
     starting.start_detached(Start(world.run), spawn)
     starting.stop(world.run)
-    assert take_request(world.run) is Ask.STOP
+    assert take_requests(world.run) == [Ask.STOP]
     starting.stop(world.run, now=True)
-    assert take_request(world.run) is Ask.STOP_NOW
+    assert take_requests(world.run) == [Ask.STOP_NOW]
 
 
 def test_an_unwatched_training_is_stopped_here(world: World, launch: Launch) -> None:

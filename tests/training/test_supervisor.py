@@ -14,7 +14,8 @@ from checkpoint_core.training.log_files import JournalLine
 from checkpoint_core.training.log_reader import LogReader
 from checkpoint_core.training.records import Ask, ProcessId, Status, TrainingRecord
 from checkpoint_core.training.save_watch import Checked
-from checkpoint_core.training.supervisor import SAVE_WAIT_SECONDS, Running, Supervisor
+from checkpoint_core.training.supervisor import SAVE_WAIT_SECONDS, Supervisor
+from checkpoint_core.training.world import Running
 
 KILLED = b"subprocess.CalledProcessError: Command '['python']' died with <Signals.SIGKILL: 9>.\n"
 KEY_ERROR = (
@@ -77,6 +78,8 @@ class FakeWorld:
     refused: frozenset[str] = frozenset()
     saves: list[Checked] = field(default_factory=list)
     trouble: str = ""
+    full: str = ""
+    left: int | None = None
     finished: bool = False
     saving: bool = False
     requests: list[Ask] = field(default_factory=list)
@@ -109,8 +112,18 @@ class FakeWorld:
     def save_goes_on(self, running: Running) -> bool:
         return self.saving
 
-    def asked(self) -> Ask | None:
-        return self.requests.pop(0) if self.requests else None
+    def asked(self) -> list[Ask]:
+        requests, self.requests = self.requests, []
+        return requests
+
+    def no_room(self) -> str:
+        return self.full
+
+    def left_running(self) -> int | None:
+        return self.left
+
+    def left_behind(self, checkpoint: str) -> frozenset[str]:
+        return frozenset({"x-000009-state"}) if checkpoint else frozenset()
 
     def write(self, record: TrainingRecord, running: Running | None) -> None:
         self.written.append(record)
@@ -176,9 +189,9 @@ def test_a_training_that_ends_well_is_over(watched: Watched) -> None:
 def test_a_killed_one_is_started_again_after_a_while_and_the_journal_says_why(watched: Watched) -> None:
     watched.crash(KILLED, status=-9)
     assert watched.status is Status.BACKOFF
-    watched.pass_time(9)
+    watched.pass_time(8)
     assert len(watched.world.running) == 1
-    watched.pass_time(12)
+    watched.pass_time(3)
 
     assert (watched.status, watched.it.record.attempt) == (Status.RUNNING, 2)
     assert watched.it.record.resumed_from == "x-000002-state"
@@ -194,7 +207,7 @@ def test_the_waiting_time_doubles_and_the_limit_is_told(watched: Watched) -> Non
             waits.append(watched.it.record.next_try_ns / 1e9 - watched.now)
             watched.pass_time(waits[-1] + 1)
 
-    assert waits == [20, 40]
+    assert waits == [10, 20]
     assert watched.status is Status.FATAL
     assert "3 times in a row without a new good checkpoint" in watched.it.record.message
 
@@ -260,11 +273,64 @@ def test_where_no_checkpoint_is_left_it_gives_up_with_the_reason(watched: Watche
 
 def test_a_disk_that_is_full_by_then_is_no_reason_to_start(watched: Watched) -> None:
     watched.crash(KILLED, status=-9)
-    watched.world.trouble = "The saves to come need 3 GB and the disk has 1 GB left."
+    watched.world.full = "There is no room for the next save: it takes 3 GB, and the disk has 1 GB left."
     watched.pass_time(30)
     assert watched.status is Status.FATAL
     assert "3 GB" in watched.it.record.message
     assert len(watched.world.running) == 1
+
+
+def test_a_log_that_had_no_room_for_the_reason_is_no_riddle(watched: Watched) -> None:
+    watched.world.full = "There is no room for the next save."
+    watched.crash(b"")
+    assert watched.status is Status.FATAL
+    assert watched.it.record.message.endswith("There is no room for the next save.")
+
+
+def test_a_disk_that_gets_full_later_is_none(watched: Watched) -> None:
+    watched.world.trouble = "The saves to come need 30 GB and the disk has 20 GB left."
+    watched.crash(KILLED, status=-9)
+    watched.pass_time(30)
+    assert (watched.status, watched.it.record.attempt) == (Status.RUNNING, 2)
+
+
+def test_it_is_not_started_beside_what_is_left_of_it(watched: Watched) -> None:
+    watched.world.left = 4711
+    watched.crash(KILLED, status=-9)
+    watched.pass_time(100)
+    assert (watched.status, len(watched.world.running)) == (Status.BACKOFF, 1)
+    assert "Process 4711 of this run is still there" in watched.world.said
+    watched.world.left = None
+    watched.pass_time(40)
+    assert watched.status is Status.RUNNING
+
+
+def test_what_was_gone_back_behind_is_kept_from_the_start(watched: Watched) -> None:
+    assert watched.it.record.behind == ("x-000009-state",)
+
+
+def test_one_that_has_finished_and_hangs_is_finished(watched: Watched) -> None:
+    watched.running.idle = True
+    watched.world.finished = True
+    watched.pass_time(31 * 60, each=10)
+    assert watched.status is Status.EXITED
+    assert watched.running.ended == 1
+
+
+def test_a_machine_that_slept_has_not_seen_a_hang(watched: Watched) -> None:
+    watched.running.idle = True
+    watched.pass_time(60)
+    watched.now += 8 * 3600
+    watched.pass_time(60)
+    assert watched.status is Status.RUNNING
+    assert watched.running.ended == 0
+
+
+def test_what_hangs_and_cannot_be_ended_is_not_started_twice(watched: Watched) -> None:
+    watched.running.idle, watched.running.ends = True, False
+    watched.pass_time(32 * 60, each=10)
+    assert (watched.status, len(watched.world.running)) == (Status.RUNNING, 1)
+    assert "not-ended" in watched.world.kinds
 
 
 def test_a_disk_that_gets_full_is_told_before_and_while_it_trains() -> None:
@@ -276,7 +342,21 @@ def test_a_disk_that_gets_full_is_told_before_and_while_it_trains() -> None:
     watched.world.trouble = "Even less room."
     watched.world.saves = [GOOD]
     watched.pass_time(6)
-    assert watched.it.record.warnings == ("Too little room.", "Even less room.")
+    assert watched.it.record.warnings == ("Even less room.",)
+    watched.world.trouble = ""
+    watched.world.saves = [GOOD]
+    watched.pass_time(6)
+    assert watched.it.record.warnings == ()
+
+
+def test_a_bad_save_stays_told_whatever_the_disk_does(watched: Watched) -> None:
+    watched.world.saves = [BAD]
+    watched.pass_time(6)
+    for number in range(10):
+        watched.world.trouble = f"{number} MB left."
+        watched.world.saves = [GOOD]
+        watched.pass_time(6)
+    assert [text[:7] for text in watched.it.record.warnings] == ["Epoch 3", "9 MB le"]
 
 
 def test_a_bad_save_is_told_at_once_and_the_training_goes_on(watched: Watched) -> None:
@@ -329,7 +409,7 @@ def test_a_hang_without_bringing_back_is_only_told_once() -> None:
     watched.running.idle = True
     watched.pass_time(90 * 60, each=20)
     assert watched.status is Status.RUNNING
-    assert watched.world.kinds == ["started", "trouble"]
+    assert watched.world.kinds == ["started", "hang"]
 
 
 def test_a_loss_that_is_no_number_is_a_crash_after_a_while(watched: Watched) -> None:

@@ -240,6 +240,42 @@ def test_a_training_from_a_terminal_is_recognised_watched_and_brought_back(run: 
     assert (record.status, record.attempt) == (Status.EXITED, 2), told(run)
 
 
+def test_a_trainer_that_its_launcher_left_behind_is_still_the_training(tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path / "fluxgym", 60
+    )  # by accelerate launch, in a terminal: no session tells what belongs to it
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    terminal = subprocess.Popen(
+        ["bash", "outputs/soaked-cat/train.sh"],
+        cwd=run.parent.parent,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until(lambda: list(run.glob("*-000001-state/random_states_0.pkl")))
+        starting.watch_detached(Start(run, True, python=sys.executable, options=QUICK))
+        until(lambda: "adopted: " in told(run))
+        found = status(run).record
+        assert found is not None
+        assert found.training is not None
+        *launchers, left = sorted(processes.members(found.training), key=lambda each: each.create_time())
+        time.sleep(2)  # the watcher has looked
+        for each in launchers:
+            each.kill()
+        terminal.wait()
+        newest = len(list(run.glob("*.safetensors")))
+        until(lambda: len(list(run.glob("*.safetensors"))) > newest + 4)
+        assert left.is_running()
+        assert status(run).life is Life.WATCHED
+        assert "crashed: " not in told(run)
+        starting.stop(run)
+        until(lambda: is_over(run))
+        assert not left.is_running() or left.status() == psutil.STATUS_ZOMBIE
+    finally:
+        clear(run)
+
+
 def test_a_full_disk_ends_it_with_a_plain_word(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "2m") as disk:
         run = make_run(disk / "fluxgym", 40)
