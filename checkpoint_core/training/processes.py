@@ -23,8 +23,8 @@ GENTLE_SECONDS = 10.0
 _TERM_SECONDS = 5.0
 _SCRIPTS = ("train.sh", "train.bat")
 _SAME_START_SECONDS = 0.02
-#: Programs that run or start a training; an editor that has the script open is none.
-_RUNNERS = ("python", "bash", "sh", "cmd", "accelerate", "zsh", "dash")
+#: Programs that run a script, and that train; an editor that has the script open is none.
+_SHELLS, _TRAINERS = ("bash", "sh", "zsh", "dash", "cmd"), ("python", "accelerate")
 
 
 def identify(pid: int) -> ProcessId | None:
@@ -185,19 +185,28 @@ def _age(process: psutil.Process) -> float:
 
 def _run_of(process: psutil.Process, words: Sequence[str]) -> Path | None:
     """The run that a process trains, by what it was started with."""
-    if not words or not os.path.basename(words[0]).lower().startswith(_RUNNERS):
-        return None
+    program = os.path.basename(words[0].replace("\\", "/")).lower() if words else ""
     if _is_watcher(words):
         return Path(os.path.realpath(words[words.index("watch") + 1]))
-    for number, word in enumerate(words):
-        if os.path.basename(word.replace("\\", "/")) in _SCRIPTS and number > 0:
-            script = Path(process.cwd(), word)
-            # Only a run's: a train.sh of another program lies where no outputs folder is above.
-            return Path(os.path.realpath(script.parent)) if script.parent.parent.name == "outputs" else None
-        value = word.partition("=")[2] if word.startswith("--output_dir=") else None
-        if word == "--output_dir" and number + 1 < len(words):
-            value = words[number + 1]
-        if value:
+    if program.startswith(_SHELLS):
+        return _run_of_shell(process, words)
+    return _run_of_trainer(process, words) if program.startswith(_TRAINERS) else None
+
+
+def _run_of_shell(process: psutil.Process, words: Sequence[str]) -> Path | None:
+    """The run whose script a shell runs. Only a run's: a train.sh elsewhere has no outputs folder above."""
+    named = (word for word in words[1:] if os.path.basename(word.replace("\\", "/")) in _SCRIPTS)
+    script = next((Path(process.cwd(), word) for word in named), None)
+    if script is None or script.parent.parent.name != "outputs":
+        return None
+    return Path(os.path.realpath(script.parent))
+
+
+def _run_of_trainer(process: psutil.Process, words: Sequence[str]) -> Path | None:
+    """The run into which a trainer, or its launcher, writes."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        value = following if word == "--output_dir" else word.removeprefix("--output_dir=")
+        if word.startswith("--output_dir") and value not in ("", word):
             return Path(os.path.realpath(Path(process.cwd(), value)))
     return None
 

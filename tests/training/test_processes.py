@@ -161,6 +161,7 @@ def test_an_editor_with_the_script_open_is_no_training(launch: Launch, tmp_path:
     run.mkdir(parents=True)
     (run / "train.sh").write_text("")
     launch("tail", "-f", str(run / "train.sh"))
+    launch(sys.executable, "-c", "import time; time.sleep(600)", "--script", str(run / "train.sh"))
     assert not [each for each in processes.find_trainings() if each.run == run]
 
 
