@@ -143,7 +143,7 @@ def _environment() -> dict[str, str]:
     return {
         **os.environ,
         "FLUXGYM_PYTHON": sys.executable,
-        "CUDA_VISIBLE_DEVICES": f"GPU-soak-{os.getpid()}",  # no GPU at all, and shared with no other training
+        "CUDA_VISIBLE_DEVICES": "",
         "ACCELERATE_USE_CPU": "true",
     }
 

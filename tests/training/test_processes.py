@@ -53,8 +53,8 @@ def _session(pid: int) -> int:
 
 
 def until(condition: Callable[[], object]) -> None:
-    """Wait until something holds, half a minute at most."""
-    for _ in range(300):
+    """Wait until something holds, a minute and a half at most: the machine may be busy."""
+    for _ in range(900):
         if condition():
             return
         time.sleep(0.1)

@@ -35,7 +35,13 @@ __all__ = ["launch"]
 
 @pytest.fixture(autouse=True)
 def _a_device_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    # Other tests run trainings at the same time: they are on another GPU.
+    # Other tests train at the same time.
+    found = processes.find_trainings
+    monkeypatch.setattr(
+        starting,
+        "find_trainings",
+        lambda **how: tuple(each for each in found(**how) if each.run.is_relative_to(tmp_path)),
+    )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"GPU-{os.getpid()}-{tmp_path.name}")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
