@@ -408,7 +408,8 @@ def _wire_script(desk: Desk, page: _Page, gym: Gym | None) -> None:
         return [*written_by(result, seat, run, question is not None), question]
 
     def answer(question: Any, seat: Seat, run: str | None) -> list[Any]:
-        return written_by(desk.answer(seat.run, question), seat, run)
+        result = desk.answer(seat.run, question)
+        return [*written_by(result, seat, run, result.question is not None), result.question]
 
     def repair(seat: Seat, run: str | None) -> list[Any]:
         return written_by(desk.repair_shown(seat.shown, seat.layout), seat, run)
@@ -425,7 +426,7 @@ def _wire_script(desk: Desk, page: _Page, gym: Gym | None) -> None:
         tried_now.then(resume_now, now, [*written, page.question], **_QUIET),
         tried.then(resume, page.who, written, **_QUIET),
         page.repair.click(repair, page.who, written, **_UNLISTED),
-        page.way_yes.click(answer, [page.question, *page.who], written, **_UNLISTED),
+        page.way_yes.click(answer, [page.question, *page.who], [*written, page.question], **_UNLISTED),
         page.fresh_yes.click(start_fresh, [page.fresh_change, *page.who], written, **_UNLISTED),
         page.undo.click(undo, [page.receipt, *page.who], written, **_UNLISTED),
     )

@@ -40,6 +40,9 @@ def watch(
     force: Annotated[
         bool, typer.Option("--force", help="Start it even if another training uses the same GPU.")
     ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin at epoch 1 even if that overwrites checkpoints.")
+    ] = False,
     restarts: Annotated[
         int, typer.Option(min=0, help="Start it again no more often than this.")
     ] = _POLICY.restarts,
@@ -72,8 +75,9 @@ def watch(
         environment = run.environment
         found = environment.executable if isinstance(environment, EnvironmentFacts) else None
         start = Start(folder, bring_back, force, found)
+        lost = "" if fresh else starting.overwrites(run)
         try:
-            record, running = _claimed(folder, world, claimed) if claimed else _claim(start, world)
+            record, running = _claimed(folder, world, claimed) if claimed else _claim(start, world, lost)
             record = watch_run(world, record, policy, running)
         except DeviceBusy as error:
             raise Usage(f"{error} To start it all the same: --force.") from error
@@ -90,9 +94,9 @@ def _print_line(line: JournalLine) -> None:
     say(f"{local_time(line.at_ns)}  {line.text}")
 
 
-def _claim(start: Start, world: RunWorld) -> tuple[TrainingRecord, Attempt | None]:
+def _claim(start: Start, world: RunWorld, lost: str) -> tuple[TrainingRecord, Attempt | None]:
     """Claim a run for this process: one that runs unwatched is taken over, else its script is to be started."""
-    record, adopts = starting.claim_here(start)
+    record, adopts = starting.claim_here(start, lost)
     return record, _running(world, record) if adopts else None
 
 

@@ -85,6 +85,14 @@ def test_wrong_usage_is_told(run: Path, arguments: list[str], code: int, said: s
     assert said in ended.stderr
 
 
+def test_a_script_that_would_begin_anew_is_not_started_unasked(run: Path) -> None:
+    assert done("watch", run).returncode == 0
+    refused = done("watch", run)
+    assert refused.returncode == 2
+    assert "begins at epoch 1 and overwrites" in refused.stderr
+    assert done("watch", run, "--fresh").returncode == 0
+
+
 def test_a_run_without_a_script_is_not_started(run: Path) -> None:
     (run / "train.sh").unlink()
     (run / f"{run.name}-000001-state").mkdir()

@@ -88,6 +88,8 @@ class Outcome:
     receipt: Receipt | RepairRecord | None = None
     state_path: Path | None = None
     written: bool = False
+    #: What is asked with the message.
+    question: TrainingQuestion | None = None
 
 
 class Desk:
@@ -288,7 +290,8 @@ class Desk:
     def answer(self, run_name: str, question: Question | TrainingQuestion | None) -> Outcome:
         """Do what a question asked."""
         if isinstance(question, TrainingQuestion):
-            return Outcome(self.training.answer(question).message)
+            told = self.training.answer(question)
+            return Outcome(told.message, question=told.question)
         return self._outcome(self.repairs.answer(question), run_name)
 
     def _outcome(self, done: Done, run_name: str) -> Outcome:

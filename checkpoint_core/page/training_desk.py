@@ -134,11 +134,18 @@ class TrainingDesk:
             return action_view.error_view(str(error))
         return ""
 
-    def start(self, run_name: str, bring_back: bool, force: bool = False) -> Told:
-        """Start a run's training as its script says."""
+    def start(self, run_name: str, bring_back: bool, force: bool = False, fresh: bool = False) -> Told:
+        """Start a run's training as its script says.
+
+        :param force: beside another training on the same GPU.
+        :param fresh: even if it begins at epoch 1 and overwrites what is there.
+        """
 
         def work() -> Told:
             run = self._desk.run(run_name)
+            if (lost := starting.overwrites(run)) and not (fresh or force):
+                question = TrainingQuestion(run_name, "fresh", bring_back=bring_back)
+                return Told(action_view.warning_view(f"{lost} Begin at epoch 1 all the same?"), question)
             try:
                 starting.start_detached(self._start_of(run, bring_back, force))
             except DeviceBusy as error:
@@ -202,6 +209,8 @@ class TrainingDesk:
 
     def answer(self, question: TrainingQuestion) -> Told:
         """Do what the question asked."""
+        if question.kind == "fresh":
+            return self.start(question.run, question.bring_back, fresh=True)
         if question.kind == "force":
             return self.start(question.run, question.bring_back, force=True)
         if question.kind == "remove" and question.removal is not None:

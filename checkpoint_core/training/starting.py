@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from checkpoint_core.audit import RunReport
 from checkpoint_core.safe_write import WriteFailed, locked
 from checkpoint_core.script_facts import read_script
 from checkpoint_core.script_words import Dialect
@@ -71,6 +72,20 @@ class Start:
     force: bool = False
     python: str | None = None
     options: tuple[str, ...] = ()
+
+
+def overwrites(run: RunReport) -> str:
+    """What a start of the script as it is would overwrite; empty where it goes on, or where nothing is there."""
+    script, goes_on = run.facts.script, run.facts.resume_target.kind not in ("none", "empty")
+    # A warm start tells the epoch at which it goes on.
+    if script is None or goes_on or not run.checkpoints or script.has("--initial_epoch"):
+        return ""
+    count = len(run.checkpoints)
+    there = "is 1 checkpoint" if count == 1 else f"are {count} checkpoints"
+    return (
+        f"The train script has no --resume: it begins at epoch 1 and overwrites the run's files one by one. There {there}"
+        f". To go on with the training, choose a checkpoint and resume from it."
+    )
 
 
 def device_here() -> str:
@@ -151,14 +166,17 @@ def claim(start: Start, watcher: ProcessId | None, adopts: bool, token: str = ""
     return record
 
 
-def claim_here(start: Start) -> tuple[TrainingRecord, bool]:
+def claim_here(start: Start, lost: str = "") -> tuple[TrainingRecord, bool]:
     """Let this very process watch a run; returns the claim, and whether a training is running already.
 
+    :param lost: why it is not to be started, where none is running.
     :raises CannotStart: as :func:`start_detached`.
     """
     with _turn():
         found = _of(start.run, find_trainings(watchers=False))
         adopts = life_of(start.run, read_record(start.run), found) is Life.UNWATCHED
+        if not adopts and lost:
+            raise CannotStart(f"{lost} To begin at epoch 1 all the same: --fresh.")
         if not adopts:
             check(start)
         take_requests(start.run)

@@ -56,6 +56,13 @@ def test_a_run_that_was_never_started_can_be(world: World, started: list[Start])
         "", False, True, False, True,
     )  # fmt: skip
     told = desk(world).training.start(RUN_NAME, bring_back=True)
+    assert (
+        "begins at epoch 1 and overwrites the run's files one by one (4 checkpoints are there)"
+        in told.message
+    )
+    assert (told.done, started) == (False, [])
+    assert told.question is not None
+    told = desk(world).training.answer(told.question)
     assert told.done
     assert "brought back" in told.message
     assert [(each.run, each.bring_back, each.force) for each in started] == [(world.run, True, False)]
@@ -76,7 +83,7 @@ def test_a_busy_gpu_is_asked_about_and_yes_forces_it(
         started.append(start)
 
     monkeypatch.setattr(starting, "start_detached", busy)
-    told = desk(world).training.start(RUN_NAME, bring_back=True)
+    told = desk(world).training.start(RUN_NAME, bring_back=True, fresh=True)
     assert "Start it all the same?" in told.message
     assert told.question is not None
     assert not told.done
