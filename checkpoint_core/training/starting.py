@@ -83,8 +83,8 @@ def overwrites(run: RunReport) -> str:
     count = len(run.checkpoints)
     there = "is 1 checkpoint" if count == 1 else f"are {count} checkpoints"
     return (
-        f"The train script has no --resume: it begins at epoch 1 and overwrites the run's files one by one. There {there}"
-        f". To go on with the training, choose a checkpoint and resume from it."
+        "The train script has no --resume: it begins at epoch 1 and overwrites the run's files one by one. There "
+        f"{there}. To go on with the training, choose a checkpoint and resume from it."
     )
 
 
