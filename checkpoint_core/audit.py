@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -129,6 +130,8 @@ class Auditor:
         self.layout = layout
         self._clock = clock
         self._ask_environment = environment
+        # Two that read the same run for the first time must not undo what the other has judged already.
+        self._turn = threading.Lock()
         self._states: dict[Path, _Remembered] = {}
         self._loras: dict[Path, tuple[FileEntry, Reading[LoraFacts]]] = {}
         self._scripts: dict[Path, tuple[FileEntry | None, tuple[ScriptFacts | None, str | None]]] = {}
@@ -151,7 +154,8 @@ class Auditor:
         for found in discovery.find_runs(self.outputs):
             if progress:
                 progress(found.path.name)
-            runs.append(self._run(found, environment))
+            with self._turn:
+                runs.append(self._run(found, environment))
         return AuditReport(self.outputs, self._clock(), tuple(runs), discovery.skipped_entries(self.outputs))
 
     def run_names(self) -> tuple[str, ...]:
@@ -171,7 +175,9 @@ class Auditor:
                 f"There is no run {name!r} in {self.outputs}. It may have been removed; refresh."
             )
         found = discovery.find_run(self.outputs / name, self.outputs)
-        return self._run(found, self._ask_environment())
+        environment = self._ask_environment()
+        with self._turn:
+            return self._run(found, environment)
 
     def verify(
         self,

@@ -340,7 +340,10 @@ def test_cancelling_what_is_not_read_is_nothing(desk: Desk) -> None:
 # Several at once.
 
 
-def test_many_threads_see_the_same(desk: Desk) -> None:
+def test_many_threads_see_the_same(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What other tests write meanwhile must not change what the page says of the disk.
+    usage = shutil.disk_usage(desk.outputs)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     expected = desk.show(GOOD, EPOCH_2, "epoch:down")
 
     def look(number: int) -> bool:
