@@ -366,11 +366,11 @@ def _wire_python(desk: Desk, page: _Page) -> None:
     chosen.then(partial(_show, desk), page.who, page.views, **_QUIET)
 
 
-def _written(desk: Desk, result: Outcome, seat: Seat, run: str | None, asks: bool = False) -> list[Any]:
-    """Updates after a press that may have changed the script; ``asks`` where a question comes with what is told."""
+def _written(desk: Desk, result: Outcome, seat: Seat, run: str | None) -> list[Any]:
+    """Updates after a press that may have changed the script."""
     # The path is a token too: True after “Start fresh”, None where nothing was written.
     resumed_from = (str(result.state_path) if result.state_path else True) if result.written else None
-    talk = _told(result.message, undo=result.receipt is not None, way=asks)
+    talk = _told(result.message, undo=result.receipt is not None, way=result.question is not None)
     return [*talk, result.receipt, resumed_from, *_show(desk, seat, run, again=True)]
 
 
@@ -404,12 +404,12 @@ def _wire_script(desk: Desk, page: _Page, gym: Gym | None) -> None:
         return [*_told(asked[0], way=asked[1] is not None), asked[1]]
 
     def resume_now(bring_back: bool, seat: Seat, run: str | None) -> list[Any]:
-        result, question = desk.resume_now(seat.pressed, seat.layout, bring_back)
-        return [*written_by(result, seat, run, question is not None), question]
+        result = desk.resume_now(seat.pressed, seat.layout, bring_back)
+        return [*written_by(result, seat, run), result.question]
 
     def answer(question: Any, seat: Seat, run: str | None) -> list[Any]:
         result = desk.answer(seat.run, question)
-        return [*written_by(result, seat, run, result.question is not None), result.question]
+        return [*written_by(result, seat, run), result.question]
 
     def repair(seat: Seat, run: str | None) -> list[Any]:
         return written_by(desk.repair_shown(seat.shown, seat.layout), seat, run)

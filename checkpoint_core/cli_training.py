@@ -117,11 +117,8 @@ def _running(world: RunWorld, record: TrainingRecord) -> Attempt | None:
     """The training of a run that runs already, if one does."""
     if record.training is not None and processes.is_alive(record.training):
         return world.adopt(record.training, prints_here=not record.is_adopted)
-    trainings = processes.find_trainings(watchers=False)
-    found = next((each for each in trainings if each.run == world.run.resolve()), None)
-    if found is None:
-        return None
-    return world.adopt(found.root, prints_here=False)
+    found = processes.of_run(world.run, processes.find_trainings(watchers=False))
+    return world.adopt(found.root, prints_here=False) if found is not None else None
 
 
 def stop_training(

@@ -249,18 +249,16 @@ class Desk:
             return Outcome(action_view.info_view(told))
         return self.resume(view.run, view.selected, view.change, layout)
 
-    def resume_now(
-        self, view: RunView | None, layout: str, bring_back: bool
-    ) -> tuple[Outcome, TrainingQuestion | None]:
+    def resume_now(self, view: RunView | None, layout: str, bring_back: bool) -> Outcome:
         """Write what a page showed into the script and start the training; nothing where it cannot be started."""
         if view is not None and (trouble := self.training.may_start(view.run)):
-            return Outcome(trouble), None
+            return Outcome(trouble)
         written = self.resume_shown(view, layout)
         if view is None or not written.written:
-            return written, None
+            return written
         started = self.training.start(view.run, bring_back)
         message = started.message if started.done else written.message + started.message
-        return replace(written, message=message), started.question
+        return replace(written, message=message, question=started.question)
 
     def start_fresh(self, run_name: str, shown: ScriptChange | None) -> Outcome:
         """Remove ``--resume`` from the run's script as it was shown; where the script changed since, nothing."""

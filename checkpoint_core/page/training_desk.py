@@ -15,7 +15,7 @@ from checkpoint_core.page.names import Names
 from checkpoint_core.recovery import Recovery
 from checkpoint_core.removing import Removal, RemovalRefused, links_in, look_again, plan_removal
 from checkpoint_core.repairs.record import RecordUnusable
-from checkpoint_core.retention import RetentionPlan, disk_outlook, plan_retention
+from checkpoint_core.retention import disk_outlook, plan_retention
 from checkpoint_core.safe_write import WriteFailed
 from checkpoint_core.saves import save_rules
 from checkpoint_core.surroundings import EnvironmentFacts
@@ -61,7 +61,6 @@ class Room:
 
     view: str = ""
     choices: tuple[tuple[str, str], ...] = ()
-    plan: RetentionPlan | None = None
     #: Whether the saves to come have too little, so that it is shown without being asked for.
     is_tight: bool = False
 
@@ -230,7 +229,7 @@ class TrainingDesk:
         choices = tuple(retention_view.retention_choices(plan))
         outlook = disk_outlook(run)
         tight = outlook.is_enough is False
-        return Room(retention_view.retention_view(outlook, plan), choices, plan, tight)
+        return Room(retention_view.retention_view(outlook, plan), choices, tight)
 
     def ask_remove(self, run_name: str, names: Sequence[str], layout: str) -> Told:
         """Which checkpoints would be removed, and the question whether to do it."""

@@ -72,14 +72,14 @@ def members(root: ProcessId, seen: Iterable[ProcessId] = ()) -> list[psutil.Proc
 
 
 def _session(root: ProcessId) -> Iterator[psutil.Process]:
-    if not hasattr(os, "getsid"):
+    # A session is named by a number too: where another process has it by now, its session is another.
+    if not hasattr(os, "getsid") or _is_reused(root):
         return
     for pid in psutil.pids():
         with contextlib.suppress(OSError, psutil.Error):
             if os.getsid(pid) == root.pid and pid != root.pid:
                 process = psutil.Process(pid)
-                # A session is named by a number too: a later one of the same number began later than its members.
-                if _started(process) >= root.started - _SAME_START_SECONDS and not _is_reused(root):
+                if _started(process) >= root.started - _SAME_START_SECONDS:
                     yield process
 
 
@@ -177,6 +177,12 @@ def find_trainings(watchers: bool = True) -> tuple[Found, ...]:
             if run is not None and root is not None:
                 found[run] = Found(run, root, _device(process), _is_watcher(words))
     return tuple(found.values())
+
+
+def of_run(run: Path, trainings: Iterable[Found]) -> Found | None:
+    """The training of a run, of those that were found."""
+    home = run.resolve()
+    return next((each for each in trainings if each.run == home), None)
 
 
 def _age(process: psutil.Process) -> float:

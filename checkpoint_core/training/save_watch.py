@@ -5,13 +5,13 @@ The manifest beside the states later tells damage of the disk from damage at bir
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from checkpoint_core.audit import Auditor, CheckpointReport, RunReport, UnknownName
 from checkpoint_core.findings import Severity, Subject, Verdict
 from checkpoint_core.manifest import make_manifest, write_manifest
-from checkpoint_core.safe_write import WriteFailed
 from checkpoint_core.verification import VerificationCancelled
 from checkpoint_core.wording import note, title
 
@@ -76,10 +76,8 @@ class SaveWatch:
         return checked
 
     def _write_down(self, run: RunReport, item: CheckpointReport) -> None:
-        try:
+        with contextlib.suppress(OSError):  # a full disk: the check itself was made, and is told
             write_manifest(run.facts.path, make_manifest(item))
-        except (WriteFailed, OSError):  # a full disk: the check itself was made, and is told
-            return
 
 
 def settled_auditor(auditor: Auditor) -> Auditor:

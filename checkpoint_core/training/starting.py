@@ -29,7 +29,7 @@ from checkpoint_core.training.log_files import (
     release_reserve,
     write_journal,
 )
-from checkpoint_core.training.processes import Found, find_trainings
+from checkpoint_core.training.processes import find_trainings, of_run
 from checkpoint_core.training.records import (
     FOLDER,
     Ask,
@@ -111,7 +111,7 @@ def watch_detached(start: Start, spawn: Callable[..., object] = start_watcher) -
     :raises CannotStart: when it is watched already.
     """
     with _turn():
-        found = _of(start.run, find_trainings())
+        found = of_run(start.run, find_trainings())
         life = life_of(start.run, read_record(start.run), found)
         if life is Life.WATCHED:
             raise CannotStart("This training is watched already.")
@@ -173,7 +173,7 @@ def claim_here(start: Start, lost: str = "") -> tuple[TrainingRecord, bool]:
     :raises CannotStart: as :func:`start_detached`.
     """
     with _turn():
-        found = _of(start.run, find_trainings(watchers=False))
+        found = of_run(start.run, find_trainings(watchers=False))
         adopts = life_of(start.run, read_record(start.run), found) is Life.UNWATCHED
         if not adopts and lost:
             raise CannotStart(f"{lost} To begin at epoch 1 all the same: --fresh.")
@@ -191,7 +191,7 @@ def stop(run: Path, now: bool = False, sleep: Callable[[float], None] = time.sle
     :raises WriteFailed: when the watcher could not be told.
     """
     record = read_record(run)
-    found = _of(run, find_trainings())
+    found = of_run(run, find_trainings())
     life = life_of(run, record, found)
     if life is Life.WATCHED:
         _leave_word(run, Ask.STOP_NOW if now else Ask.STOP)
@@ -234,7 +234,7 @@ def check(start: Start) -> None:
     :raises CannotStart: with the reason; :class:`DeviceBusy` when another training uses the GPU and it is not forced.
     """
     run, trainings = start.run, find_trainings()
-    life = life_of(run, read_record(run), _of(run, trainings))
+    life = life_of(run, read_record(run), of_run(run, trainings))
     if life is Life.WATCHED:
         raise CannotStart("A training of this run is running already. Stop it first, or let it run.")
     if life is Life.UNWATCHED:
@@ -278,10 +278,6 @@ def _is_here(written: str, run: Path) -> bool:
         return os.path.samefile(Path(run.parent.parent, written), run)
     except (OSError, ValueError):
         return False
-
-
-def _of(run: Path, trainings: tuple[Found, ...]) -> Found | None:
-    return next((each for each in trainings if each.run == run.resolve()), None)
 
 
 @contextmanager

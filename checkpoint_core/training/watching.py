@@ -147,7 +147,7 @@ class RunWorld:
         )
 
     def _free_bytes(self) -> int | None:
-        """Free room on the run's disk, to the byte: the audit's own is in large steps, so that a page keeps still."""
+        """Free room on the run's disk at this moment."""
         try:
             return shutil.disk_usage(self.run).free
         except OSError:
@@ -155,9 +155,8 @@ class RunWorld:
 
     def left_running(self) -> int | None:
         """The number of a process that trains this run already, if there is one."""
-        home = self.run.resolve()
-        found = (each for each in processes.find_trainings(watchers=False) if each.run == home)
-        return next((each.root.pid for each in found), None)
+        found = processes.of_run(self.run, processes.find_trainings(watchers=False))
+        return found.root.pid if found is not None else None
 
     def left_behind(self, checkpoint: str) -> frozenset[str]:
         """The checkpoints that a training which begins at this one has gone back behind."""
@@ -191,20 +190,22 @@ class RunWorld:
         """Write down how it stands, where that has changed; a full disk must not end the watch."""
         if running is not None and hasattr(running, "tidy"):
             running.tidy(self.run)
-        progress = self._progress()
         try:
-            self._write(record, progress)
+            self._write(record)
         except WriteFailed:
             if self._makes_room():
                 self.write(record, running)
 
-    def _write(self, record: TrainingRecord, progress: dict[str, object]) -> None:
+    def _write(self, record: TrainingRecord) -> None:
         if record != self._written[0]:
             write_record(self.run, record)
             self._written = (record, self._written[1])
+        since = abs(time.monotonic() - self._written_at)
+        if record.status.is_live and since < _PROGRESS_SECONDS:
+            return
+        progress = self._progress()
         # While it lives the time of this file is a sign of life, for who sees it from another machine.
-        every = _PROGRESS_SECONDS if progress != self._written[1] else _LIFE_SECONDS
-        if not record.status.is_live or abs(time.monotonic() - self._written_at) >= every:
+        if not record.status.is_live or progress != self._written[1] or since >= _LIFE_SECONDS:
             write_progress(self.run, progress)
             self._written, self._written_at = (record, progress), time.monotonic()
 
@@ -251,13 +252,12 @@ def watch(
     :param record: the claim that was made for this process.
     :param running: a training that runs already; else the run's script is started.
     """
-    script = world.auditor.audit_run(world.name).facts.script
+    facts = world.auditor.audit_run(world.name).facts
+    script, target = facts.script, facts.resume_target.state_name or ""
     if script is not None and script.value("--mixed_precision") == "fp16":
-        policy = replace(
-            policy, nan_steps=sys.maxsize
-        )  # the scaler passes a NaN over, and the average keeps it
+        # The scaler passes a NaN over, and the average keeps it.
+        policy = replace(policy, nan_steps=sys.maxsize)
     supervisor = Supervisor(world, record, policy, time.time)
-    target = world.auditor.audit_run(world.name).facts.resume_target.state_name or ""
     if running is not None:
         supervisor.adopt(running, target)
     else:
@@ -272,9 +272,8 @@ def watch(
         try:
             supervisor.tick()
             failures = 0
-        except (
-            Exception
-        ) as error:  # a disk that is gone for a while, a defect of ours: the training is worth more
+        except Exception as error:
+            # A disk that is gone for a while, a defect of ours: the training is worth more.
             failures += 1
             logging.getLogger(__name__).exception("A look at %s failed.", world.run)
             if failures >= MOST_FAILURES:

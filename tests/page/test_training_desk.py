@@ -92,8 +92,8 @@ def test_a_busy_gpu_is_asked_about_and_yes_forces_it(
 def test_resume_now_writes_the_script_and_starts(world: World, started: list[Start]) -> None:
     it = desk(world)
     view = it.show(RUN_NAME, world.latest.name, "")
-    outcome, question = it.resume_now(view, "", bring_back=False)
-    assert (outcome.written, question, len(started)) == (True, None, 1)
+    outcome = it.resume_now(view, "", bring_back=False)
+    assert (outcome.written, outcome.question, len(started)) == (True, None, 1)
     assert str(world.latest) in world.script.read_text()
     assert outcome.receipt is not None
 
@@ -101,7 +101,7 @@ def test_resume_now_writes_the_script_and_starts(world: World, started: list[Sta
 def test_where_it_cannot_be_started_the_script_stays_as_it_is(running: World, started: list[Start]) -> None:
     before = running.script.read_bytes()
     it = desk(running)
-    outcome, _ = it.resume_now(it.show(RUN_NAME, running.latest.name, ""), "", bring_back=True)
+    outcome = it.resume_now(it.show(RUN_NAME, running.latest.name, ""), "", bring_back=True)
     assert "running already" in outcome.message
     assert not outcome.written
     assert (running.script.read_bytes(), started) == (before, [])
