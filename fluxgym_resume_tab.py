@@ -20,20 +20,20 @@ from typing import Annotated, Any
 import gradio as gr
 import typer
 
-from checkpoint_core.app_edit import NotEdited, NotFluxGym, add_tab, app_in, outputs_in, remove_tab
-from checkpoint_core.discovery import OutputsFolderError
-from checkpoint_core.gym import Gym, find_gym
-from checkpoint_core.host_page import run_app, snapshot
-from checkpoint_core.mending import Choices
-from checkpoint_core.page import answers
-from checkpoint_core.page.action_view import error_view, info_view
-from checkpoint_core.page.assets import ASKED, DOWNLOAD, OPENED, SCRIPT, STYLE
-from checkpoint_core.page.desk import LAYOUTS, Desk, Outcome, RunView
-from checkpoint_core.page.markup import SELECTED_BOX, SORT_BOX, WAY_BOX
-from checkpoint_core.page.seat import Seat
-from checkpoint_core.page.table_view import DEFAULT_SORT
-from checkpoint_core.page.training_desk import Told, TrainingShown
-from checkpoint_core.safe_write import WriteFailed
+from checkpoint_core.atomic_write import WriteFailed
+from checkpoint_core.recovery.repair import Choices
+from checkpoint_core.states.discovery import OutputsFolderError
+from checkpoint_core.tab import api as answers
+from checkpoint_core.tab.host.app_edit import NotEdited, NotFluxGym, add_tab, app_in, outputs_in, remove_tab
+from checkpoint_core.tab.host.gym import Gym, find_gym
+from checkpoint_core.tab.host.mounting import run_app, snapshot
+from checkpoint_core.tab.presenter import LAYOUTS, Desk, Outcome, RunView
+from checkpoint_core.tab.session import Seat
+from checkpoint_core.tab.training_presenter import Told, TrainingShown
+from checkpoint_core.tab.views.actions import error_view, info_view
+from checkpoint_core.tab.views.assets import ASKED, DOWNLOAD, OPENED, SCRIPT, STYLE
+from checkpoint_core.tab.views.markup import SELECTED_BOX, SORT_BOX, WAY_BOX
+from checkpoint_core.tab.views.table import DEFAULT_SORT
 
 _EPOCH_PLACES = [("the train script (--initial_epoch)", False), ("the checkpoint (train_state.json)", True)]
 _SKIP_LABEL = "In an unfinished epoch, skip the steps that were trained already (--skip_until_initial_step)"
@@ -53,7 +53,7 @@ def build_tab(
     """Build the tab's content into the present Gradio context.
 
     :param outputs: FluxGym's ``outputs`` folder; it need not exist yet.
-    :param gym: FluxGym's own components, found by :func:`checkpoint_core.gym.find_gym`, to keep them in step.
+    :param gym: FluxGym's own components, found by :func:`checkpoint_core.tab.host.gym.find_gym`, to keep them in step.
     :param python: the Python that trains, if it is neither this one nor found in FluxGym's folder.
     :param hosting: this process is FluxGym itself, so its own Python starts the training.
     :returns: the column that holds everything (``elem_id`` ``ck-root``).
@@ -602,7 +602,7 @@ def demo(folder: _Folder = None, port: _Port = 0, listen: _Listen = "127.0.0.1")
     """Make a sample outputs folder with real states, good and broken, and serve the tab on it."""
     target = folder or Path(tempfile.mkdtemp(prefix="fluxgym-demo-"))
     typer.echo(f"Training a few small LoRAs for real, to have something to look at: {target}")
-    maker = [sys.executable, "-m", "checkpoint_core.trainer_side.sample_outputs", str(target)]
+    maker = [sys.executable, "-m", "checkpoint_core.demo.make_outputs", str(target)]
     made = subprocess.run(maker, cwd=Path(__file__).parent)
     if made.returncode:
         raise typer.Exit(made.returncode)

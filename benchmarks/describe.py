@@ -33,7 +33,7 @@ def main() -> None:
         path = Path(folder, "optimizer.bin")
         print(f"optimizer.bin: {path.stat().st_size / 1e6:,.0f} MB")
         ours = measure(
-            "from pathlib import Path\nfrom checkpoint_core.readers import read_optimizer",
+            "from pathlib import Path\nfrom checkpoint_core.states.readers import read_optimizer",
             f"facts = read_optimizer(Path({str(path)!r}))\nassert facts.family == 'adamw' and facts.step == 1",
         )
         loads = {

@@ -8,10 +8,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from checkpoint_core.audit_state import audit_state
-from checkpoint_core.environment import ask
-from checkpoint_core.rehearsal import plan_rehearsal, run_rehearsal
-from checkpoint_core.rehearsal_outcome import Rehearsal, RehearsalOutcome, Status
+from checkpoint_core.audit.single_state import audit_state
+from checkpoint_core.environment.probing import ask
+from checkpoint_core.environment.rehearsal.outcome import Rehearsal, RehearsalOutcome, Status
+from checkpoint_core.environment.rehearsal.run import plan_rehearsal, run_rehearsal
 
 _RUNS = 5
 #: A LoRA of rank 2 over the 304 linear layers of Flux (see describe.py), trained for one step with AdamW, and saved by

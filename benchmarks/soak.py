@@ -24,13 +24,13 @@ from pathlib import Path
 
 import psutil
 
-from checkpoint_core.audit import Auditor
-from checkpoint_core.facts import OptimizerFacts
-from checkpoint_core.trainer_side.fluxgym_files import GymFolder, write_run_files
-from checkpoint_core.trainer_side.train_options import TrainOptions
-from checkpoint_core.training.log_files import JournalLine, read_journal
+from checkpoint_core.audit.auditor import Auditor
+from checkpoint_core.demo.fluxgym_files import GymFolder, write_run_files
+from checkpoint_core.demo.options import TrainOptions
+from checkpoint_core.states.facts import OptimizerFacts
+from checkpoint_core.training.log.files import JournalLine, read_journal
 from checkpoint_core.training.processes import members
-from checkpoint_core.training.records import Status, TrainingRecord, read_record
+from checkpoint_core.training.record import Status, TrainingRecord, read_record
 
 PROJECT = Path(__file__).resolve().parents[1]
 RUN, STEPS_PER_EPOCH = "soaked-cat", 8
@@ -42,7 +42,7 @@ _TRAINER = f"""
 import io, sys, time
 sys.path.insert(0, {str(PROJECT)!r})
 import torch
-from checkpoint_core.trainer_side.small_trainer import main
+from checkpoint_core.demo.trainer import main
 
 real_save = torch.save
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from checkpoint_core.audit import (
+from checkpoint_core.audit.auditor import (
     Auditor,
     AuditReport,
     CheckpointReport,
@@ -17,12 +17,12 @@ from checkpoint_core.audit import (
     audit_outputs,
     find_latest_resumable,
 )
-from checkpoint_core.discovery import OutputsFolderError
-from checkpoint_core.findings import Finding, Severity, Subject, Verdict
-from checkpoint_core.layout import Layout
+from checkpoint_core.audit.findings import Finding, Severity, Subject, Verdict
+from checkpoint_core.states.discovery import OutputsFolderError
+from checkpoint_core.states.layout import Layout
 
 if TYPE_CHECKING:
-    from checkpoint_core.table import load_table, to_dataframe, to_display
+    from checkpoint_core.report.table import load_table, to_dataframe, to_display
 
 __version__ = "0.1.0"
 
@@ -52,7 +52,7 @@ _FROM_TABLE = frozenset({"load_table", "to_dataframe", "to_display"})
 def __getattr__(name: str) -> Any:
     """Import the table on first use: pandas takes half a second that the command line need not spend."""
     if name in _FROM_TABLE:
-        from checkpoint_core import table
+        from checkpoint_core.report import table
 
         return getattr(table, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

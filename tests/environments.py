@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from checkpoint_core.surroundings import EnvironmentFacts
+from checkpoint_core.environment.facts import EnvironmentFacts
 
 #: The newest that was tried.
 VERSIONS = {"accelerate": "1.15.0", "torch": "2.13.0", "numpy": "2.4.6", "safetensors": "0.8.0"}

@@ -19,24 +19,34 @@ MOST_LINES = 400
 
 IMPORT_HOMES = {
     "gradio": (),
-    "torch": ("trainer_side/",),
-    "accelerate": ("trainer_side/",),
-    "pandas": ("table.py",),
-    "pickle": ("formats/pickles.py", "trainer_side/"),
+    "torch": ("environment/trainer_side/", "demo/"),
+    "accelerate": ("environment/trainer_side/", "demo/"),
+    "pandas": ("report/table.py",),
+    "pickle": ("formats/pickles.py", "environment/trainer_side/", "demo/"),
     "subprocess": (
-        "environment.py",
-        "rehearsal.py",
-        "training/spawning.py",
-        "training/attempt.py",
-        "trainer_side/",
+        "environment/probing.py",
+        "environment/rehearsal/run.py",
+        "training/spawn.py",
+        "training/training_process.py",
+        "demo/",
     ),
     "multiprocessing": (),
 }
 """Where in checkpoint_core each of these may be imported; nowhere else."""
 
-KEEP_OFF_THE_DISK = ("checks/", "report.py", "report_", "table.py", "recovery.py", "host_install.py")
-WRITERS = ("safe_write.py", "training/log_files.py", "trainer_side/")
-PRINTERS = ("cli_output.py", "trainer_side/")
+KEEP_OFF_THE_DISK = (
+    "audit/checks/",
+    "report/diagnosis.py",
+    "report/markdown.py",
+    "report/json_schema.py",
+    "report/recovery.py",
+    "report/training.py",
+    "report/table.py",
+    "recovery/options.py",
+    "tab/host/install.py",
+)
+WRITERS = ("atomic_write.py", "training/log/files.py", "environment/trainer_side/", "demo/")
+PRINTERS = ("cli/output.py", "environment/trainer_side/", "demo/")
 
 DISK_MODULES = {"os", "shutil", "tempfile", "glob", "fileinput", "mmap"}
 READING = {
@@ -179,7 +189,7 @@ def test_only_the_command_line_prints() -> None:
 
 
 def test_nothing_from_a_checkpoint_is_executed_in_the_interface() -> None:
-    interface = [m for m in MODULES if not inside(m, ("trainer_side/",))]
+    interface = [m for m in MODULES if not inside(m, ("environment/trainer_side/", "demo/"))]
     assert offences(executing, [*interface, PROJECT / "fluxgym_resume_tab.py"]) == []
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from checkpoint_core.exit_code import ExitCode
-from checkpoint_core.findings import Verdict
+from checkpoint_core.audit.findings import Verdict
+from checkpoint_core.cli.exit_codes import ExitCode
 from tests.conformance.__main__ import DOCUMENT, versions_here
 from tests.conformance.agreement import AGREES, Answer, Result, answer
 from tests.conformance.case import Case

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_core import table
-from checkpoint_core.findings_table import with_table
-from checkpoint_core.wording import VERDICT_WORDS
+from checkpoint_core.audit.catalogue.docs_table import with_table
+from checkpoint_core.audit.wording import VERDICT_WORDS
+from checkpoint_core.report import table
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -55,5 +55,5 @@ def test_every_file_that_it_names_is_there() -> None:
 
 
 def test_the_documented_columns_are_where_it_says() -> None:
-    assert "checkpoint_core.table.COLUMNS" in README
+    assert "checkpoint_core.report.table.COLUMNS" in README
     assert table.COLUMNS

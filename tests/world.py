@@ -24,14 +24,14 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from checkpoint_core.trainer_side.fluxgym_files import (
+from checkpoint_core.demo.fluxgym_files import (
     SAVE_STATE_FLAGS,
     GymFolder,
     dataset_config,
     train_script,
     write_run_files,
 )
-from checkpoint_core.trainer_side.train_options import TrainOptions
+from checkpoint_core.demo.options import TrainOptions
 
 PROJECT = Path(__file__).resolve().parent.parent
 REAL_RUNS_ARCHIVE = Path(__file__).resolve().parent / "data" / "real_runs.tar.xz"
@@ -169,7 +169,7 @@ def run_small_trainer(options: TrainOptions) -> subprocess.CompletedProcess[str]
 
 def try_small_trainer(options: TrainOptions) -> subprocess.CompletedProcess[str]:
     """Run the small trainer as a program and return how it ended, whatever that is."""
-    module = "checkpoint_core.trainer_side.small_trainer"
+    module = "checkpoint_core.demo.trainer"
     return subprocess.run(
         [sys.executable, "-m", module, *command_line(options)],
         cwd=PROJECT,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from checkpoint_core.formats import DamageKind, FormatError
+from checkpoint_core.formats.reader import DamageKind, FormatError
 
 _PUT = rb"(?:q.|r..[\x00-\x0f]\x00)"
 _TUPLES = b"t\x85\x86\x87"

@@ -16,8 +16,8 @@ import re
 import threading
 from typing import Any, ClassVar, NamedTuple
 
-from checkpoint_core.formats import DamageKind, FormatError
 from checkpoint_core.formats.pickle_opcodes import screen
+from checkpoint_core.formats.reader import DamageKind, FormatError
 
 MAX_FOREIGN_NAMES = 50
 #: A real file names about ten objects; each costs a class here.

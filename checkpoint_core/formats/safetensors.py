@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from checkpoint_core.formats import MAX_COUNT, DamageKind, FileReader, FormatError
+from checkpoint_core.formats.reader import MAX_COUNT, DamageKind, FileReader, FormatError
 
 #: The reference reader refuses larger headers (safetensors ``MAX_HEADER_SIZE``).
 _MAX_HEADER_BYTES = 100_000_000

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from checkpoint_core.formats import DamageKind, FileReader, FormatError
+from checkpoint_core.formats.reader import DamageKind, FileReader, FormatError
 
 #: ``torch.save`` before 1.6 wrote a bare pickle that begins with this magic number (torch ``serialization.py``).
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from checkpoint_core.formats import MAX_COUNT, DamageKind, FileReader, FormatError
+from checkpoint_core.formats.reader import MAX_COUNT, DamageKind, FileReader, FormatError
 
 _MAX_BYTES = 1024 * 1024
 

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from checkpoint_core.audit import RunReport
-from checkpoint_core.formats.tensorboard import read_scalars
-from checkpoint_core.training.progress import LossHistory
+from checkpoint_core.audit.auditor import RunReport
+from checkpoint_core.training.log.progress import LossHistory
+from checkpoint_core.training.tensorboard import read_scalars
 
 _TAG = "loss/average"
 #: Some 80,000 steps.

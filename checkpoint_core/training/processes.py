@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from checkpoint_core.training.records import ProcessId
+from checkpoint_core.training.record import ProcessId
 
 #: How long a process that was asked to end is given before it is ended: it may write its last lines.
 GENTLE_SECONDS = 10.0

@@ -8,11 +8,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoint_core.training.log_files import JournalLine, log_end, read_journal
-from checkpoint_core.training.log_reader import LogReader
+from checkpoint_core.training.log.files import JournalLine, log_end, read_journal
+from checkpoint_core.training.log.progress import LossHistory, Progress
+from checkpoint_core.training.log.reader import LogReader
 from checkpoint_core.training.processes import Found, find_trainings, is_alive
-from checkpoint_core.training.progress import LossHistory, Progress
-from checkpoint_core.training.records import (
+from checkpoint_core.training.record import (
     ProcessId,
     TrainingRecord,
     progress_time_ns,

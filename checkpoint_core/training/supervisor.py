@@ -1,8 +1,8 @@
 """Watches one training to its end: hears it, checks its saves, ends it, and brings it back where that can help.
 
 A state machine without a process or a clock of its own: what it does to the world goes through
-:class:`~checkpoint_core.training.world.World`, and each :meth:`Supervisor.tick` looks once. Every decision is a line of
-the journal.
+:class:`~checkpoint_core.training.interfaces.World`, and each :meth:`Supervisor.tick` looks once. Every decision is
+a line of the journal.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from checkpoint_core.training.choosing import NextStart, NoStart
-from checkpoint_core.training.crashes import Crash, CrashKind, hang_crash, nan_crash, read_crash
-from checkpoint_core.training.decisions import GiveUp, History, Policy, decide
-from checkpoint_core.training.log_files import JournalLine
-from checkpoint_core.training.records import Ask, Status, TrainingRecord, with_status
-from checkpoint_core.training.silence import Silence
-from checkpoint_core.training.world import Running, World
+from checkpoint_core.training.crash.diagnosis import Crash, CrashKind, hang_crash, nan_crash, read_crash
+from checkpoint_core.training.hang_detector import Silence
+from checkpoint_core.training.interfaces import Running, World
+from checkpoint_core.training.log.files import JournalLine
+from checkpoint_core.training.next_start import NextStart, NoStart
+from checkpoint_core.training.record import Ask, Status, TrainingRecord, with_status
+from checkpoint_core.training.restart_policy import GiveUp, History, Policy, decide
 
 #: Seconds between looks at the saves.
 _SAVES_SECONDS = 5.0

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from checkpoint_core.audit_state import audit_state
-from checkpoint_core.findings import Severity, Verdict
-from checkpoint_core.judgement import CheckpointReport
-from checkpoint_core.surroundings import EnvironmentFacts
+from checkpoint_core.audit.findings import Severity, Verdict
+from checkpoint_core.audit.single_state import audit_state
+from checkpoint_core.audit.verdict import CheckpointReport
+from checkpoint_core.environment.facts import EnvironmentFacts
 from tests.conformance.case import Case
 from tests.conformance.cases import state_path
 from tests.world import World

@@ -14,14 +14,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from checkpoint_core.trainer_side.fluxgym_files import (
+from checkpoint_core.demo.fluxgym_files import (
     SAVE_STATE_FLAGS,
     GymFolder,
     dataset_config,
     train_script,
     write_run_files,
 )
-from checkpoint_core.trainer_side.train_options import TrainOptions
+from checkpoint_core.demo.options import TrainOptions
 from tests.world import RUN_NAME, SETTLED_SECONDS, World, age, world_options
 
 WRITERS = ("0.25.0", "0.31.0", "0.33.0", "1.6.0")
@@ -48,7 +48,7 @@ class Base:
 
     def make(self, root: Path) -> None:
         """Write the run's files and train it, in this process."""
-        from checkpoint_core.trainer_side.small_trainer import train
+        from checkpoint_core.demo.trainer import train
 
         options = self.options(root)
         write_run_files(GymFolder(root, RUN_NAME), options, (*SAVE_STATE_FLAGS, *self.advanced))

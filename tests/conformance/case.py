@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from checkpoint_core.layout import Layout
+from checkpoint_core.states.layout import Layout
 from tests.world import RUN_NAME, STEPS_PER_EPOCH, World
 
 EPOCH_4 = f"{RUN_NAME}-000004-state"

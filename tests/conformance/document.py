@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from checkpoint_core.findings import Verdict
+from checkpoint_core.audit.findings import Verdict
 from tests.conformance.agreement import Answer, Result
 from tests.conformance.case import Case
 
@@ -18,7 +18,7 @@ _HEAD = """\
 Written by `python -m tests.conformance --write`; a test holds that it is so still.
 
 {count} states and scripts, good and broken, were judged, and then really resumed: by the small trainer, which follows
-sd-scripts (`checkpoint_core/trainer_side/small_trainer.py`), with the real accelerate {releases}, on torch {torch} and
+sd-scripts (`checkpoint_core/demo/trainer.py`), with the real accelerate {releases}, on torch {torch} and
 numpy {numpy}. What was loaded was compared, bit for bit, with what had been saved, and two steps were trained from it.
 
 The trainer's answer is one of four:

@@ -35,9 +35,9 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
 
-from checkpoint_core.trainer_side.small_network import SmallLora
-from checkpoint_core.trainer_side.small_trainer import Training
-from checkpoint_core.trainer_side.train_options import TrainOptions, parse_options
+from checkpoint_core.demo.network import SmallLora
+from checkpoint_core.demo.options import TrainOptions, parse_options
+from checkpoint_core.demo.trainer import Training
 from tests.registered_states import TrainingPosition
 
 _NOISE_SEED = 7
@@ -72,7 +72,7 @@ TINY_FLUX: Mapping[str, tuple[int, int]] = {
 class Job:
     """One resume: the state, what it should be, and the flags of the script.
 
-    `layout` is that of :class:`checkpoint_core.layout.Layout`; `tiny_flux` tells a state of the real trainer.
+    `layout` is that of :class:`checkpoint_core.states.layout.Layout`; `tiny_flux` tells a state of the real trainer.
     `pristine` is the state that should be loaded, `pristine_arguments` the flags that it was saved under.
     """
 

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from checkpoint_core.layout import Layout
+from checkpoint_core.states.layout import Layout
 from tests.conformance.agreement import Result, answer, deciding_codes, environment, judge
 from tests.conformance.bases import BASES, WRITERS
 from tests.conformance.case import Case

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from checkpoint_core.formats import DamageKind, FormatError
 from checkpoint_core.formats.pickles import (
     MAX_NAMES,
     MAX_TUPLES,
@@ -25,6 +24,7 @@ from checkpoint_core.formats.pickles import (
     is_allowed,
     is_dangerous,
 )
+from checkpoint_core.formats.reader import DamageKind, FormatError
 from tests.damage import HOSTILE_PICKLES, calling_pickle
 from tests.world import PROJECT
 
@@ -247,7 +247,7 @@ ENDLESS = {
 
 _DESCRIBE = """
 import resource, sys, threading
-from checkpoint_core.formats import FormatError
+from checkpoint_core.formats.reader import FormatError
 from checkpoint_core.formats.pickles import describe
 resource.setrlimit(resource.RLIMIT_AS, (2 * 2**30,) * 2)
 def work():

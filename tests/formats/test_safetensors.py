@@ -14,7 +14,7 @@ import safetensors
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpoint_core.formats import MAX_COUNT, DamageKind, FileReader, FormatError
+from checkpoint_core.formats.reader import MAX_COUNT, DamageKind, FileReader, FormatError
 from checkpoint_core.formats.safetensors import ITEM_BITS, SafetensorsHeader, read_header
 from tests.builders import safetensors_file, with_header
 

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from checkpoint_core.formats import FileReader
 from checkpoint_core.formats.pickles import Storage, Tensor, describe
+from checkpoint_core.formats.reader import FileReader
 from checkpoint_core.formats.torch_writer import write_torch
 from checkpoint_core.formats.torch_zip import TorchZip
 

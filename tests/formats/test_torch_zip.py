@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpoint_core.formats import DamageKind, FileReader, FormatError
 from checkpoint_core.formats.pickles import describe
+from checkpoint_core.formats.reader import DamageKind, FileReader, FormatError
 from checkpoint_core.formats.torch_zip import TorchZip
 from tests.builders import torch_file
 from tests.damage import flip_byte, flip_member_byte, member_name

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpoint_core.formats import MAX_COUNT, DamageKind, FileReader, FormatError
+from checkpoint_core.formats.reader import MAX_COUNT, DamageKind, FileReader, FormatError
 from checkpoint_core.formats.train_state import TrainState, read_train_state
 
 

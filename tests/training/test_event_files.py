@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from checkpoint_core.audit import Auditor, RunReport
+from checkpoint_core.audit.auditor import Auditor, RunReport
 from checkpoint_core.training.event_files import EventLosses
-from tests.formats.test_tensorboard import event, record, simple
+from tests.training.test_tensorboard import event, record, simple
 from tests.world import World
 
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from checkpoint_core.training import processes
-from checkpoint_core.training.records import ProcessId
+from checkpoint_core.training.record import ProcessId
 
 #: A launcher, a trainer below it that ignores whoever asks it to end, and its own worker.
 _STUBBORN = (

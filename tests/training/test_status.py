@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_core.report_training import training_json, training_lines
-from checkpoint_core.training.log_files import JournalLine, open_log, write_journal
-from checkpoint_core.training.progress import LossHistory, Progress
-from checkpoint_core.training.records import Status, TrainingRecord, write_progress, write_record
+from checkpoint_core.report.training import training_json, training_lines
+from checkpoint_core.training.log.files import JournalLine, open_log, write_journal
+from checkpoint_core.training.log.progress import LossHistory, Progress
+from checkpoint_core.training.record import Status, TrainingRecord, write_progress, write_record
 from checkpoint_core.training.status import Life, Processes, has_trace, in_use, training_status
 
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from checkpoint_core.training.choosing import NextStart, NoStart
-from checkpoint_core.training.decisions import Policy
-from checkpoint_core.training.log_files import JournalLine
-from checkpoint_core.training.log_reader import LogReader
-from checkpoint_core.training.records import Ask, ProcessId, Status, TrainingRecord
-from checkpoint_core.training.save_watch import Checked
+from checkpoint_core.training.interfaces import Running
+from checkpoint_core.training.log.files import JournalLine
+from checkpoint_core.training.log.reader import LogReader
+from checkpoint_core.training.next_start import NextStart, NoStart
+from checkpoint_core.training.record import Ask, ProcessId, Status, TrainingRecord
+from checkpoint_core.training.restart_policy import Policy
+from checkpoint_core.training.save_monitor import Checked
 from checkpoint_core.training.supervisor import SAVE_WAIT_SECONDS, Supervisor
-from checkpoint_core.training.world import Running
 
 KILLED = b"subprocess.CalledProcessError: Command '['python']' died with <Signals.SIGKILL: 9>.\n"
 KEY_ERROR = (

@@ -1,0 +1,1 @@
+"""Every finding's code and sentences."""

@@ -1,0 +1,43 @@
+"""Findings of a rehearsal: what the real ``Accelerator.load_state`` did with the state."""
+
+from __future__ import annotations
+
+from checkpoint_core.audit.catalogue.entry import Entry
+from checkpoint_core.audit.findings import Severity, Subject
+
+_INFO, _WARNING, _FIXABLE = Severity.INFO, Severity.WARNING, Severity.FIXABLE
+_ERROR, _UNKNOWN = Severity.ERROR, Severity.UNKNOWN
+_STATE, _ENVIRONMENT = Subject.STATE, Subject.ENVIRONMENT
+
+_STOPS = "The trainer stops there too, before the first step."
+
+REHEARSAL: tuple[Entry, ...] = (
+    Entry("rehearsal-passed", _INFO, _STATE,
+          "The real Accelerator.load_state loaded it in {seconds} s ({versions}).",
+          "The trainer will load it the same way. Whether the train script fits it is not part of a rehearsal.",
+          "Nothing has to be done."),
+    Entry("rehearsal-confirmed", _INFO, _STATE,
+          "The real Accelerator.load_state stops where the checks say ({error}; {versions}).", _STOPS,
+          "Do what is said about {file}."),
+    Entry("rehearsal-failed", _ERROR, _STATE,
+          "The real Accelerator.load_state could not read {file} ({error}; {versions}).", _STOPS,
+          "Resume from an older checkpoint of this run that is ready."),
+    Entry("rehearsal-failed-fixable", _FIXABLE, _STATE,
+          "The real Accelerator.load_state stopped at {file} ({error}; {versions}).", _STOPS, "{cure}."),
+    Entry("rehearsal-failed-environment", _FIXABLE, _ENVIRONMENT,
+          "This environment stopped at {file} ({error}; {versions}).", _STOPS, "{cure}."),
+    Entry("rehearsal-failed-unclear", _UNKNOWN, _STATE,
+          "The real Accelerator.load_state failed at {file}, and it cannot be told whose fault it is ({error}; "
+          "{versions}).",
+          "The trainer may stop there too.",
+          "Try another checkpoint, or another Python. The report holds the place in the libraries."),
+    Entry("rehearsal-random-states", _WARNING, _ENVIRONMENT,
+          "The real Accelerator.load_state did not restore the random states ({versions}).",
+          "Training goes on from the right weights, but images come in another order and with other noise.",
+          "Nothing has to be done. accelerate 1.1 or newer restores them where {file} is whole."),
+    Entry("rehearsal-refused", _INFO, _STATE, "Not rehearsed: {reason}.",
+          "Nothing was loaded, and the judgement stands as it is.", "Nothing has to be done."),
+    Entry("rehearsal-not-finished", _UNKNOWN, _STATE, "The rehearsal gave no answer: {reason}.",
+          "Whether the trainer loads it is not known.",
+          "Try again. If it stays so, the report holds what was printed."),
+)  # fmt: skip

@@ -1,0 +1,111 @@
+"""What the resumed run would do with the rate, the names and the disk, before it does it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from checkpoint_core.audit.catalogue.states import finding
+from checkpoint_core.audit.findings import Finding
+from checkpoint_core.environment.facts import Surroundings
+from checkpoint_core.states import layout
+from checkpoint_core.states.facts import ScriptFacts, StateFacts
+from checkpoint_core.states.layout import Layout
+from checkpoint_core.trainer.epoch_length import epoch_length
+from checkpoint_core.trainer.forecast import Outlook
+from checkpoint_core.trainer.learning_rate import (
+    differs,
+    highest_rate,
+    learning_rate_at,
+    rate_text,
+    saved_rates,
+)
+from checkpoint_core.trainer.position import Position, total_steps
+from checkpoint_core.units import human_bytes
+
+#: A rate below this share of the base rate teaches nothing.
+_NOTHING = 1e-3
+
+
+def check_plan(
+    facts: StateFacts, position: Position, around: Surroundings, outlook: Outlook | None
+) -> Iterator[Finding]:
+    """Every finding about what the resumed run would do."""
+    yield from _learning_rate(facts, position, around, outlook)
+    if facts.layout is not Layout.SD_SCRIPTS or facts.problem or not facts.files:
+        return
+    if around.elsewhere is not None and around.script is not None:
+        yield finding("output-elsewhere", file=around.script.file, evidence=str(around.elsewhere))
+    if outlook is not None:
+        yield from _saves(outlook, facts.path.name, around.free_bytes)
+
+
+def _saves(outlook: Outlook, name: str, free_bytes: int | None) -> Iterator[Finding]:
+    if outlook.collisions:
+        first = outlook.skipped_steps + 1
+        yield finding("step-names-collide", first=first, names=_some(outlook.collisions))
+    for removed, when in outlook.will_remove:
+        if removed == name:
+            yield finding("state-will-be-removed", when=when)
+    needed = outlook.bytes_needed
+    if needed is not None and free_bytes is not None and free_bytes < needed:
+        yield finding("saves-do-not-fit", free=human_bytes(free_bytes), needed=human_bytes(needed))
+
+
+def _some(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:3])
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
+
+
+def _learning_rate(
+    facts: StateFacts, position: Position, around: Surroundings, outlook: Outlook | None
+) -> Iterator[Finding]:
+    """Whether the schedule has run out, or is another one than that of the state (``schedule.py``)."""
+    saved = saved_rates(facts)
+    # At step 0 a warm-up stands at 0 rightly; a base of 0 is Adafactor's own schedule.
+    if saved is None or not saved[0] or not saved[2]:
+        return
+    base, rate, counted = saved
+    course = _course(base, counted, position, around, outlook)
+    if course is None:
+        if rate == 0:
+            yield _zero(counted)
+        return
+    changes = differs(course.now, rate) and max(course.now, rate) > _NOTHING * base
+    if not changes and rate > 0:
+        return
+    highest = highest_rate(course.script, base, course.step + 1, course.last, course.total)
+    if highest is not None and highest <= _NOTHING * base:
+        yield _zero(counted)
+    elif changes:
+        following = learning_rate_at(course.script, base, course.step + 1, course.total) or 0.0
+        yield finding("learning-rate-jumps", saved=rate_text(rate), now=rate_text(following))
+
+
+def _zero(counted: int) -> Finding:
+    return finding("learning-rate-zero", file=layout.SCHEDULER, evidence=f"last_epoch {counted}")
+
+
+@dataclass(frozen=True)
+class _Course:
+    """The script's schedule at the saved state: what it gives ``now``, at ``step`` of ``total``, until ``last``."""
+
+    script: ScriptFacts
+    now: float
+    step: int
+    last: int
+    total: int
+
+
+def _course(
+    base: float, counted: int, position: Position, around: Surroundings, outlook: Outlook | None
+) -> _Course | None:
+    """``None`` where the schedule is not known, or nothing is left to train."""
+    script, left = around.script, outlook.steps_left if outlook else None
+    lengths = epoch_length(position, script, around.dataset)
+    total = total_steps(script, lengths[0]) if lengths else None
+    if script is None or not left or total is None:
+        return None
+    step = counted // max(1, script.num_processes)
+    now = learning_rate_at(script, base, step, total)
+    return None if now is None else _Course(script, now, step, step + left, total)

@@ -1,0 +1,87 @@
+"""Damage that the state's other files make good: what was lost can be written anew, with nothing of the training lost.
+
+Applied to the findings of the other checks: what they call damage for want of a file needs only a fix where the file
+can be rebuilt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from checkpoint_core.audit.findings import Finding, Severity
+from checkpoint_core.states import layout
+from checkpoint_core.states.facts import OptimizerFacts, ScriptFacts, StateFacts, WeightsFacts
+from checkpoint_core.trainer.position import Position
+from checkpoint_core.trainer.reconstruction import TOLERANCE_NS, lost_scheduler, lost_train_state
+
+#: Findings that a lost schedule accounts for, once it is known to be that alone.
+LOST_SCHEDULER = frozenset(f"scheduler-{kind}" for kind in ("missing", "empty", "truncated", "corrupt"))
+#: What an older scheduler.bin looks like beside the newer files.
+_OLDER_SCHEDULER = frozenset({"mixed-saves", "optimizer-step-differs", "counts-disagree"})
+_SCHEDULER_CURE = (
+    "“Repair and resume” writes scheduler.bin anew: the optimizer has counted {step} updates and holds the learning "
+    "rates, so nothing is lost."
+)
+_TRAIN_STATE_CURE = (
+    "“Repair and resume” writes train_state.json back to step {step}, where optimizer and schedule stand: it alone is "
+    "of a later save that was interrupted, and what that save would have held is lost."
+)
+
+
+def rebuildable(
+    findings: Iterable[Finding], facts: StateFacts, position: Position, script: ScriptFacts | None
+) -> Iterator[Finding]:
+    """The findings, those softened that a rebuilt file cures."""
+    found = tuple(findings)
+    codes = {each.code for each in found}
+    if codes & (LOST_SCHEDULER | _OLDER_SCHEDULER):
+        found = _with_scheduler(found, codes, facts, position, script)
+    if "counts-disagree" in codes and (state := lost_train_state(facts, position)):
+        cure = _TRAIN_STATE_CURE.format(step=state.current_step)
+        found = tuple(_softened(each, cure) if each.code == "counts-disagree" else each for each in found)
+    yield from found
+
+
+def _with_scheduler(
+    found: tuple[Finding, ...],
+    codes: set[str],
+    facts: StateFacts,
+    position: Position,
+    script: ScriptFacts | None,
+) -> tuple[Finding, ...]:
+    if not (_is_lost_alone(codes, facts) or _is_older_alone(codes, facts)):
+        return found
+    values = lost_scheduler(facts, position, script)
+    if values is None:
+        return found
+    cure = _SCHEDULER_CURE.format(step=values.last_epoch)
+    told = LOST_SCHEDULER | {"mixed-saves", "save-interrupted"}
+    # Counts that differ are what an older schedule is known by; they say nothing more once it is rebuilt.
+    rest = [each for each in found if each.code not in _OLDER_SCHEDULER - {"mixed-saves"}]
+    return tuple(_softened(each, cure) if each.code in told else each for each in rest)
+
+
+def _is_lost_alone(codes: set[str], facts: StateFacts) -> bool:
+    """Whether no file but the schedule is lost; a save that was killed there lacks the random states, too."""
+    if not codes & LOST_SCHEDULER:
+        return False
+    names = {entry.name for entry in facts.files}
+    has_the_rest = names >= {layout.OPTIMIZER} and isinstance(facts.weights, WeightsFacts)
+    return has_the_rest and isinstance(facts.optimizer, OptimizerFacts)
+
+
+def _is_older_alone(codes: set[str], facts: StateFacts) -> bool:
+    """Whether an interrupted overwrite left the old schedule, and with it at most the old random states."""
+    if "mixed-saves" not in codes:
+        return False
+    optimizer, scheduler = facts.file(layout.OPTIMIZER), facts.file(layout.SCHEDULER)
+    first, weights = facts.file(layout.TRAIN_STATE), facts.file(layout.WEIGHTS_SAFE)
+    if optimizer is None or scheduler is None or first is None or weights is None:
+        return False
+    new = (first, weights, optimizer)
+    return all(entry.modified_ns > scheduler.modified_ns + TOLERANCE_NS for entry in new)
+
+
+def _softened(found: Finding, cure: str) -> Finding:
+    return replace(found, severity=Severity.FIXABLE, cure=cure)

@@ -1,0 +1,166 @@
+"""One state's facts, and everything around it, to findings and a verdict; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from checkpoint_core.audit.catalogue.states import finding
+from checkpoint_core.audit.checks.consistency import check_consistency
+from checkpoint_core.audit.checks.environment import check_environment, in_environment
+from checkpoint_core.audit.checks.forecast import check_plan
+from checkpoint_core.audit.checks.integrity import check_integrity
+from checkpoint_core.audit.checks.position import check_compatibility
+from checkpoint_core.audit.checks.reconstructible import rebuildable
+from checkpoint_core.audit.checks.rehearsal import findings_of
+from checkpoint_core.audit.checks.run_level import unread_config
+from checkpoint_core.audit.checks.settings import check_settings
+from checkpoint_core.audit.checks.since_save import check_since_save
+from checkpoint_core.audit.findings import (
+    Finding,
+    Severity,
+    Subject,
+    Verdict,
+    by_weight,
+    deciding_findings,
+    fold,
+)
+from checkpoint_core.environment.facts import Environment, EnvironmentFacts, Surroundings
+from checkpoint_core.environment.pickle_support import is_unusual
+from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome, Status
+from checkpoint_core.states.facts import StateFacts
+from checkpoint_core.trainer.forecast import Outlook, make_outlook
+from checkpoint_core.trainer.position import Position, locate
+
+
+@dataclass(frozen=True)
+class CheckpointReport:
+    """One checkpoint: what was observed, where it stands, what was found, and the verdict.
+
+    ``name`` is the state directory's path below the run's folder, with ``/`` on every system: its plain name, or
+    ``checkpoints/checkpoint_0`` for accelerate's automatic naming.
+    """
+
+    run: str
+    name: str
+    facts: StateFacts
+    position: Position
+    findings: tuple[Finding, ...]
+    verdict: Verdict
+    outlook: Outlook | None = None
+    environment: Environment = None
+    rehearsal: RehearsalOutcome | None = None
+
+    @property
+    def concerns(self) -> tuple[Subject, ...]:
+        """Whom the findings concern that decide the verdict; none where it is ready."""
+        deciding = deciding_findings(self.findings)
+        return tuple(subject for subject in Subject if any(found.subject is subject for found in deciding))
+
+    @property
+    def needs_rehearsal(self) -> bool:
+        """Whether nobody has tried the environment's versions, and this state was not loaded there for trial."""
+        tried = self.rehearsal is not None and self.rehearsal.status is not Status.CANCELLED
+        return (
+            not tried
+            and isinstance(self.environment, EnvironmentFacts)
+            and bool(is_unusual(self.environment))
+        )
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """By training position, then time; larger is newer."""
+        known = self.position
+        return (known.epoch or 0, known.step or 0, self.facts.saved_ns)
+
+
+def state_name(state: Path, run: Path) -> str:
+    """What a state directory is called inside its run's folder."""
+    return state.relative_to(run).as_posix()
+
+
+def judge(facts: StateFacts, around: Surroundings) -> CheckpointReport:
+    """Facts to a verdict; pure."""
+    position = locate(facts, around.script, around.steps_per_epoch)
+    outlook, crash = _outlook(facts, position, around)
+    told = tuple(_findings(facts, position, around, outlook))
+    softened = _softened(told, facts, position, around)
+    since = tuple(guarded(lambda: check_since_save(facts, softened)))
+    findings = (*softened, *since, *crash)
+    if around.rehearsal:
+        outcome, known = around.rehearsal, findings
+        findings += tuple(guarded(lambda: iter(findings_of(outcome, known))))
+    if facts.changed or (around.recent and any(_is_unfinished(found) for found in findings)):
+        findings = (finding("save-in-progress"),)
+    ordered = by_weight(findings)
+    verdict = fold(ordered)
+    return CheckpointReport(
+        run=around.run.name,
+        name=state_name(facts.path, around.run),
+        facts=facts,
+        position=position,
+        findings=ordered,
+        verdict=verdict,
+        outlook=outlook if verdict in _WITH_OUTLOOK else None,
+        environment=around.environment,
+        rehearsal=around.rehearsal,
+    )
+
+
+def _findings(
+    facts: StateFacts, position: Position, around: Surroundings, outlook: Outlook | None
+) -> Iterator[Finding]:
+    environment, script = around.environment, around.script
+    trainer = environment.trainer if isinstance(environment, EnvironmentFacts) else None
+    yield from guarded(lambda: in_environment(check_integrity(facts), environment))
+    yield from guarded(lambda: check_consistency(facts))
+    yield from guarded(lambda: check_compatibility(facts, position, script, around.dataset))
+    yield from guarded(lambda: check_settings(facts, script, trainer))
+    yield from guarded(lambda: unread_config(script))
+    yield from guarded(lambda: check_plan(facts, position, around, outlook))
+    yield from guarded(lambda: check_environment(facts, environment, script))
+
+
+def _softened(
+    told: tuple[Finding, ...], facts: StateFacts, position: Position, around: Surroundings
+) -> tuple[Finding, ...]:
+    try:
+        return tuple(rebuildable(told, facts, position, around.script))
+    except Exception as error:  # noqa: BLE001 - as in `guarded`
+        return (*told, _crashed(error))
+
+
+#: What a damaged checkpoint would do, or one that is still being written, is of no use to anyone.
+_WITH_OUTLOOK = (Verdict.READY, Verdict.READY_WITH_WARNINGS, Verdict.NEEDS_FIX, Verdict.UNKNOWN)
+
+
+def _outlook(
+    facts: StateFacts, position: Position, around: Surroundings
+) -> tuple[Outlook | None, tuple[Finding, ...]]:
+    try:
+        return make_outlook(facts, position, around), ()
+    except Exception as error:  # noqa: BLE001 - as in `guarded`
+        return None, (_crashed(error),)
+
+
+_UNFINISHED = ("-missing", "-empty", "-truncated", "-interrupted", "-corrupt")
+_UNFINISHED_CODES = frozenset({"state-empty", "mixed-saves", "random-states-older", "train-state-broken"})
+
+
+def _is_unfinished(found: Finding) -> bool:
+    """Whether a save that is still going on would look like that."""
+    weighs = found.subject is Subject.STATE and found.severity is not Severity.INFO
+    return weighs and (found.code.endswith(_UNFINISHED) or found.code in _UNFINISHED_CODES)
+
+
+def guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """A check's findings; a check that crashes becomes “could not tell” and never hides the others."""
+    try:
+        yield from check()
+    except Exception as error:  # noqa: BLE001 - any defect of a check must not pass for a clean bill
+        yield _crashed(error)
+
+
+def _crashed(error: Exception) -> Finding:
+    return finding("check-crashed", evidence=f"{type(error).__name__}: {error}"[:300])

@@ -1,0 +1,148 @@
+"""The command that makes room: ``prune`` shows what a run's old checkpoints take, and removes those that are named."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from checkpoint_core.audit.auditor import Auditor, RunReport
+from checkpoint_core.cli.exit_codes import ExitCode
+from checkpoint_core.cli.options import (
+    LayoutOption,
+    PythonOption,
+    RunDirArgument,
+    audited_run,
+    auditor_of,
+    named_checkpoint,
+)
+from checkpoint_core.cli.output import Usage, print_json, problems_told, say, show, stop, tell
+from checkpoint_core.recovery import transaction as workshop
+from checkpoint_core.recovery.removal import (
+    RemovalRefused,
+    finish_removals,
+    look_again,
+    plan_removal,
+    retention_of,
+)
+from checkpoint_core.recovery.retention import DiskOutlook, RetentionPlan, disk_outlook
+from checkpoint_core.report.json_schema import SCHEMA_VERSION, Json
+from checkpoint_core.text import printable
+from checkpoint_core.training.status import in_use
+from checkpoint_core.units import human_bytes
+
+RemoveOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--remove",
+        metavar="NAME",
+        help="Remove this checkpoint for good; give it once for each. Without it nothing is removed.",
+        show_default=False,
+    ),
+]
+
+
+def prune(
+    run_dir: RunDirArgument,
+    remove: RemoveOption = None,
+    layout: LayoutOption = None,
+    python: PythonOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Show whether the saves to come fit on the disk, and which old checkpoints could go; remove those named.
+
+    Never removed: the last good checkpoint and one to fall back to, the newest, the one from which the train script or
+    the best way on goes on, and what could not be judged. LoRA files stay.
+
+    Exit status: 0 there is room enough, or it was removed; 1 there is not, or it was refused; 2 could not tell, or
+    wrong usage.
+    """
+    with problems_told():
+        if as_json and remove:
+            raise Usage("--json shows the proposal and removes nothing. Give either --json or --remove.")
+        folder = Path(os.path.abspath(run_dir))
+        auditor = auditor_of(folder.parent, layout, python)
+        run = _settled(auditor, audited_run(folder, layout, python, auditor))
+        plan = retention_of(auditor, run, in_use(folder))
+        if remove:
+            _remove(auditor, run, remove, plan)
+            return
+        outlook = disk_outlook(run)
+        if as_json:
+            print_json(retention_json(run.name, outlook, plan))
+        else:
+            show(_view(outlook, plan))
+        raise typer.Exit(_exit_code(outlook))
+
+
+def _settled(auditor: Auditor, run: RunReport) -> RunReport:
+    """The run, after what an earlier repair or removal left half done is finished."""
+    done = workshop.settle(run.facts.path)
+    for record in done:
+        tell(f"A repair of {record.state} had been interrupted; it is finished now ({record.status}).")
+    removed = finish_removals(run.facts.path)
+    if removed:
+        tell("A removal had been interrupted; what it left is removed now.")
+    return auditor.audit_run(run.name) if done or removed else run
+
+
+def _remove(auditor: Auditor, run: RunReport, wanted: Sequence[str], plan: RetentionPlan) -> None:
+    names = [named_checkpoint(run, name).name for name in wanted]
+    try:
+        removal = plan_removal(run, names, plan)
+        for line in removal.lines:
+            say(line)
+        done = removal.execute(look_again(auditor, run.name, lambda: in_use(run.facts.path)))
+    except RemovalRefused as error:
+        stop(f"Refused: {error}")
+    say(f"Removed: {', '.join(done.names)}. {human_bytes(done.freed_bytes)} are free again.")
+    say(disk_outlook(auditor.audit_run(run.name)).sentence)
+
+
+def _view(outlook: DiskOutlook, plan: RetentionPlan) -> RenderableType:
+    parts: list[RenderableType] = [Text(printable(outlook.sentence), style="bold")]
+    if plan.candidates:
+        parts.append(Text(f"These checkpoints could go and free {human_bytes(plan.gain_bytes)}:"))
+    for each in plan.candidates:
+        line = f"{each.name} ({each.title}, {human_bytes(each.size_bytes)}): {each.reason}"
+        parts.append(_indented(line))
+    parts.append(Text("These stay:" if plan.kept else "There are no checkpoints."))
+    parts += [_indented(f"{each.name} ({each.title}): {each.why}") for each in plan.kept]
+    if plan.candidates:
+        parts.append(Text("Nothing was removed. To remove one: the same command with --remove and its name."))
+    return Group(*parts)
+
+
+def _indented(line: str) -> RenderableType:
+    return Padding(Text(printable(line)), (0, 0, 0, 3), expand=False)
+
+
+def retention_json(run: str, outlook: DiskOutlook, plan: RetentionPlan) -> Json:
+    """The document of ``prune --json``."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "retention",
+        "run": run,
+        "disk": {
+            "free_bytes": outlook.free_bytes,
+            "needed_bytes": outlook.needed_bytes,
+            "next_save_bytes": outlook.next_save_bytes,
+            "is_enough": outlook.is_enough,
+            "sentence": outlook.sentence,
+        },
+        "candidates": [vars(each) for each in plan.candidates],
+        "kept": [vars(each) for each in plan.kept],
+        "gain_bytes": plan.gain_bytes,
+    }
+
+
+def _exit_code(outlook: DiskOutlook) -> ExitCode:
+    if outlook.is_enough is None:
+        return ExitCode.COULD_NOT_TELL
+    return ExitCode.RESUMES if outlook.is_enough else ExitCode.DOES_NOT

@@ -1,0 +1,1 @@
+"""The embedded example: a small real trainer and its sample runs."""

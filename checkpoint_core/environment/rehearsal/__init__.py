@@ -1,0 +1,1 @@
+"""The real ``Accelerator.load_state``, tried in the training interpreter."""

@@ -1,0 +1,1 @@
+"""Plans that change a run: repair, resume, remove, undo."""

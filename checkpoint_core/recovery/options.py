@@ -1,0 +1,256 @@
+"""The ways on for a run, best first, each with what it keeps and what it loses; pure.
+
+The order: resume the newest that is ready; repair and resume; resume an older one; start from a LoRA file (what was
+learned is kept, the optimizer's memory is not); start fresh. A repaired checkpoint that stands further on than the
+newest that is ready comes before it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from checkpoint_core.audit.auditor import CheckpointReport, RunReport
+from checkpoint_core.audit.findings import Severity, Verdict
+from checkpoint_core.audit.wording import title_inside
+from checkpoint_core.recovery.repair import Mend
+from checkpoint_core.recovery.script_fixes import KEPT_STATES, saving_edits
+from checkpoint_core.states.facts import LoraFacts
+from checkpoint_core.trainer.forecast import outlook_sentence
+from checkpoint_core.units import human_bytes
+
+#: What a way loses that loses nothing.
+NOTHING = "Nothing."
+#: What is lost with random states.
+OTHER_ORDER = "Images come in another order and with other noise than without the interruption."
+
+
+class Kind(enum.Enum):
+    """What a way on is."""
+
+    RESUME = "resume"
+    REPAIR = "repair"
+    OLDER = "older"
+    WARM_START = "warm-start"
+    FRESH = "fresh"
+    #: No way on from a checkpoint, but one to have checkpoints.
+    SAVING = "saving"
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way on.
+
+    ``checkpoint`` is the state directory's name inside the run, ``lora`` the LoRA file's; empty where there is none.
+    ``lost_steps`` are updates of training that have to be trained again, counted from the furthest point that is known;
+    ``None`` where it cannot be told. ``mend`` is the plan of a repair. ``next_epoch`` is where a warm start goes on.
+    """
+
+    kind: Kind
+    title: str
+    keeps: str
+    loses: str
+    checkpoint: str = ""
+    lora: str = ""
+    next_epoch: int | None = None
+    lost_steps: int | None = None
+    outlook: str = ""
+    mend: Mend | None = None
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """The ways on, best first, and one sentence on where the run stands; ``wait`` while a save is going on."""
+
+    headline: str
+    ways: tuple[Way, ...]
+    wait: bool = False
+
+    @property
+    def recommended(self) -> Way | None:
+        """The best way, if there is a reason to choose one now."""
+        return None if self.wait else next(iter(self.ways), None)
+
+
+def recovery_of(run: RunReport, mends: Mapping[str, Mend]) -> Recovery:
+    """The ways on for a run.
+
+    :param mends: by the checkpoint's name, the repairs that were planned.
+    """
+    ways = (*_from_checkpoints(run, mends), *_warm_starts(run), _fresh(run), *_saving(run))
+    wait = bool(run.checkpoints) and run.checkpoints[0].verdict is Verdict.SAVING
+    return Recovery(_headline(run, ways, wait), ways, wait)
+
+
+def _headline(run: RunReport, ways: tuple[Way, ...], wait: bool) -> str:
+    if wait:
+        return "The newest checkpoint is being saved at this moment. Wait until the save is finished."
+    if not run.checkpoints:
+        return "There are no checkpoints to go on from."
+    if ways[0].kind in (Kind.RESUME, Kind.OLDER):
+        return f"{ways[0].title}: nothing has to be repaired."
+    best = ways[0].mend
+    if best is not None and best.more_epochs:
+        finished = next(found for found in best.checkpoint.findings if found.code == "run-finished")
+        return f"{finished.message} {_with_loss(ways[0])}"
+    if best is not None:
+        return _with_loss(ways[0])
+    only = "the only checkpoint is" if len(run.checkpoints) == 1 else "all checkpoints are"
+    return f"No checkpoint can be resumed ({only} damaged beyond repair). {_with_loss(ways[0])}"
+
+
+def _with_loss(way: Way) -> str:
+    return f"{way.title}; nothing is lost." if way.loses == NOTHING else f"{way.title}. {way.loses}"
+
+
+def _from_checkpoints(run: RunReport, mends: Mapping[str, Mend]) -> Iterator[Way]:
+    """Checkpoints from the newest on, down to the first that is ready: older ones only lose more.
+
+    Of those that can be repaired, only the newest, and older ones whose repair loses less.
+    """
+    furthest, least = _furthest_step(run), None
+    for item in run.checkpoints:
+        lost = _lost(furthest, item.position.step)
+        mend = mends.get(item.name)
+        if item.verdict.resumes:
+            yield _resume(run, item, lost)
+            if mend is not None and mend.is_needed:
+                yield _repair(item, mend, lost)
+            return
+        if mend is not None and (least is None or len(mend.costs) < least):
+            least = len(mend.costs)
+            yield _repair(item, mend, lost)
+
+
+def _resume(run: RunReport, item: CheckpointReport, lost: int | None) -> Way:
+    newest = item is run.checkpoints[0]
+    return Way(
+        kind=Kind.RESUME if newest else Kind.OLDER,
+        title=f"Resume from {title_inside(item)}",
+        keeps=f"Everything that was trained up to {title_inside(item)}.",
+        loses=_losses(lost, () if lost or newest else (_lost_sentence(lost),), item),
+        checkpoint=item.name,
+        lost_steps=lost,
+        outlook=outlook_sentence(item.outlook) if item.outlook else "",
+    )
+
+
+def _repair(item: CheckpointReport, mend: Mend, lost: int | None) -> Way:
+    return Way(
+        kind=Kind.REPAIR,
+        title=_repair_title(item, mend),
+        keeps=f"Weights, optimizer and schedule as they were at {title_inside(item)}.",
+        loses=_losses(lost, mend.costs, mend.after),
+        checkpoint=item.name,
+        lost_steps=lost,
+        outlook=mend.outlook,
+        mend=mend,
+    )
+
+
+def _losses(lost: int | None, costs: tuple[str, ...], then: CheckpointReport) -> str:
+    """What a way from a checkpoint loses; ``then`` is the checkpoint as it is when the training goes on from it."""
+    told = [_lost_sentence(lost)] if lost else []
+    told += costs
+    if any(
+        found.code.startswith("random-states-") and found.severity is Severity.WARNING
+        for found in then.findings
+    ):
+        told.append(OTHER_ORDER)
+    return " ".join(dict.fromkeys(told)) or NOTHING
+
+
+def _repair_title(item: CheckpointReport, mend: Mend) -> str:
+    if mend.changes_state:
+        return f"Repair {title_inside(item)} and resume"
+    if mend.more_epochs:
+        noun = "epoch" if mend.more_epochs == 1 else "epochs"
+        return f"Train {mend.more_epochs} more {noun} from {title_inside(item)} on"
+    return f"Set the train script right and resume from {title_inside(item)}"
+
+
+def _warm_starts(run: RunReport) -> Iterator[Way]:
+    """From the newest LoRA file that tells its epoch (sd-scripts ``--network_weights`` and ``--initial_epoch``)."""
+    known = [lora for lora in run.facts.loras if isinstance(lora, LoraFacts) and lora.epoch is not None]
+    if not known:
+        return
+    lora = max(known, key=lambda item: (item.epoch or 0, item.modified_ns))
+    epoch = lora.epoch or 0
+    lost = _lost(_furthest_step(run), _lora_step(lora))
+    again = f" {_lost_sentence(lost)}" if lost else ""
+    yield Way(
+        kind=Kind.WARM_START,
+        title=f"Start from the LoRA file of epoch {epoch}",
+        keeps=f"What was learned up to epoch {epoch}, as it is in {lora.file}.",
+        loses=f"The optimizer's memory and the learning rate schedule start anew.{again}",
+        lora=lora.file,
+        next_epoch=epoch + 1,
+        lost_steps=lost,
+    )
+
+
+def _fresh(run: RunReport) -> Way:
+    steps = _furthest_step(run)
+    trained = f" ({steps:,} steps)" if steps else ""
+    return Way(
+        kind=Kind.FRESH,
+        title="Start fresh",
+        keeps="Nothing.",
+        loses=f"Everything that was trained{trained}: it begins at epoch 1 and overwrites the run's files.",
+        lost_steps=steps,
+    )
+
+
+def _saving(run: RunReport) -> Iterator[Way]:
+    """For a script that saves no checkpoints: what it takes to have some the next time."""
+    script = run.facts.script
+    if script is None or not saving_edits(script):
+        return
+    sizes = [item.facts.size_bytes for item in run.checkpoints if item.facts.size_bytes]
+    loras = [lora.size_bytes for lora in run.facts.loras if isinstance(lora, LoraFacts)]
+    if sizes:
+        told = f"Each checkpoint takes about {human_bytes(max(sizes))}."
+    elif loras:
+        # Weights in float32 beside a LoRA file in bfloat16, and up to two moments of each number.
+        least, most = (human_bytes(times * max(loras)) for times in (2, 6))
+        told = f"Each checkpoint takes about {least} to {most}."
+    else:
+        told = "How much room a checkpoint takes is not known before the first."
+    free = (
+        f" The disk has {human_bytes(run.facts.free_bytes)} left." if run.facts.free_bytes is not None else ""
+    )
+    yield Way(
+        kind=Kind.SAVING,
+        title="Save checkpoints while it trains",
+        keeps=f"The last {KEPT_STATES} checkpoints, unless the script says otherwise, so that a crash loses little.",
+        loses=f"Room on the disk. {told}{free}",
+    )
+
+
+def _lora_step(lora: LoraFacts) -> int | None:
+    return lora.epoch * lora.steps_per_epoch if lora.epoch is not None and lora.steps_per_epoch else None
+
+
+def _furthest_step(run: RunReport) -> int | None:
+    """The furthest step that anything of the run tells of, damaged checkpoints and LoRA files included."""
+    steps = [item.position.step for item in run.checkpoints]
+    steps += [_lora_step(lora) for lora in run.facts.loras if isinstance(lora, LoraFacts)]
+    return max((step for step in steps if step is not None), default=None)
+
+
+def _lost(furthest: int | None, step: int | None) -> int | None:
+    return max(0, furthest - step) if furthest is not None and step is not None else None
+
+
+def _lost_sentence(lost: int | None) -> str:
+    if lost is None:
+        return "How many steps have to be trained again is not known."
+    if lost == 0:
+        return "No step has to be trained again."
+    return f"{lost:,} {'step has' if lost == 1 else 'steps have'} to be trained again."
+
+
+def way_of(recovery: Recovery, checkpoint: str) -> Way | None:
+    """The best way on from one checkpoint, if there is one."""
+    return next((way for way in recovery.ways if way.checkpoint == checkpoint), None)

@@ -1,0 +1,148 @@
+"""Everything that lets one checkpoint resume: its files repaired, the script's flags set, ``--resume`` written.
+
+The state is judged as it will be before anything is written, and again when it is: a mend that does not do what it
+promised is taken back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from checkpoint_core.audit.auditor import Auditor, CheckpointReport, RunReport
+from checkpoint_core.audit.findings import Verdict
+from checkpoint_core.audit.verdict import judge
+from checkpoint_core.recovery import transaction as workshop
+from checkpoint_core.recovery.changes import Repair
+from checkpoint_core.recovery.script_fixes import CureChoices, ScriptCure, script_cures
+from checkpoint_core.recovery.state_fixes import repaired
+from checkpoint_core.scripts.change import ScriptChange, plan_resume
+from checkpoint_core.scripts.reading import script_facts
+from checkpoint_core.scripts.script import TrainScript, dialect_of
+from checkpoint_core.states.repair_records import RepairRecord
+from checkpoint_core.trainer.forecast import outlook_sentence
+
+#: More than anybody trains; a number from a page is held against it.
+MAX_EPOCHS = 1_000_000
+
+
+class MendFailed(RuntimeError):
+    """The repaired checkpoint would not resume after all; everything is as it was."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What is the user's to choose: where a wrong epoch is corrected, and what the script's cures leave open.
+
+    ``epoch_in_state`` corrects it in ``train_state.json``; by default the script says it and the state is left alone.
+    """
+
+    epoch_in_state: bool = False
+    script: CureChoices = field(default_factory=CureChoices)
+
+    @classmethod
+    def of(cls, epoch_in_state: bool, more_epochs: float | None, skip: bool = False) -> Choices:
+        """The choices as a page sends them; a number of epochs that is none gives the default."""
+        is_count = more_epochs is not None and 1 <= more_epochs < MAX_EPOCHS
+        epochs = int(more_epochs or 0) if is_count else CureChoices().more_epochs
+        return cls(bool(epoch_in_state), CureChoices(epochs, bool(skip)))
+
+
+@dataclass(frozen=True)
+class Mend:
+    """A plan that lets a checkpoint resume; ``after`` is the checkpoint as it will then be judged."""
+
+    checkpoint: CheckpointReport
+    plan: Repair
+    cures: tuple[ScriptCure, ...]
+    after: CheckpointReport
+
+    @property
+    def changes_state(self) -> bool:
+        """Whether files of the state are written."""
+        return bool(self.plan.files)
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether anything is repaired; else it is a plain resume."""
+        return self.changes_state or bool(self.cures)
+
+    @property
+    def more_epochs(self) -> int | None:
+        """How many epochs a finished run trains further, where the script is changed for that."""
+        if not any(cure.code == "run-finished" for cure in self.cures):
+            return None
+        return self.after.outlook.epochs_left if self.after.outlook else None
+
+    @property
+    def does(self) -> tuple[str, ...]:
+        """What is changed, one sentence each."""
+        return (*self.plan.lines, *(cure.does for cure in self.cures))
+
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """What is lost; empty where nothing is."""
+        told = (*(file.costs for file in self.plan.files), *(cure.costs for cure in self.cures))
+        return tuple(dict.fromkeys(each for each in told if each and each != "Nothing is lost."))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What else to know."""
+        told = (*(cure.note for cure in self.cures), *(self.plan.script.notes if self.plan.script else ()))
+        return tuple(dict.fromkeys(each for each in told if each))
+
+    @property
+    def outlook(self) -> str:
+        """What the resumed run will do, in one sentence."""
+        return outlook_sentence(self.after.outlook) if self.after.outlook else ""
+
+    @property
+    def diff(self) -> str:
+        """The change of the train script; empty where there is none."""
+        return self.plan.script.diff if self.plan.script else ""
+
+    def execute(self, look: Callable[[], CheckpointReport]) -> RepairRecord:
+        """Carry it out.
+
+        :param look: judges the checkpoint as it then lies on the disk.
+        :raises MendFailed: when it would not resume after all.
+        :raises StateChangedSinceShown, ScriptChangedSinceShown, WriteFailed, RecordUnusable: nothing was changed.
+        """
+        record = workshop.carry_out(self.plan)
+        now = look()
+        if not now.verdict.resumes:
+            workshop.undo(self.plan.run, record.id)
+            told = now.findings[0].message if now.findings else ""
+            raise MendFailed(
+                f"After the repair it would still not resume ({told}). Everything is as it was before."
+            )
+        return record
+
+
+def plan_mend(
+    auditor: Auditor, run: RunReport, checkpoint: CheckpointReport, choices: Choices | None = None
+) -> Mend | None:
+    """Everything that lets a checkpoint resume; ``None`` where what is known here is not enough.
+
+    :raises NoScript, ScriptNotUnderstood, InexpressiblePath: when the script cannot be changed.
+    """
+    if checkpoint.verdict is Verdict.SAVING or checkpoint.facts.problem is not None:
+        return None
+    choices = choices or Choices()
+    around = auditor.surroundings(checkpoint)
+    fixed = repaired(checkpoint, around.script, choices.epoch_in_state)
+    between = judge(fixed.facts, around)
+    cures = script_cures(between, around.script, choices.script) if around.script else ()
+    change = _change(run, checkpoint, cures)
+    script = script_facts(TrainScript.parse(change.after, dialect_of(change.path)), change.path.name)
+    # `--resume` alone says nothing about a checkpoint: a plain resume need not be judged again.
+    after = judge(fixed.facts, replace(around, script=script)) if cures else between
+    if not after.verdict.resumes:
+        return None
+    plan = Repair(run.facts.path, checkpoint.facts.path, checkpoint.facts.files, fixed.files, change)
+    return Mend(checkpoint, plan, cures, after)
+
+
+def _change(run: RunReport, checkpoint: CheckpointReport, cures: tuple[ScriptCure, ...]) -> ScriptChange:
+    edits = tuple(edit for cure in cures for edit in cure.edits)
+    return plan_resume(run.facts.path, checkpoint.name, edits=edits)

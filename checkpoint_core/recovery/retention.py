@@ -1,0 +1,260 @@
+"""Whether the saves to come fit on the disk, and which old checkpoints could go to make room for them; pure.
+
+Nothing here removes anything: a proposal names what may go and says of everything else why it stays.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import PureWindowsPath
+
+from checkpoint_core.audit.auditor import CheckpointReport, RunReport
+from checkpoint_core.audit.findings import Subject, Verdict
+from checkpoint_core.audit.wording import note, title, title_inside
+from checkpoint_core.recovery.options import Recovery
+from checkpoint_core.states import layout
+from checkpoint_core.states.facts import LoraFacts
+from checkpoint_core.units import human_bytes
+
+#: Left free beside the saves: the trainer writes sample images and logs between them, and a disk that is filled to
+#: the last byte fails whoever writes next. The share stands for saves that differ a little in size.
+RESERVE_BYTES = 100_000_000
+_RESERVE_SHARE = 100
+#: The checkpoints whose size the next one is taken to have.
+_RECENT = 3
+#: The checkpoints that resume and stay in any case: should the last good one fail, there is one to fall back to.
+KEPT_GOOD = 2
+#: The size of a state in LoRA files: weights in float32 beside one in bfloat16, and up to two moments of each number.
+_LEAST_OF_LORA, _MOST_OF_LORA = 2, 6
+
+
+@dataclass(frozen=True)
+class DiskOutlook:
+    """The disk against the saves to come, with the sentence that says so; ``None`` where something cannot be told."""
+
+    free_bytes: int | None
+    needed_bytes: int | None
+    next_save_bytes: int | None
+    is_enough: bool | None
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint that may go; ``reason`` begins with the word or two that a short list shows, before a colon."""
+
+    name: str
+    title: str
+    size_bytes: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A checkpoint that stays, and why."""
+
+    name: str
+    title: str
+    why: str
+
+
+@dataclass(frozen=True)
+class RetentionPlan:
+    """What may go, damaged ones first and then the oldest, what stays, and what would be gained by all of them."""
+
+    candidates: tuple[Candidate, ...]
+    kept: tuple[Kept, ...]
+    gain_bytes: int
+
+    def candidate(self, name: str) -> Candidate | None:
+        """The candidate of that name, if it is one."""
+        return next((each for each in self.candidates if each.name == name), None)
+
+    def why_kept(self, name: str) -> str:
+        """Why a checkpoint stays; empty where it is not known or may go."""
+        return next((each.why for each in self.kept if each.name == name), "")
+
+
+def disk_outlook(run: RunReport, free_bytes: int | None = None, start: str | None = None) -> DiskOutlook:
+    """Whether the disk has room for what the training will still save.
+
+    :param free_bytes: the room on the disk now, where it is known better than by the report.
+    :param start: the checkpoint from which the saves to come are counted: that which a running training has saved
+        last. By default the one from which the script resumes, else the newest that resumes.
+    """
+    free = run.facts.free_bytes if free_bytes is None else free_bytes
+    least, save = _next_save(run)
+    if _saves_elsewhere(run):
+        why = "The train script saves into another folder, whose disk was not looked at."
+        return DiskOutlook(free, None, save, None, why)
+    needed = _needed(run, start)
+    if free is None:
+        need = f" The saves to come need {human_bytes(needed)}." if needed is not None else ""
+        return DiskOutlook(free, needed, save, None, f"How much room the disk has left is not known.{need}")
+    if needed is not None:
+        amount = human_bytes(needed) if needed else "no further room"
+        is_enough, sentence = _compared(f"The saves to come need {amount}", needed, free)
+        return DiskOutlook(free, needed, save, is_enough, sentence)
+    return DiskOutlook(free, None, save, *_by_next_save(run, free, least, save))
+
+
+def _compared(need: str, needed: int, free: int) -> tuple[bool, str]:
+    wanted = needed + max(RESERVE_BYTES, needed // _RESERVE_SHARE)
+    told = f"{need} and the disk has {human_bytes(free)} left"
+    if free >= wanted:
+        return True, f"{told}."
+    cure = f"Remove old checkpoints, or free at least {human_bytes(wanted - free)} in another way."
+    if free < needed:
+        return False, (
+            f"{told}: the training would stop while saving, and that checkpoint would be damaged. {cure}"
+        )
+    return False, (
+        f"{told}: too little stays for sample images and logs, and a save may stop half-way. {cure}"
+    )
+
+
+def _by_next_save(run: RunReport, free: int, least: int | None, save: int | None) -> tuple[bool | None, str]:
+    """The answer where only the size of one save is known, or nothing: too little for one is too little for all."""
+    why = _why_untold(run)
+    if least is None or save is None:
+        return None, f"{why} The disk has {human_bytes(free)} left."
+    is_enough, sentence = _compared(f"The next save needs about {human_bytes(least)}", least, free)
+    if not is_enough:
+        return False, sentence
+    size = human_bytes(save) if least == save else f"{human_bytes(least)} to {human_bytes(save)}"
+    return None, f"{why} The next one needs about {size}, and the disk has {human_bytes(free)} left."
+
+
+def _why_untold(run: RunReport) -> str:
+    if run.facts.script is None:
+        return "There is no train script that tells which saves are to come."
+    if not run.checkpoints:
+        return "How much room the saves to come need is not known before the first checkpoint."
+    if not any(item.verdict.resumes for item in run.checkpoints):
+        return "No checkpoint resumes as it is, so which saves are to come could not be told."
+    return "Which saves are to come could not be told from the train script."
+
+
+def _needed(run: RunReport, start: str | None) -> int | None:
+    """The most room that the training takes, from the first of its possible beginnings of which that is known."""
+    named = (start, run.facts.resume_target.state_name if run.facts.resume_target.kind == "state" else None)
+    begins = [item for name in named if name for item in run.checkpoints if item.name == name]
+    begins += [item for item in run.checkpoints if item.verdict.resumes][:1]
+    rooms = (item.outlook.bytes_needed for item in begins if item.outlook)
+    return next((room for room in rooms if room is not None), None)
+
+
+def _next_save(run: RunReport) -> tuple[int | None, int | None]:
+    """The least and the most that the next save takes: a state, and the LoRA file beside it."""
+    lora = max((lora.size_bytes for lora in run.facts.loras if isinstance(lora, LoraFacts)), default=0)
+    recent = run.checkpoints[:_RECENT]
+    if state := max((item.facts.size_bytes for item in recent), default=0):
+        size = state + (lora or max(_weights_size(item) for item in recent))
+        return size, size
+    return ((_LEAST_OF_LORA + 1) * lora, (_MOST_OF_LORA + 1) * lora) if lora else (None, None)
+
+
+def _weights_size(item: CheckpointReport) -> int:
+    """What stands for a LoRA file that is not there; it is at most as large."""
+    weights = item.facts.file(layout.WEIGHTS_SAFE)
+    return weights.size_bytes if weights else 0
+
+
+def _saves_elsewhere(run: RunReport) -> bool:
+    """Whether the script saves into another folder, which may lie on another disk."""
+    if any(found.code == "output-elsewhere" for item in run.checkpoints for found in item.findings):
+        return True
+    written = run.facts.script.output_dir if run.facts.script else None
+    return bool(written) and not run.checkpoints and PureWindowsPath(str(written)).name != run.name
+
+
+def plan_retention(
+    run: RunReport,
+    recovery: Recovery | None,
+    in_use: frozenset[str] = frozenset(),
+    links: frozenset[str] = frozenset(),
+) -> RetentionPlan:
+    """Which checkpoints may go.
+
+    :param recovery: the run's ways on; a checkpoint from which one of them starts stays.
+    :param in_use: the checkpoints that a running training has loaded or is writing.
+    :param links: those that are links, or to which links lead (:func:`checkpoint_core.recovery.removal.links_in`).
+    """
+    kept: dict[str, str] = {}
+    for names, why in _reasons(run, recovery, in_use, links):
+        for name in names:
+            kept.setdefault(name, why)
+    titles = _titles(run)
+    oldest = [item for item in reversed(run.checkpoints) if item.name not in kept]
+    ordered = sorted(oldest, key=lambda item: item.verdict is not Verdict.DAMAGED)
+    good = [title_inside(item) for item in _resuming(run)[:KEPT_GOOD]]
+    candidates = tuple(
+        Candidate(item.name, titles[item.name], item.facts.size_bytes, _reason(item, good))
+        for item in ordered
+    )
+    stay = (item for item in run.checkpoints if item.name in kept)
+    return RetentionPlan(
+        candidates,
+        tuple(Kept(item.name, titles[item.name], kept[item.name]) for item in stay),
+        sum(each.size_bytes for each in candidates),
+    )
+
+
+def _reasons(
+    run: RunReport, recovery: Recovery | None, in_use: frozenset[str], links: frozenset[str]
+) -> Iterator[tuple[Iterable[str], str]]:
+    """What stays, the strongest reason first."""
+    resuming = _resuming(run)
+    usable = [item for item in run.checkpoints if item.verdict.resumes or item.verdict is Verdict.NEEDS_FIX]
+    ways = [way.checkpoint for way in recovery.ways if way.checkpoint] if recovery else []
+    target = run.facts.resume_target.state_name
+    yield in_use, "The training that is running uses it."
+    yield _named(run, Verdict.SAVING), "It is being saved at this moment."
+    unread = [item.name for item in run.checkpoints if item.facts.problem]
+    yield unread, "Its folder could not be read, so nothing is known about it."
+    yield links, "It is a link, or a link leads to it: what else uses its files is not known."
+    yield [target] if target else [], "The train script resumes from it."
+    yield ways[:1], "The best way on starts from it."
+    yield [item.name for item in resuming[:1]], "It is the last good one: the newest that resumes."
+    yield [item.name for item in run.checkpoints[:1]], "It is the newest of all."
+    yield (
+        [item.name for item in resuming[:KEPT_GOOD]],
+        "It is there to fall back to, should the last good one fail.",
+    )
+    yield ways, "One of the ways on starts from it."
+    yield [item.name for item in usable[:KEPT_GOOD]], "With a fix it resumes, and too few do without one."
+    yield _named(run, Verdict.UNKNOWN), "Whether it resumes could not be told."
+    blameless = [item.name for item in run.checkpoints if _is_blameless(item)]
+    yield blameless, "It is not itself to blame: what surrounds it keeps it from resuming."
+
+
+def _resuming(run: RunReport) -> list[CheckpointReport]:
+    return [item for item in run.checkpoints if item.verdict.resumes]
+
+
+def _named(run: RunReport, verdict: Verdict) -> list[str]:
+    return [item.name for item in run.checkpoints if item.verdict is verdict]
+
+
+def _is_blameless(item: CheckpointReport) -> bool:
+    return item.verdict is Verdict.DAMAGED and Subject.STATE not in item.concerns
+
+
+def _reason(item: CheckpointReport, good: list[str]) -> str:
+    if item.verdict is Verdict.DAMAGED:
+        return f"damaged: {note(item)}" if note(item) else "damaged: it cannot be resumed."
+    short = "needs a fix" if item.verdict is Verdict.NEEDS_FIX else "older"
+    if not good:
+        return f"{short}: newer ones stay."
+    return f"{short}: {' and '.join(good)} {'stays' if len(good) == 1 else 'stay'}, and can be resumed."
+
+
+def _titles(run: RunReport) -> dict[str, str]:
+    """What each checkpoint is called, with its folder's name where two would be called the same."""
+    counted = Counter(title(item) for item in run.checkpoints)
+    return {
+        item.name: title(item) if counted[title(item)] == 1 else f"{title(item)}, {item.name}"
+        for item in run.checkpoints
+    }

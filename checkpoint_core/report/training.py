@@ -1,0 +1,113 @@
+"""How a run's training stands, for programs and in lines of text; pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from checkpoint_core.training.log.progress import Progress
+from checkpoint_core.training.record import Status
+from checkpoint_core.training.status import Life, TrainingStatus
+from checkpoint_core.units import human_seconds, local_time, utc_time
+
+_STATUS_WORDS = {
+    Status.STARTING: "Starting",
+    Status.RUNNING: "Training",
+    Status.STOPPING: "Stopping",
+    Status.BACKOFF: "Crashed; it is started again soon",
+    Status.EXITED: "Finished",
+    Status.STOPPED: "Stopped",
+    Status.FATAL: "Crashed",
+}
+
+
+def status_word(status: TrainingStatus) -> str:
+    """How it stands, in a word or two."""
+    if status.life is Life.UNWATCHED:
+        return "Training, unwatched"
+    if status.life is Life.LOST:
+        return "Lost"
+    return _STATUS_WORDS[status.record.status] if status.record else "Not started here"
+
+
+def status_sentence(status: TrainingStatus) -> str:
+    """What there is to say besides, in the user's words; empty where there is nothing."""
+    if status.life is Life.UNWATCHED:
+        return (
+            "It runs, and nobody watches it: its saves are not checked, and it is not brought back if it crashes. "
+            "Press “Watch it” to change that."
+        )
+    if status.life is Life.LOST and status.record and status.record.status is Status.STARTING:
+        return (
+            "Its watcher ended before the training began, so nothing was trained. What it said stands in the run's "
+            "folder .training, in watcher.log. Try again; if it stays so, send the diagnosis."
+        )
+    if status.life is Life.LOST:
+        return (
+            "It was running, and neither it nor its watcher is there any more: the machine was switched off, or both "
+            "were killed. Choose a checkpoint to go on from."
+        )
+    return status.record.message if status.record else ""
+
+
+def progress_facts(progress: Progress) -> Iterator[tuple[str, str]]:
+    """The numbers of a training, each with its name; only those that are known."""
+    total = _total(progress)
+    if progress.epoch is not None:
+        yield "Epoch", f"{progress.epoch}{f' of {progress.epochs}' if progress.epochs else ''}"
+    if progress.step is not None:
+        yield "Step", f"{progress.step:,}{f' of {total:,}' if total else ''}"
+    if progress.seconds_per_step:
+        speed = progress.seconds_per_step
+        yield "Speed", f"{speed:.2f} s a step" if speed >= 1 else f"{1 / speed:.2f} steps a second"
+    if progress.seconds_left is not None:
+        yield "Time left", human_seconds(progress.seconds_left)
+    if progress.loss is not None:
+        yield "Loss", f"{progress.loss:.4g}" if math.isfinite(progress.loss) else "not a number (NaN)"
+    if progress.last_saved:
+        yield "Last saved", progress.last_saved
+
+
+def share_done(progress: Progress) -> float | None:
+    """How much of the whole training is done, 0 to 1; ``None`` where that is not known."""
+    total = _total(progress)
+    return min(1.0, progress.step / total) if progress.step is not None and total else None
+
+
+def _total(progress: Progress) -> int | None:
+    if progress.epochs and progress.steps_per_epoch:
+        return progress.epochs * progress.steps_per_epoch
+    return progress.bar_total if not progress.first_step else None
+
+
+def training_lines(status: TrainingStatus) -> Iterator[str]:
+    """How it stands, its warnings and its journal, a line each."""
+    yield f"{status_word(status)}. {status_sentence(status)}".strip()
+    facts = "  ".join(f"{name}: {value}" for name, value in progress_facts(status.progress))
+    if facts:
+        yield facts
+    if status.record:
+        yield from (f"Warning: {each}" for each in status.record.warnings)
+    yield from (f"{local_time(line.at_ns)}  {line.text}" for line in status.journal)
+
+
+def training_json(status: TrainingStatus) -> dict[str, Any]:
+    """The same for programs; see docs/report-schema.md."""
+    record = status.record
+    return {
+        "life": status.life.value,
+        "word": status_word(status),
+        "status": record.status.value if record else None,
+        "attempt": record.attempt if record else None,
+        "started_at": utc_time(record.started_ns) if record else None,
+        "bring_back": record.bring_back if record else None,
+        "resumed_from": (record.resumed_from or None) if record else None,
+        "exit_status": record.exit_status if record else None,
+        "message": status_sentence(status),
+        "warnings": list(record.warnings) if record else [],
+        "progress": status.progress.to_json(),
+        "journal": [
+            {"at": utc_time(line.at_ns), "kind": line.kind, "text": line.text} for line in status.journal
+        ],
+    }

@@ -1,0 +1,1 @@
+"""``train.sh`` and ``train.bat``: parsed, edited, and their paths understood."""

@@ -1,0 +1,1 @@
+"""A state directory on disk, as facts."""

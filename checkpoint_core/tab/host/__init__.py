@@ -1,0 +1,1 @@
+"""FluxGym, the app that the tab is mounted in."""

@@ -1,0 +1,55 @@
+"""The Python that trains, as the tab shows it and lets it be chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from checkpoint_core.atomic_write import WriteFailed
+from checkpoint_core.audit.wording import environment_line
+from checkpoint_core.environment.facts import EnvironmentFacts
+from checkpoint_core.environment.interpreters import asker, choices, remember, remembered
+from checkpoint_core.tab.views import actions as action_view
+from checkpoint_core.tab.views.markup import safe_name
+
+
+class TrainingPython:
+    """The Python that trains in one FluxGym folder.
+
+    Only one that this machine itself names can be chosen: no path comes from the browser.
+
+    :param root: FluxGym's folder.
+    :param chosen: the one that was named when the tab was started.
+    :param hosting: this process is FluxGym itself.
+    """
+
+    def __init__(self, root: Path, chosen: Path | None, hosting: bool) -> None:
+        self._root = root
+        self.environment = asker(root, chosen=chosen, hosting=hosting)
+
+    def choices(self) -> list[tuple[str, str]]:
+        """The Pythons for the picker: what is shown, and the value."""
+        found = [(f"{item.path} ({item.source})", str(item.path)) for item in choices(self._root)]
+        return [("Automatic", ""), *((safe_name(label), safe_name(path)) for label, path in found)]
+
+    def chosen(self) -> str:
+        """The value of the picker; empty where the Python is found automatically."""
+        known = remembered(self._root)
+        return safe_name(str(known)) if known else ""
+
+    def choose(self, value: str) -> str:
+        """Keep which Python trains in this FluxGym; empty for automatic. Returns what to show, as HTML."""
+        offered = {safe_name(str(item.path)): item.path for item in choices(self._root)}
+        if value and value not in offered:
+            return action_view.error_view(f"There is no Python {value} any more; nothing was changed.")
+        try:
+            remember(self._root, offered.get(value))
+        except WriteFailed as error:
+            return action_view.error_view(f"The choice was not kept. {error}")
+        return self.view()
+
+    def view(self) -> str:
+        """The Python that trains, and its versions, as HTML."""
+        environment = self.environment()
+        told = f"Training environment: {environment_line(environment)}"
+        is_known = isinstance(environment, EnvironmentFacts)
+        return action_view.info_view(told) if is_known else action_view.warning_view(told)

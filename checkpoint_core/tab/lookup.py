@@ -1,0 +1,23 @@
+"""Who knows the runs and checkpoints by the names that the page shows; what the desk's helpers need of it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from checkpoint_core.audit.auditor import Auditor, CheckpointReport, RunReport
+
+
+class Names(Protocol):
+    """A desk, as far as names go; :class:`checkpoint_core.tab.presenter.Desk` says what each raises."""
+
+    def auditor(self, layout: str = "") -> Auditor:
+        """The auditor for a layout."""
+        ...
+
+    def run(self, name: str, layout: str = "") -> RunReport:
+        """A run by the name that the page shows."""
+        ...
+
+    def checkpoint(self, run: RunReport, name: str) -> CheckpointReport:
+        """A checkpoint by the name that the page shows."""
+        ...

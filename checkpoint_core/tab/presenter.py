@@ -1,0 +1,391 @@
+"""What stands between the tab's handlers and the core: one call a handler, names in, HTML text out.
+
+Names come from the browser and are only ever compared with what is on the disk, never made into a path.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from checkpoint_core.atomic_write import new_file
+from checkpoint_core.audit.auditor import (
+    Auditor,
+    CheckpointReport,
+    RunReport,
+    UnknownName,
+    find_latest_resumable,
+)
+from checkpoint_core.audit.findings import Verdict
+from checkpoint_core.audit.wording import run_summary, title, title_inside
+from checkpoint_core.recovery.planning import plan_recovery
+from checkpoint_core.recovery.repair import Choices, Mend
+from checkpoint_core.report.collect import diagnosis_for
+from checkpoint_core.report.diagnosis import Diagnosis
+from checkpoint_core.scripts.change import (
+    SCRIPT_TROUBLE,
+    Receipt,
+    ScriptChange,
+    ScriptChangedSinceShown,
+    plan_fresh,
+    plan_resume,
+)
+from checkpoint_core.scripts.run_command import run_command
+from checkpoint_core.scripts.tokens import Dialect
+from checkpoint_core.states.discovery import OutputsFolderError
+from checkpoint_core.states.layout import Layout
+from checkpoint_core.states.repair_records import RepairRecord
+from checkpoint_core.tab import sample_images as samples
+from checkpoint_core.tab.background import Trials
+from checkpoint_core.tab.host import gym
+from checkpoint_core.tab.interpreter_picker import TrainingPython
+from checkpoint_core.tab.repair_presenter import Done, Question, RepairDesk
+from checkpoint_core.tab.training_presenter import Room, TrainingDesk, TrainingQuestion
+from checkpoint_core.tab.views import actions as action_view
+from checkpoint_core.tab.views import panel as panel_view
+from checkpoint_core.tab.views import table as table_view
+from checkpoint_core.tab.views.markup import safe_name
+from checkpoint_core.tab.views.recovery import mend_view
+
+#: What can go wrong with a press on a run's script, each with a text for the user.
+TROUBLE = (*SCRIPT_TROUBLE, UnknownName, OutputsFolderError)
+
+#: The choices of layout: what is shown, and the name; any that is no layout's leaves it to the script.
+LAYOUTS = (
+    ("Automatic (from the train script)", "auto"),
+    ("sd-scripts", Layout.SD_SCRIPTS.value),
+    ("accelerate with registered objects", Layout.ACCELERATE_OBJECTS.value),
+)
+EMPTY_OUTPUTS = (
+    "There are no runs yet. FluxGym writes one folder for each LoRA into “outputs”. To be able to resume, open "
+    "“Advanced options” in the Gym tab and tick --save_state before you press “Start training”: each saved epoch "
+    "then gets a checkpoint, which is listed here."
+)
+
+
+@dataclass(frozen=True)
+class RunView:
+    """All that the page shows of one run; every text is HTML.
+
+    ``run`` is its name, empty where there is none to show; ``selected`` a checkpoint's name or empty.
+    """
+
+    run: str
+    headline: str
+    table: str
+    ways: str = ""
+    panel: str = ""
+    preview: str = ""
+    selected: str = ""
+    resumes: bool = False
+    refusal: str = ""
+    change: ScriptChange | None = None
+    mend: Mend | None = None
+    room: Room = field(default_factory=Room)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a press of a button did; ``receipt`` can take it back, ``state_path`` is what is resumed from now."""
+
+    message: str
+    receipt: Receipt | RepairRecord | None = None
+    state_path: Path | None = None
+    written: bool = False
+    #: What is asked with the message.
+    question: TrainingQuestion | None = None
+
+
+class Desk:
+    """The tab's one conversation partner for one outputs folder; safe to use from several threads.
+
+    :param python: the Python that trains, where it was named when the tab was started.
+    :param hosting: this process is FluxGym itself.
+    """
+
+    def __init__(self, outputs: Path | str, *, python: Path | None = None, hosting: bool = False) -> None:
+        self.outputs = Path(outputs).absolute()
+        self.python = TrainingPython(self.outputs.parent, python, hosting)
+        self._auditors: dict[Layout | None, Auditor] = {}
+        self.trials = Trials(self)
+        self.repairs = RepairDesk(self)
+        self.training = TrainingDesk(self)
+        self._thumbnail = lru_cache(maxsize=256)(lambda path, _: samples.thumbnail(path))
+
+    def auditor(self, layout: str = "") -> Auditor:
+        """The auditor for a layout by its name; any other text leaves the choice to the script."""
+        chosen = next((kind for kind in Layout if kind.value == layout), None)
+        fresh = Auditor(self.outputs, chosen, environment=self.python.environment)
+        return self._auditors.setdefault(chosen, fresh)
+
+    def choices(self) -> list[tuple[str, str]]:
+        """The runs for the picker, newest first: what is shown, and the name; none where the folder is missing."""
+        try:
+            newest = self.newest_first()
+        except OutputsFolderError:
+            return []
+        return [
+            (f"{safe_name(run.name)} ({safe_name(run_summary(run))})", safe_name(run.name)) for run in newest
+        ]
+
+    def newest_first(self) -> list[RunReport]:
+        """All runs, the one in which something was written last at the front.
+
+        :raises OutputsFolderError: when the folder is missing.
+        """
+        return sorted(self.auditor().audit().runs, key=lambda run: run.facts.modified_ns, reverse=True)
+
+    def run(self, name: str, layout: str = "") -> RunReport:
+        """A run by the name that the page shows.
+
+        :raises UnknownName: when it is no plain child of the outputs folder.
+        :raises OutputsFolderError: when the folder is missing.
+        """
+        auditor = self.auditor(layout)
+        real = next((each for each in auditor.run_names() if safe_name(each) == name), None)
+        if real is None:
+            raise UnknownName(
+                f"There is no run “{name}” in {self.outputs}. It may have been removed; refresh."
+            )
+        return auditor.audit_run(real)
+
+    def checkpoint(self, run: RunReport, name: str) -> CheckpointReport:
+        """A checkpoint by the name that the page shows.
+
+        :raises UnknownName: when the run has none of that name.
+        """
+        found = next((item for item in run.checkpoints if safe_name(item.name) == name), None)
+        if found is None:
+            raise UnknownName(
+                f"The run “{safe_name(run.name)}” has no checkpoint “{name}”. It may have been removed."
+            )
+        return found
+
+    def show(
+        self, run_name: str, selected: str, sort: str, layout: str = "", choices: Choices | None = None
+    ) -> RunView:
+        """A run's page. Where the selected checkpoint is gone, the one that is best to resume takes its place.
+
+        Where none resumes, that is the newest that needs a fix.
+        """
+        choices = choices or Choices()
+        if not run_name:
+            return RunView("", action_view.info_view(self._nothing()), "")
+        try:
+            run = self.run(run_name, layout)
+        except (UnknownName, OutputsFolderError) as error:
+            return RunView("", action_view.error_view(str(error)), "")
+        names = {safe_name(item.name) for item in run.checkpoints}
+        if selected not in names:
+            best = find_latest_resumable(run).checkpoint or next(iter(_mendable(run)), None)
+            selected = safe_name(best.name) if best else ""
+        view = RunView(
+            run_name,
+            table_view.headline_view(run),
+            table_view.table_view(run, selected, sort),
+            self.repairs.ways(run, layout, choices),
+            room=self.training.room(run, self.repairs.recovery(run, layout, choices)),
+        )
+        if not selected:
+            return replace(view, panel=panel_view.nothing_selected(bool(names)))
+        return self._with_panel(view, run, self.checkpoint(run, selected), layout, choices)
+
+    def _nothing(self) -> str:
+        try:
+            return EMPTY_OUTPUTS if not self.auditor().run_names() else "Choose a run."
+        except OutputsFolderError as error:
+            return str(error)
+
+    def _with_panel(
+        self, view: RunView, run: RunReport, item: CheckpointReport, layout: str, choices: Choices
+    ) -> RunView:
+        change, preview, resumes = None, "", item.verdict.resumes
+        mend = self.repairs.mend(run, item, layout, choices)
+        refusal = action_view.refusal(item)
+        if resumes:
+            try:
+                change = plan_resume(run.facts.path, item.name)
+                preview = action_view.preview_view(change.diff, change.notes)
+            except TROUBLE as error:
+                resumes, refusal = False, "The train script cannot be changed; see below."
+                preview = action_view.error_view(str(error))
+        found = samples.find_samples(item, self.outputs)
+        images = (self._thumbnail(sample.path, sample.modified_ns) for sample in found)
+        panel = panel_view.panel_view(item, [image for image in images if image])
+        return replace(
+            view,
+            panel=panel + self.repairs.repaired(run, item),
+            preview=preview + (mend_view(mend) if mend else ""),
+            selected=safe_name(item.name),
+            resumes=resumes,
+            refusal=refusal,
+            change=change,
+            mend=mend,
+        )
+
+    def resume(self, run_name: str, selected: str, shown: ScriptChange | None, layout: str = "") -> Outcome:
+        """Check the checkpoint once more and write what was shown; where the script changed since, nothing."""
+        try:
+            run = self.run(run_name, layout)
+            item = self.checkpoint(run, selected)
+            if not item.verdict.resumes:
+                return Outcome(
+                    action_view.error_view(f"{title(item)} does not resume. {action_view.refusal(item)}")
+                )
+            if item.needs_rehearsal:
+                return Outcome(action_view.info_view("It was not rehearsed to the end; nothing was changed."))
+            change = plan_resume(run.facts.path, item.name)
+            # What is written is what was shown: not another run's plan, nor a plan for a script since changed.
+            if shown is not None and not _is_same(shown, change):
+                raise ScriptChangedSinceShown(change.path)
+            return self._done(
+                f"The train script now resumes from {title_inside(item)}.", run, change, item.facts.path
+            )
+        except TROUBLE as error:
+            return Outcome(action_view.error_view(str(error)))
+
+    def resume_shown(self, view: RunView | None, layout: str = "") -> Outcome:
+        """:meth:`resume` of what a page showed; ``None`` where it has not been shown anything by this process."""
+        if view is None:
+            told = (
+                "The page was older than what serves it. It is up to date now: look again, and press again."
+            )
+            return Outcome(action_view.info_view(told))
+        return self.resume(view.run, view.selected, view.change, layout)
+
+    def resume_now(self, view: RunView | None, layout: str, bring_back: bool) -> Outcome:
+        """Write what a page showed into the script and start the training; nothing where it cannot be started."""
+        if view is not None and (trouble := self.training.may_start(view.run)):
+            return Outcome(trouble)
+        written = self.resume_shown(view, layout)
+        if view is None or not written.written:
+            return written
+        started = self.training.start(view.run, bring_back)
+        message = started.message if started.done else written.message + started.message
+        return replace(written, message=message, question=started.question)
+
+    def start_fresh(self, run_name: str, shown: ScriptChange | None) -> Outcome:
+        """Remove ``--resume`` from the run's script as it was shown; where the script changed since, nothing."""
+        try:
+            run = self.run(run_name)
+            change = plan_fresh(run.facts.path)
+            if shown is None or not _is_same(shown, change):
+                raise ScriptChangedSinceShown(change.path)
+            what = "The train script now starts from the beginning: --resume is gone."
+            return self._done(what, run, change, None)
+        except TROUBLE as error:
+            return Outcome(action_view.error_view(str(error)))
+
+    def _done(self, what: str, run: RunReport, change: ScriptChange, state: Path | None) -> Outcome:
+        receipt = change.execute()
+        backup = receipt.backup.name if receipt.backup else None
+        lines = (*change.summary, *change.notes) if not change.is_noop else ("The script already said so.",)
+        run_it = run_command(change.path, run.facts.script.output_dir if run.facts.script else None)
+        message = action_view.done_view(what, run_it.command, run_it.folder, backup, lines)
+        return Outcome(message, None if change.is_noop else receipt, state, written=True)
+
+    def repair_shown(self, view: RunView | None, layout: str = "") -> Outcome:
+        """Carry out the repair that a page showed; where anything changed since, nothing."""
+        run_name, mend = (view.run, view.mend) if view else ("", None)
+        return self._outcome(self.repairs.repair(run_name, layout, mend), run_name)
+
+    def answer(self, run_name: str, question: Question | TrainingQuestion | None) -> Outcome:
+        """Do what a question asked."""
+        if isinstance(question, TrainingQuestion):
+            told = self.training.answer(question)
+            return Outcome(told.message, question=told.question)
+        return self._outcome(self.repairs.answer(question), run_name)
+
+    def _outcome(self, done: Done, run_name: str) -> Outcome:
+        if not done.written:
+            return Outcome(done.message, done.undo)
+        return Outcome(done.message, done.undo, self._present_target(run_name), written=True)
+
+    def undo(self, run_name: str, receipt: Receipt | RepairRecord | None) -> Outcome:
+        """Bring back what a press changed, unless somebody changed it since."""
+        if isinstance(receipt, RepairRecord):
+            done = self.repairs.undo(run_name, receipt)
+            return replace(self._outcome(done, run_name), receipt=None if done.written else receipt)
+        if receipt is None:  # a second press, while the first was being carried out
+            return Outcome(action_view.info_view("There is nothing to undo."))
+        try:
+            receipt.undo()
+        except (*TROUBLE, LookupError) as error:
+            return Outcome(action_view.error_view(str(error)), receipt)
+        return Outcome(
+            action_view.info_view(f"{receipt.path.name} is as it was before."),
+            state_path=self._present_target(safe_name(receipt.path.parent.name)),
+            written=True,
+        )
+
+    def _present_target(self, run_name: str) -> Path | None:
+        """The state that a run's script resumes from now, if it is one of its run."""
+        try:
+            run = self.run(run_name)
+            return run.checkpoint(run.facts.resume_target.state_name or "").facts.path
+        except (UnknownName, OutputsFolderError):
+            return None
+
+    def preview_fresh(self, run_name: str) -> tuple[str, ScriptChange | None]:
+        """What “Start fresh” would change, as HTML and as the change; ``None`` where there is nothing to change."""
+        try:
+            change = plan_fresh(self.run(run_name).facts.path)
+        except TROUBLE as error:
+            return action_view.error_view(str(error)), None
+        if change.is_noop:
+            told = "The train script has no --resume: it starts from the beginning already."
+            return action_view.info_view(told), None
+        return action_view.fresh_view(change.diff), change
+
+    def carry(
+        self, host: gym.Gym, values: Sequence[Any], run_name: str, state: str | bool
+    ) -> tuple[list[Any] | None, str]:
+        """:meth:`checkpoint_core.tab.host.gym.Gym.carry` of a run's script as it is now.
+
+        :param state: the path that is resumed from; any other value clears FluxGym's ``--resume``.
+        """
+        try:
+            script = self.run(run_name).facts.script
+        except (UnknownName, OutputsFolderError):
+            script = None
+        return host.carry(values, run_name, self.box_value(state), script)
+
+    def box_value(self, state: str | bool) -> str:
+        """What FluxGym's text box ``--resume`` must hold for a state's path, or to be cleared."""
+        dialect = Dialect.BAT if os.name == "nt" else Dialect.SH
+        return gym.box_value(Path(state) if isinstance(state, str) else None, dialect)
+
+    def diagnosis(self, run_name: str, layout: str = "") -> Diagnosis:
+        """The report of a run.
+
+        :raises UnknownName: when there is no such run.
+        :raises OutputsFolderError: when the outputs folder is missing.
+        """
+        run = self.run(run_name, layout)
+        return diagnosis_for(run, plan_recovery(self.auditor(layout), run))
+
+    def diagnosis_file(self, run_name: str, layout: str = "") -> Path:
+        """The report of a run as a zip file, in a temporary folder of its own.
+
+        :raises UnknownName: when there is no such run.
+        :raises OutputsFolderError: when the outputs folder is missing.
+        :raises WriteFailed: when the temporary folder cannot be written to.
+        """
+        report = self.diagnosis(run_name, layout)
+        return new_file(
+            Path(tempfile.mkdtemp(prefix="fluxgym-diagnosis-"), report.file_name), report.zip_bytes
+        )
+
+
+def _mendable(run: RunReport) -> Iterator[CheckpointReport]:
+    """The checkpoints that a fix would let resume, newest first: their panel says which."""
+    return (item for item in run.checkpoints if item.verdict is Verdict.NEEDS_FIX)
+
+
+def _is_same(shown: ScriptChange, now: ScriptChange) -> bool:
+    return (shown.path, shown.before, shown.after) == (now.path, now.before, now.after)

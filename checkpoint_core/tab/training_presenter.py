@@ -1,0 +1,303 @@
+"""What the tab does with trainings: shows them, starts, watches and stops them, and makes room for their saves."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from checkpoint_core.atomic_write import WriteFailed
+from checkpoint_core.audit.auditor import RunReport, UnknownName
+from checkpoint_core.audit.wording import title
+from checkpoint_core.environment.facts import EnvironmentFacts
+from checkpoint_core.recovery.options import Recovery
+from checkpoint_core.recovery.removal import Removal, RemovalRefused, links_in, look_again, plan_removal
+from checkpoint_core.recovery.retention import disk_outlook, plan_retention
+from checkpoint_core.states.discovery import OutputsFolderError
+from checkpoint_core.states.repair_records import RecordUnusable
+from checkpoint_core.tab.lookup import Names
+from checkpoint_core.tab.views import actions as action_view
+from checkpoint_core.tab.views import disk as retention_view
+from checkpoint_core.tab.views import training as training_view
+from checkpoint_core.tab.views.loss_plot import Mark
+from checkpoint_core.trainer.save_plan import save_rules
+from checkpoint_core.training import launcher as starting
+from checkpoint_core.training.event_files import EventLosses
+from checkpoint_core.training.launcher import CannotStart, DeviceBusy, NothingRuns, Start
+from checkpoint_core.training.log.progress import Progress
+from checkpoint_core.training.processes import members
+from checkpoint_core.training.record import Ask, TrainingRecord, ask
+from checkpoint_core.training.status import Processes, TrainingStatus, has_trace, in_use, training_status
+from checkpoint_core.units import human_bytes, human_seconds
+
+TROUBLE = (
+    CannotStart,
+    NothingRuns,
+    RemovalRefused,
+    RecordUnusable,
+    UnknownName,
+    OutputsFolderError,
+    WriteFailed,
+)
+
+
+@dataclass(frozen=True)
+class TrainingShown:
+    """All that the page shows of a run's training; every text is HTML."""
+
+    training: str = ""
+    log: str = ""
+    journal: str = ""
+    #: Whether there is a log and a journal to show.
+    has_trace: bool = False
+    can_start: bool = False
+    can_stop: bool = False
+    can_watch: bool = False
+    bring_back: bool = True
+
+
+@dataclass(frozen=True)
+class Room:
+    """The disk of a run: what the page says, and what may be ticked to go, as label and name."""
+
+    view: str = ""
+    choices: tuple[tuple[str, str], ...] = ()
+    #: Whether the saves to come have too little, so that it is shown without being asked for.
+    is_tight: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingQuestion:
+    """What the user is asked before a training is started beside another, stopped, or checkpoints are removed."""
+
+    run: str
+    kind: str
+    removal: Removal | None = None
+    bring_back: bool = False
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is said, as HTML, and what is asked with it; ``done`` whether anything was changed."""
+
+    message: str
+    question: TrainingQuestion | None = None
+    done: bool = False
+
+
+class TrainingDesk:
+    """The trainings of one desk."""
+
+    def __init__(self, desk: Names) -> None:
+        self._desk = desk
+        self._processes = Processes()
+        self._events = EventLosses()
+
+    def status(self, run: RunReport) -> TrainingStatus:
+        """How a run's training stands now."""
+        return training_status(run.facts.path, self._processes)
+
+    def show(self, run_name: str) -> TrainingShown:
+        """A run's training; nothing for a run that is not there."""
+        try:
+            run = self._desk.run(run_name)
+        except (UnknownName, OutputsFolderError):
+            return TrainingShown()
+        status = self.status(run)
+        if not status.history.points and has_trace(status):
+            pids = frozenset(each.pid for each in members(status.found)) if status.found else frozenset()
+            status = replace(status, history=self._events.of(run, pids))
+        marks = [
+            Mark(item.position.step, title(item), item.verdict.value)
+            for item in run.checkpoints
+            if item.position.step is not None
+        ]
+        html = training_view.training_view(status, _more(run, status), marks, time.time_ns())
+        return TrainingShown(
+            html,
+            training_view.log_view(status) if has_trace(status) else "",
+            training_view.journal_view(status.journal) if has_trace(status) else "",
+            has_trace=has_trace(status),
+            can_start=not status.is_running and run.facts.script is not None,
+            can_stop=status.is_running,
+            can_watch=status.is_running and not status.is_watched,
+            bring_back=_bring_back(status.record),
+        )
+
+    # --- starting and stopping --------------------------------------------------------------------------------------
+
+    def may_start(self, run_name: str) -> str:
+        """Why a run cannot be started now, as HTML; empty where it can, or only another training is in the way."""
+        try:
+            starting.check(self._start_of(self._desk.run(run_name), False, True))
+        except TROUBLE as error:
+            return action_view.error_view(str(error))
+        return ""
+
+    def start(self, run_name: str, bring_back: bool, force: bool = False, fresh: bool = False) -> Told:
+        """Start a run's training as its script says.
+
+        :param force: beside another training on the same GPU.
+        :param fresh: even if it begins at epoch 1 and overwrites what is there.
+        """
+
+        def work() -> Told:
+            run = self._desk.run(run_name)
+            if (lost := starting.overwrites(run)) and not (fresh or force):
+                question = TrainingQuestion(run_name, "fresh", bring_back=bring_back)
+                return Told(action_view.warning_view(f"{lost} Begin at epoch 1 all the same?"), question)
+            try:
+                starting.start_detached(self._start_of(run, bring_back, force))
+            except DeviceBusy as error:
+                question = TrainingQuestion(run_name, "force", bring_back=bring_back)
+                return Told(action_view.warning_view(f"{error} Start it all the same?"), question)
+            back = " If it crashes, it is brought back." if bring_back else ""
+            told = (
+                "The training is starting. It goes on when this page is closed and when FluxGym is restarted."
+                f"{back} It stands above, with its log."
+            )
+            return Told(action_view.good_view(told), done=True)
+
+        return self._guarded(work)
+
+    def _start_of(self, run: RunReport, bring_back: bool, force: bool) -> Start:
+        environment = run.environment
+        python = environment.executable if isinstance(environment, EnvironmentFacts) else None
+        return Start(run.facts.path, bring_back, force, python)
+
+    def watch(self, run_name: str, bring_back: bool) -> Told:
+        """Watch a training that was started elsewhere."""
+
+        def work() -> Told:
+            run = self._desk.run(run_name)
+            starting.watch_detached(self._start_of(run, bring_back, True))
+            back = (
+                " If it ends before its last epoch it is brought back, whoever ended it: to end it, stop it here."
+                if bring_back
+                else ""
+            )
+            told = f"It is watched from now on: each save is checked.{back}"
+            return Told(action_view.good_view(told), done=True)
+
+        return self._guarded(work)
+
+    def set_bring_back(self, run_name: str, bring_back: bool) -> None:
+        """Tell a watcher that is at work what to do at a crash; without one the next start is told."""
+        try:
+            run = self._desk.run(run_name)
+            status = self.status(run)
+            if status.is_watched and status.record and status.record.bring_back != bring_back:
+                ask(run.facts.path, Ask.BRING_BACK if bring_back else Ask.LEAVE)
+        except TROUBLE:
+            return  # the box shows what holds at the next look
+
+    def ask_stop(self, run_name: str) -> Told:
+        """What a stop would do, and the question whether to do it."""
+
+        def work() -> Told:
+            status = self.status(self._desk.run(run_name))
+            if not status.is_running:
+                return Told(action_view.info_view("No training of this run is running."))
+            lost = _lost_by_stop(status.progress)
+            told = (
+                f"Stop the training of “{run_name}”? A save that is going on is finished first, then all its processes "
+                f"are ended.{lost}"
+            )
+            return Told(action_view.warning_view(told), TrainingQuestion(run_name, "stop"))
+
+        return self._guarded(work)
+
+    def answer(self, question: TrainingQuestion) -> Told:
+        """Do what the question asked."""
+        if question.kind == "fresh":
+            return self.start(question.run, question.bring_back, fresh=True)
+        if question.kind == "force":
+            return self.start(question.run, question.bring_back, force=True)
+        if question.kind == "remove" and question.removal is not None:
+            return self._guarded(lambda: self._remove(question))
+
+        def work() -> Told:
+            run = self._desk.run(question.run)
+            return Told(action_view.info_view(starting.stop(run.facts.path)), done=True)
+
+        return self._guarded(work)
+
+    # --- room on the disk -------------------------------------------------------------------------------------------
+
+    def room(self, run: RunReport, recovery: Recovery) -> Room:
+        """The disk against the saves to come, and what may go."""
+        plan = plan_retention(run, recovery, in_use(run.facts.path, self._processes), links_in(run))
+        choices = tuple(retention_view.retention_choices(plan))
+        outlook = disk_outlook(run)
+        tight = outlook.is_enough is False
+        return Room(retention_view.retention_view(outlook, plan), choices, tight)
+
+    def ask_remove(self, run_name: str, names: Sequence[str], layout: str) -> Told:
+        """Which checkpoints would be removed, and the question whether to do it."""
+
+        def work() -> Told:
+            run = self._desk.run(run_name, layout)
+            auditor = self._desk.auditor(layout)
+            _, plan = look_again(auditor, run.name, lambda: in_use(run.facts.path))()
+            removal = plan_removal(run, retention_view.chosen_names(plan, names), plan)
+            listed = ", ".join(f"{each.name} ({human_bytes(each.size_bytes)})" for each in removal.states)
+            told = f"Remove for good: {listed}? Their LoRA files stay. This cannot be undone."
+            return Told(action_view.warning_view(told), TrainingQuestion(run_name, "remove", removal))
+
+        return self._guarded(work)
+
+    def _remove(self, question: TrainingQuestion) -> Told:
+        run = self._desk.run(question.run)
+        assert question.removal is not None  # noqa: S101 - a question of that kind has one
+        look = look_again(self._desk.auditor(), run.name, lambda: in_use(run.facts.path))
+        removed = question.removal.execute(look)
+        count = len(removed.names)
+        noun = "checkpoint was" if count == 1 else "checkpoints were"
+        told = f"{count} {noun} removed; {human_bytes(removed.freed_bytes)} are free again."
+        return Told(action_view.good_view(told), done=True)
+
+    def _guarded(self, work: Callable[[], Told]) -> Told:
+        try:
+            return work()
+        except TROUBLE as error:
+            return Told(action_view.error_view(str(error)))
+
+
+def _bring_back(record: TrainingRecord | None) -> bool:
+    return record.bring_back if record is not None else True
+
+
+def _lost_by_stop(progress: Progress) -> str:
+    if progress.step is None or not progress.steps_per_epoch:
+        return ""
+    since = progress.step % progress.steps_per_epoch
+    noun = "step" if since == 1 else "steps"
+    return f" {since:,} {noun} of the epoch under way would have to be trained again." if since else ""
+
+
+def _more(run: RunReport, status: TrainingStatus) -> Iterator[tuple[str, str]]:
+    """What the run adds to the training's numbers: the next save, and the disk."""
+    if status.is_running and (told := _next_save(run, status.progress)):
+        yield "Next save", told
+    try:
+        yield "Disk left", human_bytes(shutil.disk_usage(run.facts.path).free)
+    except OSError:
+        return
+
+
+def _next_save(run: RunReport, progress: Progress) -> str:
+    """When the next checkpoint is due: ``epoch 8, in 12 min 30 s``."""
+    script = run.facts.script
+    rules = save_rules(script, progress.epochs) if script else None
+    if rules is None or progress.epoch is None or not rules.saves_states or not rules.every_epochs:
+        return ""
+    due = -(-progress.epoch // rules.every_epochs) * rules.every_epochs
+    last = progress.epochs is not None and due >= progress.epochs
+    name = "the end" if last else f"epoch {due}"
+    if last and progress.epochs is not None:
+        due = progress.epochs
+    if progress.steps_per_epoch and progress.seconds_per_step and progress.step is not None:
+        steps = max(0, due * progress.steps_per_epoch - progress.step)
+        return f"{name}, in {human_seconds(steps * progress.seconds_per_step)}"
+    return name

@@ -1,0 +1,107 @@
+"""The ways on for a run, as HTML: the list, what one of them changes, and what a repair of the selected one does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from checkpoint_core.recovery.options import NOTHING, Kind, Recovery, Way
+from checkpoint_core.recovery.repair import Mend
+from checkpoint_core.states.repair_records import RepairRecord
+from checkpoint_core.tab.views.markup import WAY_BOX, diff_block, notice, sets, text
+
+#: What is written into the box in the place of a number: take a repair back, finish one that was interrupted.
+UNDO, FINISH = "undo", "finish"
+
+
+def ways_view(recovery: Recovery) -> str:
+    """The list, best first; each entry is pressed to see everything that it would change. Folded where all is well."""
+    best = recovery.recommended
+    is_plain = best is not None and best.kind is Kind.RESUME and len(recovery.ways) > 1
+    items = "".join(_way(number, way, way is best) for number, way in enumerate(recovery.ways, 1))
+    opened = "" if is_plain else " open"
+    told = "" if is_plain else f"<p>{text(recovery.headline)}</p>"
+    return (
+        f'<details class="ck-ways"{opened}><summary>Ways on, the best first</summary>{told}'
+        f"<ol>{items}</ol></details>"
+    )
+
+
+def _way(number: int, way: Way, is_best: bool) -> str:
+    best = ' <span class="ck-badge ck-ready">Recommended</span>' if is_best else ""
+    outlook = f"<div>{text(way.outlook)}</div>" if way.outlook else ""
+    label = "Show what it changes"
+    return (
+        f'<li class="ck-way"><div><strong>{text(way.title)}</strong>{best}</div>'
+        f'<div class="ck-quiet">Keeps: {text(way.keeps)}</div><div class="ck-quiet">Loses: {text(way.loses)}</div>'
+        f'{outlook}<button type="button" class="ck-choose" aria-label="{label}: {text(way.title)}" '
+        f"{sets(WAY_BOX, str(number))}>{label}</button></li>"
+    )
+
+
+def mend_view(mend: Mend) -> str:
+    """What “Repair and resume” does with the selected checkpoint, before it is done."""
+    return (
+        '<details class="ck-preview" open><summary>What “Repair and resume” changes</summary>'
+        f"{_changes(mend)}</details>"
+    )
+
+
+def _changes(mend: Mend) -> str:
+    costs, notes = _list(mend.costs), _list(mend.notes)
+    lost = f"<p>What is lost:</p>{costs}" if costs else "<p>Nothing of the training is lost.</p>"
+    return (
+        f"{_list(mend.does)}{lost}{f'<p>What to know:</p>{notes}' if notes else ''}"
+        f"{f'<p class=ck-outlook>{text(mend.outlook)}</p>' if mend.outlook else ''}"
+        f"{diff_block(mend.diff) if mend.diff else ''}"
+    )
+
+
+def _list(lines: Iterable[str]) -> str:
+    items = "".join(f"<li>{text(line)}</li>" for line in lines)
+    return f"<ul>{items}</ul>" if items else ""
+
+
+def question_view(way: Way, diff: str) -> str:
+    """Everything that a way changes, with the question whether to do it."""
+    changes = _changes(way.mend) if way.mend else diff_block(diff) if diff else ""
+    nothing = "" if changes else "<p>The train script says so already.</p>"
+    # A repair that loses nothing says so itself, with what it changes.
+    loses = "" if way.mend and way.loses == NOTHING else f"<p>Loses: {text(way.loses)}</p>"
+    return notice("warning", f'<p class="ck-headline">{text(way.title)}?</p>{loses}{changes}{nothing}')
+
+
+def repaired_view(record: RepairRecord) -> str:
+    """That a checkpoint was repaired, and the way back."""
+    lines = _list(f"{file.name}: {file.does}" for file in record.files)
+    script = _list([f"{record.script.name} was changed."]) if record.script else ""
+    return (
+        f'<details class="ck-repaired"><summary>Repaired {text(record.made_at[:10])}</summary>{lines}{script}'
+        f'<button type="button" class="ck-choose" {sets(WAY_BOX, UNDO)}>Undo this repair</button></details>'
+    )
+
+
+def interrupted_view(half: Iterable[RepairRecord]) -> str:
+    """That repairs were interrupted, and the button that finishes them."""
+    names = ", ".join(record.state for record in half)
+    return notice(
+        "bad",
+        f"<p>A repair of {text(names)} was interrupted before its last file was in its place. Nothing is lost; do not "
+        f'resume before it is finished.</p><button type="button" class="ck-choose" {sets(WAY_BOX, FINISH)}>'
+        "Finish the repair</button>",
+    )
+
+
+def undo_question(record: RepairRecord, keeps_script: bool) -> str:
+    """What an undo brings back, with the question whether to do it."""
+    names = [file.name for file in record.files]
+    names += [record.script.name] if record.script and not keeps_script else []
+    note = (
+        f"<p>{text(record.script.name)} was changed since and stays as it is.</p>"
+        if keeps_script and record.script
+        else ""
+    )
+    return notice(
+        "warning",
+        f'<p class="ck-headline">Undo the repair of {text(record.state)}?</p>'
+        f"<p>This brings back as it was before: {text(', '.join(names))}.</p>{note}",
+    )

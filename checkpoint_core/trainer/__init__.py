@@ -1,0 +1,1 @@
+"""What sd-scripts will do; pure, except for the dataset."""

@@ -1,0 +1,249 @@
+"""What the trainer will do when it is resumed from a state: the epochs, the rate, the saves to come; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import PureWindowsPath
+
+from checkpoint_core.environment.facts import Surroundings
+from checkpoint_core.formats.train_state import TrainState
+from checkpoint_core.states import layout
+from checkpoint_core.states.facts import Damage, LoraFacts, OptimizerFacts, ScriptFacts, StateFacts
+from checkpoint_core.states.layout import Layout
+from checkpoint_core.trainer.epoch_length import epoch_length
+from checkpoint_core.trainer.learning_rate import differs, learning_rate_at, rate_text, saved_rates
+from checkpoint_core.trainer.position import (
+    Position,
+    accumulation_steps,
+    last_epoch,
+    launch_epoch,
+    launch_step,
+    total_steps,
+    why_undecided,
+)
+from checkpoint_core.trainer.save_plan import (
+    Change,
+    Launch,
+    changes,
+    most_room,
+    overwritten_steps,
+    removed_states,
+    save_rules,
+)
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What the trainer will do from a state, if it loads; ``None`` where that cannot be told.
+
+    Epochs count from 1; steps are optimizer updates, those in names counted from the launch on, as the trainer does.
+    ``done_epoch`` is the last epoch that is finished, ``should_start`` the epoch at which the training should go on,
+    ``start_epoch`` the one at which it will. ``stops_at_once``: the trainer finds nothing left to train.
+    ``learning_rate`` is that of the first step, ``later_rate`` that of the second. ``next_save`` is the next state
+    (``epoch 16`` or ``step 250``), ``saves_left`` their number. ``bytes_needed`` is the most room that the launch
+    takes at any moment besides what is there now. ``will_remove`` are states in the run's folder that retention
+    deletes, each with the moment; ``collisions`` names there with a step number that are written anew.
+    """
+
+    done_epoch: int | None
+    should_start: int | None
+    start_epoch: int | None
+    last_epoch: int | None
+    epochs_left: int | None = None
+    steps_left: int | None = None
+    stops_at_once: bool = False
+    repeated_steps: int = 0
+    skipped_steps: int = 0
+    learning_rate: float | None = None
+    later_rate: float | None = None
+    next_save: str | None = None
+    saves_left: int | None = None
+    bytes_needed: int | None = None
+    will_remove: tuple[tuple[str, str], ...] = ()
+    collisions: tuple[str, ...] = ()
+
+
+def make_outlook(facts: StateFacts, position: Position, around: Surroundings) -> Outlook | None:
+    """What the trainer will do; ``None`` where nothing is known, or where it stops over ``train_state.json``."""
+    if facts.layout is not Layout.SD_SCRIPTS or facts.problem or _stops_over(facts.train_state):
+        return None
+    script, lengths = around.script, epoch_length(position, around.script, around.dataset)
+    steps = lengths[0] if lengths and lengths[0] == lengths[1] else None
+    start = last = None
+    if not why_undecided(script):
+        starts = {launch_epoch(position, script, length) for length in lengths or (None,)}
+        start, last = starts.pop() if len(starts) == 1 else None, last_epoch(script, steps)
+    if start is None and last is None:
+        return None
+    outlook = Outlook(
+        done_epoch=position.next_epoch - 1 if position.next_epoch is not None else None,
+        should_start=position.next_epoch,
+        start_epoch=start,
+        last_epoch=last,
+    )
+    if script is not None and start is not None and last is not None:
+        outlook = _of_launch(outlook, facts, position, around, Launch(start, last, steps))
+    return outlook if outlook.stops_at_once else _with_rates(outlook, facts, script, steps)
+
+
+def _stops_over(train_state: object) -> bool:
+    """Whether the trainer stops while it reads ``train_state.json``; without the file it starts at epoch 1."""
+    return isinstance(train_state, Damage) or (
+        isinstance(train_state, TrainState) and train_state.current_step is None
+    )
+
+
+def _of_launch(
+    outlook: Outlook, facts: StateFacts, position: Position, around: Surroundings, launch: Launch
+) -> Outlook:
+    """With the epochs and steps that the launch trains, and with its saves."""
+    script = around.script
+    assert script is not None  # noqa: S101 - the caller has looked
+    if _finds_no_step(position, script, launch):
+        return replace(outlook, epochs_left=0, steps_left=0, stops_at_once=True, saves_left=0, bytes_needed=0)
+    launch = _counted(launch, position, script)
+    is_known = launch.steps_per_epoch is not None
+    begins_anew = launch.first_epoch == position.next_epoch and not launch.first_count
+    is_as_saved = launch.steps_per_epoch == position.steps_per_epoch
+    outlook = replace(
+        outlook,
+        # Wrong skipping may lead past the end: then it trains nothing, and saves the last state all the same.
+        epochs_left=max(0, launch.last_epoch - launch.first_epoch + 1),
+        steps_left=launch.last_count - launch.first_count if is_known else None,
+        skipped_steps=launch.first_count,
+        repeated_steps=position.repeated_steps if begins_anew and is_as_saved else 0,
+    )
+    rules = save_rules(script, launch.last_epoch)
+    told = changes(rules, launch) if rules else None
+    return outlook if told is None else _with_saves(outlook, told, facts, _names(around))
+
+
+def _finds_no_step(position: Position, script: ScriptFacts, launch: Launch) -> bool:
+    """Whether the trainer stops with “max_train_steps should be greater than initial step”."""
+    steps = launch.steps_per_epoch
+    done, total = launch_step(position, script, steps) or 0, total_steps(script, steps)
+    return launch.first_epoch > launch.last_epoch if total is None else 0 < done >= total
+
+
+def _counted(launch: Launch, position: Position, script: ScriptFacts) -> Launch:
+    """With the steps that the trainer counts; it starts from 0, or from the steps that it skips."""
+    steps = launch.steps_per_epoch
+    done, total = launch_step(position, script, steps) or 0, total_steps(script, steps)
+    skips = script.skip_until_initial_step and done > 0
+    # With several batches an update, the trainer counts what it skips in batches, and all else in updates.
+    if steps is None or total is None or (skips and accumulation_steps(script) != 1):
+        return replace(launch, steps_per_epoch=None)
+    epochs = launch.last_epoch - launch.first_epoch + 1
+    # --max_train_steps holds against the steps of this launch, so only a launch from epoch 1 is cut short by it.
+    return replace(launch, first_count=done % steps if skips else 0, last_count=min(epochs * steps, total))
+
+
+def _names(around: Surroundings) -> frozenset[str]:
+    """What lies where the launch saves; a script that was copied from another run saves into that run's folder."""
+    written = around.script.output_dir if around.script else None
+    is_here = around.elsewhere is None and (
+        written is None or PureWindowsPath(written).name == around.run.name
+    )
+    return around.names if is_here else frozenset()
+
+
+def _with_saves(
+    outlook: Outlook, told: tuple[Change, ...], facts: StateFacts, names: frozenset[str]
+) -> Outlook:
+    """With what the changes add up to, each save taken to be as large as this state and its LoRA file."""
+    states = [change for change in told if change.is_state and not change.is_removal]
+    room = most_room(told, names, facts.size_bytes, _lora_size(facts)) if facts.size_bytes else None
+    return replace(
+        outlook,
+        next_save=states[0].when if states else None,
+        saves_left=len(states),
+        bytes_needed=room,
+        will_remove=tuple(removed_states(told, names)),
+        collisions=overwritten_steps(told, names),
+    )
+
+
+def _lora_size(facts: StateFacts) -> int:
+    """Of the LoRA file of the same save; else of the state's weights, which are at least as large."""
+    if isinstance(facts.lora, LoraFacts):
+        return facts.lora.size_bytes
+    weights = facts.file(layout.WEIGHTS_SAFE)
+    return weights.size_bytes if weights else 0
+
+
+def _with_rates(
+    outlook: Outlook, facts: StateFacts, script: ScriptFacts | None, steps: int | None
+) -> Outlook:
+    saved = saved_rates(facts)
+    if saved is None:
+        optimizer = facts.optimizer
+        rates = optimizer.learning_rates if isinstance(optimizer, OptimizerFacts) else ()
+        return replace(outlook, learning_rate=max(rates, default=None))
+    base, rate, counted = saved
+    total = total_steps(script, steps)
+    later = None
+    if script is not None and total is not None:
+        later = learning_rate_at(script, base, counted // max(1, script.num_processes) + 1, total)
+    return replace(outlook, learning_rate=rate, later_rate=later)
+
+
+def outlook_sentence(outlook: Outlook) -> str:
+    """The outlook in one sentence; what is not known is left out.
+
+    ``Resumes after epoch 12 of 16, trains 4 epochs (1,000 steps), learning rate 8e-4, next save at epoch 16.``
+    """
+    if outlook.stops_at_once:
+        return f"Trains nothing: {_end(outlook)}."
+    parts = (_beginning(outlook), _amount(outlook), _rates(outlook), _saving(outlook))
+    return ", ".join(part for part in parts if part) + "."
+
+
+def _end(outlook: Outlook) -> str:
+    done, last = outlook.done_epoch, outlook.last_epoch
+    if done is None or last is None or done < last:
+        return "the trainer takes the training for finished"
+    return f"epoch {done} is done, and the script trains {_number(last, 'epoch')}"
+
+
+def _beginning(outlook: Outlook) -> str:
+    start, done = outlook.start_epoch, outlook.done_epoch
+    of = f" of {outlook.last_epoch}" if outlook.last_epoch is not None else ""
+    if start is None:
+        return f"Trains up to epoch {outlook.last_epoch}"
+    if outlook.should_start is None or done is None:
+        return f"Starts at epoch {start}{of}"
+    if start != outlook.should_start:
+        finished = f"{'only ' if start > done else ''}epoch {done}" if done else "no epoch"
+        return f"Starts at epoch {start}{of} although {finished} is done"
+    if outlook.skipped_steps:
+        return f"Resumes in epoch {start}{of} after its first {_number(outlook.skipped_steps, 'step')}"
+    if outlook.repeated_steps:
+        again = "is" if outlook.repeated_steps == 1 else "are"
+        steps = _number(outlook.repeated_steps, "step")
+        return f"Resumes at the beginning of epoch {start}{of} ({steps} {again} trained again)"
+    return f"Resumes after epoch {done}{of}" if done else f"Starts at epoch {start}{of}"
+
+
+def _amount(outlook: Outlook) -> str:
+    if outlook.epochs_left is None:
+        return ""
+    steps = f" ({_number(outlook.steps_left, 'step')})" if outlook.steps_left is not None else ""
+    return f"trains {_number(outlook.epochs_left, 'epoch')}{steps}"
+
+
+def _rates(outlook: Outlook) -> str:
+    rate, later = outlook.learning_rate, outlook.later_rate
+    if rate is None:
+        return ""
+    jump = f" at first, then {rate_text(later)}" if later is not None and differs(rate, later) else ""
+    return f"learning rate {rate_text(rate)}{jump}"
+
+
+def _saving(outlook: Outlook) -> str:
+    if outlook.saves_left is None:
+        return ""
+    return f"next save at {outlook.next_save}" if outlook.next_save else "saves no further checkpoint"
+
+
+def _number(count: int, unit: str) -> str:
+    return f"{count:,} {unit}" if count == 1 else f"{count:,} {unit}s"

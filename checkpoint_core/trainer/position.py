@@ -1,0 +1,238 @@
+"""Where a training stood when a state was saved, and where the trainer would go on; pure arithmetic.
+
+sd-scripts ``train_network.py``: a resumed trainer starts at epoch ``current_step // steps_per_epoch`` (counted
+from 0) and itself counts ``current_step`` from 0 again, so the states of a resumed launch hold relative steps,
+while ``current_epoch`` stays true. ``--initial_step`` and ``--initial_epoch`` take the place of ``current_step``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from checkpoint_core.formats.train_state import TrainState
+from checkpoint_core.states.facts import LoraFacts, OptimizerFacts, SchedulerFacts, ScriptFacts, StateFacts
+from checkpoint_core.states.layout import Layout, SavePoint
+
+#: sd-scripts ``train_util.py`` (``add_training_arguments``): the default of ``--max_train_steps``.
+DEFAULT_MAX_STEPS = 1600
+
+
+@dataclass(frozen=True)
+class Position:
+    """All that a state tells about where it stands. Epochs count from 1; steps are optimizer updates.
+
+    ``epoch`` is the epoch that was finished (of a step's state: under way); ``step`` the updates from the start of
+    the training to this point; ``mid_epoch`` whether the epoch was not finished. ``lifetime_step`` is what
+    the scheduler counted, repeated epochs included. ``start_epoch`` is where the trainer would go on by the
+    state alone, ``next_epoch`` where it should. ``None`` where it cannot be told.
+    """
+
+    epoch: int | None
+    step: int | None
+    mid_epoch: bool
+    steps_per_epoch: int | None
+    current_epoch: int | None
+    current_step: int | None
+    lifetime_step: int | None
+    optimizer_step: int | None
+    start_epoch: int | None
+    next_epoch: int | None
+
+    @property
+    def is_relative(self) -> bool | None:
+        """Whether the trainer would go on at a wrong epoch by this state's own numbers; ``None``: cannot tell."""
+        if self.start_epoch is None or self.next_epoch is None:
+            return None
+        return self.start_epoch != self.next_epoch
+
+    @property
+    def repeated_steps(self) -> int:
+        """Steps of the epoch under way that the trainer trains a second time."""
+        if not self.mid_epoch or self.step is None or not self.steps_per_epoch:
+            return 0
+        return self.step % self.steps_per_epoch
+
+
+def locate(facts: StateFacts, script: ScriptFacts | None, steps_per_epoch: int | None) -> Position:
+    """Fold all sources of a state's position into one."""
+    if facts.layout is Layout.ACCELERATE_OBJECTS:
+        return _of_custom_object(facts)
+    train_state = facts.train_state if isinstance(facts.train_state, TrainState) else None
+    current_epoch = train_state.current_epoch if train_state else None
+    current_step = train_state.current_step if train_state else None
+    lifetime = _lifetime(facts, script)
+    # The LoRA file of the same save knows the dataset as it was then; the run's other files are second best.
+    if isinstance(facts.lora, LoraFacts) and facts.lora.steps_per_epoch:
+        steps_per_epoch = facts.lora.steps_per_epoch
+    steps_per_epoch = steps_per_epoch or _implied_steps_per_epoch(
+        facts, current_epoch, current_step, lifetime
+    )
+    epoch = current_epoch if current_epoch is not None else _named_epoch(facts)
+    step, mid_epoch = _true_step(facts, epoch, current_step, lifetime, steps_per_epoch)
+    next_epoch = (epoch if mid_epoch else epoch + 1) if epoch is not None else None
+    # Equal counts mean that no resume came before: the trainer's own arithmetic then holds, whatever the numbers.
+    unresumed = current_step is not None and current_step == lifetime and not steps_per_epoch
+    return Position(
+        epoch=epoch,
+        step=step,
+        mid_epoch=mid_epoch,
+        steps_per_epoch=steps_per_epoch,
+        current_epoch=current_epoch,
+        current_step=current_step,
+        lifetime_step=lifetime,
+        optimizer_step=_optimizer_step(facts),
+        start_epoch=next_epoch if unresumed else _epoch_after(current_step, steps_per_epoch),
+        next_epoch=next_epoch,
+    )
+
+
+def _of_custom_object(facts: StateFacts) -> Position:
+    """accelerate's registered object keeps both numbers itself, and the trainer that wrote them reads them."""
+    step = getattr(facts.custom_object, "step", None)
+    epoch = getattr(facts.custom_object, "epoch", None)
+    return Position(
+        epoch, step, False, None, epoch, step, _lifetime(facts, None), _optimizer_step(facts), None, None
+    )
+
+
+def _optimizer_step(facts: StateFacts) -> int | None:
+    return facts.optimizer.step if isinstance(facts.optimizer, OptimizerFacts) else None
+
+
+def _lifetime(facts: StateFacts, script: ScriptFacts | None) -> int | None:
+    """``scheduler.last_epoch`` counts each update once a process (accelerate ``scheduler.py``, ``step``)."""
+    if not isinstance(facts.scheduler, SchedulerFacts) or facts.scheduler.last_epoch is None:
+        return None
+    return facts.scheduler.last_epoch // max(1, script.num_processes if script else 1)
+
+
+def _named_epoch(facts: StateFacts) -> int | None:
+    if facts.name.save_point is SavePoint.EPOCH:
+        return facts.name.number
+    return facts.lora.epoch if isinstance(facts.lora, LoraFacts) else None
+
+
+def _implied_steps_per_epoch(
+    facts: StateFacts, epoch: int | None, current_step: int | None, lifetime: int | None
+) -> int | None:
+    """From an epoch's own state, when its counts show that no resume came before it."""
+    at_end = facts.name.save_point in (SavePoint.EPOCH, SavePoint.LAST)
+    if at_end and epoch and current_step and current_step == lifetime and current_step % epoch == 0:
+        return current_step // epoch
+    return None
+
+
+def _true_step(
+    facts: StateFacts,
+    epoch: int | None,
+    current_step: int | None,
+    lifetime: int | None,
+    steps_per_epoch: int | None,
+) -> tuple[int | None, bool]:
+    """The step since the start of the training, and whether it lies inside an epoch."""
+    counted = current_step if current_step is not None else lifetime
+    if epoch is None or not steps_per_epoch:
+        return lifetime if lifetime is not None else counted, facts.name.save_point is SavePoint.STEP
+    if facts.name.save_point is SavePoint.EPOCH or not counted:
+        return epoch * steps_per_epoch, False
+    # A launch starts at the beginning of an epoch, so the count inside the epoch is right even when relative.
+    inside = (counted - 1) % steps_per_epoch + 1
+    return (epoch - 1) * steps_per_epoch + inside, inside != steps_per_epoch
+
+
+def _epoch_after(step: int | None, steps_per_epoch: int | None) -> int | None:
+    return step // steps_per_epoch + 1 if step is not None and steps_per_epoch else None
+
+
+def why_undecided(script: ScriptFacts | None) -> str | None:
+    """Why the script's own flags leave open where the training begins or ends; ``None`` when they are known.
+
+    sd-scripts prefers ``--initial_step`` to ``--initial_epoch``, and ``--max_train_epochs`` to
+    ``--max_train_steps``: of each pair only the first that is given counts.
+    """
+    if script is None:
+        return None
+    flags = ["--initial_step", "--max_train_epochs"]
+    flags += ["--initial_epoch"] * (script.initial_step is None)
+    flags += ["--max_train_steps"] * (script.max_train_epochs is None)
+    return script.why_unknown(*flags)
+
+
+def accumulation_steps(script: ScriptFacts) -> int | None:
+    """``--gradient_accumulation_steps``: batches that make one update; ``None`` where it cannot be told."""
+    if script.lacks("--gradient_accumulation_steps"):
+        return 1
+    number = script.number("--gradient_accumulation_steps")
+    return int(number) if number is not None and number >= 1 else None
+
+
+def launch_step(
+    position: Position, script: ScriptFacts | None, steps_per_epoch: int | None = None
+) -> int | None:
+    """The updates that the trainer takes for done when it starts (``train_network.py``, ``initial_step``).
+
+    ``steps_per_epoch`` are those of the launch, here and below; by default those of the saved state.
+    """
+    if script is not None and script.initial_step is not None:
+        return script.initial_step
+    if script is not None and script.initial_epoch is not None:
+        steps = steps_per_epoch or position.steps_per_epoch
+        return max(0, script.initial_epoch - 1) * steps if steps else None
+    return position.current_step or 0
+
+
+def launch_epoch(
+    position: Position, script: ScriptFacts | None, steps_per_epoch: int | None = None
+) -> int | None:
+    """The epoch (from 1) at which the trainer will go on, the script's own flags considered."""
+    steps = steps_per_epoch or position.steps_per_epoch
+    done = launch_step(position, script, steps)
+    if script is not None and script.skip_until_initial_step and done and accumulation_steps(script) != 1:
+        return _epoch_after_skipping(script, done, steps)
+    if script is not None and script.initial_step is None and script.initial_epoch is not None:
+        return max(1, script.initial_epoch)
+    if done == 0:
+        return 1
+    by_state = script is None or script.initial_step is None
+    return position.start_epoch if by_state and steps is None else _epoch_after(done, steps)
+
+
+def _epoch_after_skipping(script: ScriptFacts, done: int, steps_per_epoch: int | None) -> int | None:
+    """The trainer makes batches of the updates, and then divides them by the updates of an epoch all the same."""
+    accumulation = accumulation_steps(script)
+    return _epoch_after(done * accumulation, steps_per_epoch) if accumulation else None
+
+
+def last_epoch(script: ScriptFacts | None, steps_per_epoch: int | None) -> int | None:
+    """How many epochs the script trains; ``--max_train_epochs`` overrides ``--max_train_steps``."""
+    if script is None:
+        return None
+    if script.max_train_epochs is not None:
+        return script.max_train_epochs
+    return -(-max_steps(script) // steps_per_epoch) if steps_per_epoch else None
+
+
+def max_steps(script: ScriptFacts) -> int:
+    """The steps at which a training without ``--max_train_epochs`` ends."""
+    return DEFAULT_MAX_STEPS if script.max_train_steps is None else script.max_train_steps
+
+
+def total_steps(script: ScriptFacts | None, steps_per_epoch: int | None) -> int | None:
+    """The updates of the whole training, on which its schedule is laid out."""
+    if script is None:
+        return None
+    if script.max_train_epochs is None:
+        return max_steps(script)
+    return script.max_train_epochs * steps_per_epoch if steps_per_epoch else None
+
+
+def is_finished(position: Position, script: ScriptFacts | None, steps_per_epoch: int | None = None) -> bool:
+    """Whether the state stands at the end of what the script trains."""
+    epochs = last_epoch(script, steps_per_epoch or position.steps_per_epoch)
+    if script is None or epochs is None:
+        return False
+    if position.next_epoch is not None and position.next_epoch > epochs:
+        return True
+    # The last epoch may be cut short by the steps: its state stands inside it, with nothing left to train.
+    ends_by_steps = script.max_train_epochs is None and position.steps_per_epoch is not None
+    return ends_by_steps and position.step is not None and position.step >= max_steps(script)

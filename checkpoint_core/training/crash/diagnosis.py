@@ -1,0 +1,169 @@
+"""Why a training ended: its last lines and its exit status read, and said for people."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from checkpoint_core.training.crash.messages import CURES, EFFECTS, MAIN_MEMORY_WORDS, SENTENCES
+from checkpoint_core.training.crash.signs import (
+    DISK_FULL,
+    ERROR_SIGNS,
+    LINE_SIGNS,
+    MAIN_MEMORY,
+    CrashKind,
+    LogError,
+    errors_of,
+)
+from checkpoint_core.training.log.lines import joined
+from checkpoint_core.training.log.progress import Progress
+
+__all__ = ["Crash", "CrashKind", "hang_crash", "nan_crash", "read_crash"]
+
+_LONGEST_EVIDENCE = 300
+_LINES_AT_THE_END = 60
+
+#: 128 + signal from a shell, -signal from Python; the last is Windows' end by Ctrl+C or a closed window.
+_ASKED = frozenset({129, 130, 143, -1, -2, -15, 0xC000013A, 0xC000013A - 2**32})
+_KILLED = frozenset({137, -9})
+#: argparse and bash end with 2; 126 and 127 are bash's, 9009 is cmd's: the command cannot be run or found.
+_SCRIPT = frozenset({2, 126, 127, 9009})
+_SIGNAL = re.compile(r"died with <Signals\.SIG(\w+)|Signal \d+ \(SIG(\w+)\)")
+_EXIT = re.compile(r"returned non-zero exit status (-?\d{1,10})|exitcode\s*:\s*(-?\d{1,10})")
+
+_Told = tuple[CrashKind, str]
+
+
+@dataclass(frozen=True)
+class Crash:
+    """Why a training ended: what happened, what it means for the training, what to do, and the line that told it."""
+
+    kind: CrashKind
+    sentence: str
+    effect: str
+    cure: str
+    evidence: str
+
+
+def read_crash(tail: Sequence[str], exit_status: int | None, progress: Progress) -> Crash:
+    """Why a training ended, from its last lines (`LogReader.tail`), its exit status and how far it was."""
+    lines = joined(tail)
+    errors = errors_of(lines)
+    kind, evidence = (
+        _disk_full(errors)
+        or _signal(lines, exit_status)
+        or _by_error(errors)
+        or _by_line(lines)
+        or _by_status(lines, exit_status)
+        or (CrashKind.UNKNOWN, _last_words(lines, errors))
+    )
+    return _crash(kind, evidence, progress, exit_status)
+
+
+def hang_crash(minutes: float) -> Crash:
+    """A training that stood still for so long that it was taken for dead."""
+    sentence = SENTENCES[CrashKind.HANG].format(
+        minutes=f"{minutes:.0f}", plural="" if f"{minutes:.0f}" == "1" else "s"
+    )
+    return Crash(CrashKind.HANG, sentence, EFFECTS[CrashKind.HANG], CURES[CrashKind.HANG], "")
+
+
+def nan_crash(steps: int) -> Crash:
+    """A training whose loss has been no number for so many steps."""
+    sentence = SENTENCES[CrashKind.NAN_LOSS].format(steps=f"{steps:,}", plural="" if steps == 1 else "s")
+    return Crash(CrashKind.NAN_LOSS, sentence, EFFECTS[CrashKind.NAN_LOSS], CURES[CrashKind.NAN_LOSS], "")
+
+
+def _disk_full(errors: list[LogError]) -> _Told | None:
+    """A full disk lets much else fail after it, so it is looked for among all errors."""
+    for error in reversed(errors):
+        if DISK_FULL.search(error.message):
+            return CrashKind.DISK_FULL, error.line
+    return None
+
+
+def _signal(lines: Sequence[str], exit_status: int | None) -> _Told | None:
+    """A process that the system or a person ended; the launcher names the signal that ended the trainer."""
+    line, found = _last(lines, _SIGNAL)
+    name = (found[1] or found[2]) if found else ""
+    exit_line, inner = _inner_status(lines)
+    if exit_status in _ASKED or inner in _ASKED or name in ("INT", "TERM", "HUP"):
+        return CrashKind.ASKED_TO_END, line or exit_line
+    if exit_status in _KILLED or inner in _KILLED or name == "KILL":
+        return CrashKind.KILLED, line or exit_line
+    return None
+
+
+def _by_error(errors: list[LogError]) -> _Told | None:
+    """The last error that is not the launcher's, or one that it came from."""
+    own = [error for error in errors if not error.is_the_launchers]
+    for error in reversed(own):
+        for sign in ERROR_SIGNS:
+            if sign.tells(error):
+                return sign.kind, error.line
+        if not error.is_linked:
+            break
+    return (CrashKind.UNKNOWN, own[-1].line) if own else None
+
+
+def _by_line(lines: Sequence[str]) -> _Told | None:
+    for line in reversed(lines[-_LINES_AT_THE_END:]):
+        for sign in LINE_SIGNS:
+            if sign.words.search(line):
+                return sign.kind, line
+    return None
+
+
+def _by_status(lines: Sequence[str], exit_status: int | None) -> _Told | None:
+    line, inner = _inner_status(lines)
+    if exit_status in _SCRIPT or inner in _SCRIPT:
+        return CrashKind.SCRIPT_ERROR, line
+    return None
+
+
+def _inner_status(lines: Sequence[str]) -> tuple[str, int | None]:
+    """With which status the trainer ended, as its launcher says it."""
+    line, found = _last(lines, _EXIT)
+    return line, int(found[1] or found[2]) if found else None
+
+
+def _last(lines: Sequence[str], pattern: re.Pattern[str]) -> tuple[str, re.Match[str] | None]:
+    """The last of the final lines that fits."""
+    for line in reversed(lines[-_LINES_AT_THE_END:]):
+        if found := pattern.search(line):
+            return line, found
+    return "", None
+
+
+def _last_words(lines: Sequence[str], errors: list[LogError]) -> str:
+    """What comes nearest to a reason: a record of an error, or the launcher's own error."""
+    told = [line for line in lines if line.startswith(("ERROR ", "CRITICAL "))]
+    return told[-1] if told else errors[-1].line if errors else ""
+
+
+def _crash(kind: CrashKind, evidence: str, progress: Progress, exit_status: int | None) -> Crash:
+    words = kind is CrashKind.OUT_OF_MEMORY and MAIN_MEMORY.search(evidence)
+    sentence, cure = MAIN_MEMORY_WORDS if words else (SENTENCES[kind], CURES[kind])
+    if kind is CrashKind.UNKNOWN:
+        sentence = sentence.format(status="" if exit_status is None else f" (exit status {exit_status})")
+    effect = f"{EFFECTS[kind]} {_loss_of_work(progress)}".strip()
+    return Crash(kind, sentence, effect, cure, _short(evidence.strip()))
+
+
+def _loss_of_work(progress: Progress) -> str:
+    """What is gone: everything since the last save."""
+    half = "It ended while it was saving: that checkpoint may be incomplete." if progress.saving else ""
+    if progress.finished:
+        lost = "The training was complete and its LoRA file is saved: nothing is lost."
+    elif not progress.bar_step:
+        lost = "It had not trained a step since it was started: nothing is lost."
+    elif progress.last_saved:
+        lost = f"What was trained since the last save ({progress.last_saved}) is lost."
+    else:
+        lost = "Nothing was saved since it was started: what it trained since then is lost."
+    return f"{half} {lost}".strip()
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_EVIDENCE else f"{text[: _LONGEST_EVIDENCE - 1]}…"

@@ -1,0 +1,72 @@
+"""What each crash is, does and needs, in words."""
+
+from __future__ import annotations
+
+from checkpoint_core.training.crash.signs import CrashKind as Kind
+
+_OLDER = "Resume from the newest checkpoint that is judged good; the Checkpoints tab names it."
+
+SENTENCES = {
+    Kind.OUT_OF_MEMORY: "The graphics card ran out of memory.",
+    Kind.KEY_ERROR_STEP: "The checkpoint could not be loaded: accelerate found no step in its random states "
+    "(KeyError: 'step').",
+    Kind.DISK_FULL: "The disk is full, or its quota is used up.",
+    Kind.NAN_LOSS: "The loss has not been a number for {steps} step{plural}.",
+    Kind.KILLED: "The training was killed from outside. A system that runs out of main memory does this too.",
+    Kind.ASKED_TO_END: "The training was asked to end: it was stopped, its window closed, or the machine shut down.",
+    Kind.MISSING_FILE: "A file that the training needs is not there.",
+    Kind.MISSING_MODULE: "A Python package that the training needs is not installed, or does not work.",
+    Kind.SCRIPT_ERROR: "The train script could not be run as it is written.",
+    Kind.STATE_REFUSED: "The checkpoint could not be loaded.",
+    Kind.OPTIMIZER_MISMATCH: "The checkpoint was saved by another optimizer than the script names.",
+    Kind.NOTHING_LEFT: "There is nothing left to train: the checkpoint stands at the end of the epochs that the script "
+    "asks for.",
+    Kind.GPU_LOST: "The graphics card, its driver or CUDA failed.",
+    Kind.HANG: "The training has not moved for {minutes} minute{plural}.",
+    Kind.UNKNOWN: "The training ended for a reason that its log does not make clear{status}.",
+}
+
+EFFECTS = {
+    Kind.OUT_OF_MEMORY: "The training stopped where the memory did not suffice.",
+    Kind.KEY_ERROR_STEP: "The training did not begin.",
+    Kind.DISK_FULL: "Nothing more can be saved, and the file that was being written is incomplete.",
+    Kind.NAN_LOSS: "The weights are spoilt and do not recover: whatever is trained and saved from there on is useless.",
+    Kind.KILLED: "The training could not save anything before it ended.",
+    Kind.ASKED_TO_END: "The training ended before its last step.",
+    Kind.MISSING_FILE: "The training cannot go on without it.",
+    Kind.MISSING_MODULE: "The training cannot begin.",
+    Kind.SCRIPT_ERROR: "The training did not begin, or ran without the settings that were not understood.",
+    Kind.STATE_REFUSED: "The training did not begin.",
+    Kind.OPTIMIZER_MISMATCH: "The training fails at its first step with this checkpoint, every time.",
+    Kind.NOTHING_LEFT: "The training did not begin, and it need not: its epochs are done.",
+    Kind.GPU_LOST: "The training cannot compute any further in this process.",
+    Kind.HANG: "It uses the machine and gets nowhere; what was saved before is not touched.",
+    Kind.UNKNOWN: "",
+}
+
+CURES = {
+    Kind.OUT_OF_MEMORY: "Close other programs that use the graphics card. If it happens again at the same place, "
+    "choose a smaller VRAM setting, resolution or batch size.",
+    Kind.KEY_ERROR_STEP: "Repair the checkpoint in the Checkpoints tab, or install accelerate 1.1 or newer where the "
+    "training runs.",
+    Kind.DISK_FULL: f"Free some space: old checkpoints can be removed in the Checkpoints tab. {_OLDER}",
+    Kind.NAN_LOSS: "Resume from a checkpoint from before, with a lower learning rate or another random order.",
+    Kind.KILLED: "Close other programs, or give the machine more main memory or swap. " + _OLDER,
+    Kind.ASKED_TO_END: "Resume it when you want it to go on.",
+    Kind.MISSING_FILE: "Put the file back, or correct its path in the script or in dataset.toml.",
+    Kind.MISSING_MODULE: "Install it in the environment in which the training runs, or choose the right environment.",
+    Kind.SCRIPT_ERROR: "Correct the line that the message names; mostly a line continuation or a quote is lost.",
+    Kind.STATE_REFUSED: "Look at what the Checkpoints tab says of this checkpoint: repair it, set the changed settings "
+    "back, or resume from an older one.",
+    Kind.OPTIMIZER_MISMATCH: "Set --optimizer_type (in FluxGym, the VRAM choice) back to what it was, or start from "
+    "the LoRA file with a new optimizer.",
+    Kind.NOTHING_LEFT: "Use the finished LoRA file, or raise --max_train_epochs to train longer.",
+    Kind.GPU_LOST: "Start it again; if the card fails again, restart the machine and check driver, cooling and power.",
+    Kind.HANG: f"End it and start it again. {_OLDER}",
+    Kind.UNKNOWN: f"Read the end of the log. {_OLDER}",
+}
+
+MAIN_MEMORY_WORDS = (
+    "The computer ran out of main memory.",
+    "Close other programs, or give the machine more main memory or swap (on Windows, a larger paging file).",
+)

@@ -1,0 +1,91 @@
+"""One page's place at the desk: its events overlap, and the newest choice wins."""
+
+from __future__ import annotations
+
+import copy
+import threading
+
+from checkpoint_core.tab.presenter import Desk, RunView
+from checkpoint_core.tab.session import Seat
+from tests.tab.conftest import DAMAGED, EPOCH_1, EPOCH_2, GOOD
+
+
+def seated(run: str = GOOD, selected: str = "") -> Seat:
+    seat = Seat()
+    seat.pick(run)
+    seat.selected = selected
+    return seat
+
+
+def test_the_best_is_selected_where_nothing_was(desk: Desk) -> None:
+    seat = seated()
+    view, before = seat.look(desk)
+
+    assert before is None
+    assert (view.run, seat.selected) == (GOOD, view.selected)
+    assert seat.look(desk) == (view, view)
+
+
+def test_another_run_forgets_the_selection_and_the_same_keeps_it(desk: Desk) -> None:
+    seat = seated(selected=EPOCH_1)
+    seat.pick(GOOD)
+    assert seat.selected == EPOCH_1
+    seat.pick(DAMAGED)
+    assert seat.selected == ""
+
+
+def test_a_late_refresh_keeps_what_was_chosen_since() -> None:
+    seat = seated(DAMAGED, EPOCH_2)
+
+    assert seat.keep([GOOD, DAMAGED], picked=GOOD) == DAMAGED
+    assert seat.selected == EPOCH_2
+
+
+def test_a_run_that_is_gone_gives_way_to_the_pickers_then_to_the_first() -> None:
+    assert seated("gone", EPOCH_2).keep([GOOD, DAMAGED], picked=DAMAGED) == DAMAGED
+    assert seated("gone").keep([GOOD, DAMAGED], picked="gone") == GOOD
+    assert seated("gone").keep([], picked="") == ""
+
+
+def test_a_page_of_a_server_started_anew_keeps_the_run_it_shows() -> None:
+    assert Seat().keep([GOOD, DAMAGED], picked=DAMAGED) == DAMAGED
+
+
+def test_each_page_gets_a_seat_of_its_own() -> None:
+    seat = seated(selected=EPOCH_1)
+    other = copy.deepcopy(seat)
+
+    assert (other.run, other.selected) == ("", "")
+    assert other.turn is not seat.turn
+
+
+def test_a_look_that_takes_long_is_over_before_the_next_choice_is_shown() -> None:
+    began, go_on, order = threading.Event(), threading.Event(), []
+
+    class SlowDesk:
+        def show(self, run: str, selected: str, sort: str, layout: str, choices: object) -> RunView:
+            if not order:
+                began.set()
+                go_on.wait(30)
+            order.append(selected)
+            return RunView(run, "", "", selected=selected)
+
+    seat = seated(selected=EPOCH_1)
+
+    def choose() -> None:
+        with seat.turn:
+            seat.selected = EPOCH_2
+            seat.look(SlowDesk())  # type: ignore[arg-type]
+
+    late = threading.Thread(target=lambda: seat.look(SlowDesk()))  # type: ignore[arg-type]
+    late.start()
+    began.wait(30)
+    chosen = threading.Thread(target=choose)
+    chosen.start()
+    go_on.set()
+    late.join(30)
+    chosen.join(30)
+
+    assert order == [EPOCH_1, EPOCH_2]
+    assert seat.shown is not None
+    assert seat.shown.selected == seat.selected == EPOCH_2

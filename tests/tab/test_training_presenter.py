@@ -1,0 +1,178 @@
+"""What the tab does with trainings, without a browser: what is asked, what an answer does, and why it is refused."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from checkpoint_core.tab.presenter import Desk
+from checkpoint_core.tab.training_presenter import TrainingQuestion
+from checkpoint_core.training import launcher as starting
+from checkpoint_core.training import processes
+from checkpoint_core.training.launcher import DeviceBusy, Start
+from checkpoint_core.training.record import (
+    Ask,
+    Status,
+    TrainingRecord,
+    read_record,
+    take_requests,
+    write_record,
+)
+from tests.damage import truncate
+from tests.world import RUN_NAME, World
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Start]:
+    """What was started, instead of starting it."""
+    asked: list[Start] = []
+    monkeypatch.setattr(starting, "start_detached", lambda start: asked.append(start))
+    return asked
+
+
+@pytest.fixture
+def running(world: World) -> World:
+    """The world with a training that runs and is watched: by this very process."""
+    record = TrainingRecord(
+        Status.RUNNING,
+        socket.gethostname(),
+        processes.identify(os.getpid()),
+        bring_back=True,
+        resumed_from=world.state(2).name,
+    )
+    write_record(world.run, record)
+    return world
+
+
+def desk(world: World) -> Desk:
+    return Desk(world.outputs)
+
+
+def test_a_run_that_was_never_started_can_be(world: World, started: list[Start]) -> None:
+    shown = desk(world).training.show(RUN_NAME)
+    assert (shown.training, shown.has_trace, shown.can_start, shown.can_stop, shown.bring_back) == (
+        "", False, True, False, True,
+    )  # fmt: skip
+    told = desk(world).training.start(RUN_NAME, bring_back=True)
+    assert "it begins at epoch 1 and overwrites" in told.message
+    assert "There are 4 checkpoints." in told.message
+    assert (told.done, started) == (False, [])
+    assert told.question is not None
+    told = desk(world).training.answer(told.question)
+    assert told.done
+    assert "brought back" in told.message
+    assert [(each.run, each.bring_back, each.force) for each in started] == [(world.run, True, False)]
+    assert started[0].python
+
+
+def test_a_run_that_is_not_there_is_told(world: World) -> None:
+    assert desk(world).training.show("../etc").training == ""
+    assert "There is no run" in desk(world).training.start("../etc", bring_back=False).message
+
+
+def test_a_busy_gpu_is_asked_about_and_yes_forces_it(
+    world: World, started: list[Start], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(start: Start) -> None:
+        if not start.force:
+            raise DeviceBusy("Another training uses this GPU.")
+        started.append(start)
+
+    monkeypatch.setattr(starting, "start_detached", busy)
+    told = desk(world).training.start(RUN_NAME, bring_back=True, fresh=True)
+    assert "Start it all the same?" in told.message
+    assert told.question is not None
+    assert not told.done
+    assert desk(world).training.answer(told.question).done
+    assert [(each.force, each.bring_back) for each in started] == [(True, True)]
+
+
+def test_resume_now_writes_the_script_and_starts(world: World, started: list[Start]) -> None:
+    it = desk(world)
+    view = it.show(RUN_NAME, world.latest.name, "")
+    outcome = it.resume_now(view, "", bring_back=False)
+    assert (outcome.written, outcome.question, len(started)) == (True, None, 1)
+    assert str(world.latest) in world.script.read_text()
+    assert outcome.receipt is not None
+
+
+def test_where_it_cannot_be_started_the_script_stays_as_it_is(running: World, started: list[Start]) -> None:
+    before = running.script.read_bytes()
+    it = desk(running)
+    outcome = it.resume_now(it.show(RUN_NAME, running.latest.name, ""), "", bring_back=True)
+    assert "running already" in outcome.message
+    assert not outcome.written
+    assert (running.script.read_bytes(), started) == (before, [])
+
+
+def test_a_running_one_is_shown_and_asked_before_it_is_stopped(running: World) -> None:
+    it = desk(running).training
+    shown = it.show(RUN_NAME)
+    assert (shown.can_start, shown.can_stop, shown.can_watch, shown.has_trace) == (False, True, False, True)
+    assert "data-ck-live" in shown.training
+    asked = it.ask_stop(RUN_NAME)
+    assert asked.question == TrainingQuestion(RUN_NAME, "stop")
+    assert take_requests(running.run) == []
+    it.answer(asked.question)
+    assert take_requests(running.run) == [Ask.STOP]
+
+
+def test_the_box_speaks_to_a_watcher_that_is_at_work(running: World) -> None:
+    it = desk(running).training
+    it.set_bring_back(RUN_NAME, True)
+    assert take_requests(running.run) == []
+    it.set_bring_back(RUN_NAME, False)
+    assert take_requests(running.run) == [Ask.LEAVE]
+
+
+def test_nothing_to_stop_is_told(world: World) -> None:
+    told = desk(world).training.ask_stop(RUN_NAME)
+    assert told.question is None
+    assert "No training of this run is running." in told.message
+
+
+def test_what_a_training_went_on_from_is_never_offered_to_go(running: World) -> None:
+    room = desk(running).show(RUN_NAME, "", "").room
+    names = [name for _, name in room.choices]
+    assert running.state(1).name in names
+    assert running.state(2).name not in names
+
+
+def test_checkpoints_are_removed_after_a_question_and_no_others(world: World) -> None:
+    truncate(world.state(1) / "optimizer.bin")
+    it = desk(world).training
+    asked = it.ask_remove(RUN_NAME, [world.state(1).name], "")
+    assert asked.question is not None
+    assert "cannot be undone" in asked.message
+    assert world.state(1).is_dir()
+    told = it.answer(asked.question)
+    assert "1 checkpoint was removed" in told.message
+    assert not world.state(1).exists()
+    assert world.lora(1).is_file()
+
+
+@pytest.mark.parametrize("names", [[], ["../../etc"], ["persian-cat-000004-state"]])
+def test_what_may_not_go_is_refused(world: World, names: list[str]) -> None:
+    asked = desk(world).training.ask_remove(RUN_NAME, names, "")
+    assert asked.question is None
+    assert "ck-bad" in asked.message
+    assert world.latest.is_dir()
+
+
+def test_an_unreadable_record_harms_nothing(world: World) -> None:
+    folder = world.run / ".training"
+    folder.mkdir()
+    (folder / "training.json").write_bytes(b"\xff")
+    (folder / "journal.jsonl").write_bytes(b"\xff\n{}")
+    shown = desk(world).training.show(RUN_NAME)
+    assert (shown.training, shown.can_start) == ("", True)
+    assert read_record(world.run) is None
+
+
+def test_a_folder_in_the_place_of_files_harms_nothing(world: World) -> None:
+    for name in ("training.json", "journal.jsonl", "train.log", "progress.json"):
+        Path(world.run / ".training" / name).mkdir(parents=True)
+    assert desk(world).training.show(RUN_NAME).training == ""
