@@ -7,24 +7,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from checkpoint_core.audit.auditor import (
-    Auditor,
+from checkpoint_core.audit.auditor import Auditor, CheckpointReport, audit_outputs
+from checkpoint_core.audit.findings import Finding, Severity, Subject, Verdict
+from checkpoint_core.audit.reports import (
     AuditReport,
-    CheckpointReport,
     LatestResumable,
     RunReport,
     UnknownName,
-    audit_outputs,
     find_latest_resumable,
 )
-from checkpoint_core.audit.findings import Finding, Severity, Subject, Verdict
 from checkpoint_core.states.discovery import OutputsFolderError
 from checkpoint_core.states.layout import Layout
+from checkpoint_core.version import __version__
 
 if TYPE_CHECKING:
     from checkpoint_core.report.table import load_table, to_dataframe, to_display
 
-__version__ = "0.1.0"
 
 __all__ = [
     "AuditReport",
@@ -39,6 +37,7 @@ __all__ = [
     "Subject",
     "UnknownName",
     "Verdict",
+    "__version__",
     "audit_outputs",
     "find_latest_resumable",
     "load_table",

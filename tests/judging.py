@@ -8,8 +8,9 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport, RunReport
+from checkpoint_core.audit.auditor import Auditor, CheckpointReport
 from checkpoint_core.audit.findings import Finding, Severity
+from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.states.layout import Layout
 from tests.damage import times_kept
 from tests.world import World

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -10,93 +11,35 @@ from pathlib import Path
 
 from checkpoint_core.audit.checks.environment import check_run_environment
 from checkpoint_core.audit.checks.run_level import check_run
-from checkpoint_core.audit.findings import Finding
+from checkpoint_core.audit.context import RunFacts, Surroundings
 from checkpoint_core.audit.manifest_diff import RunManifests
-from checkpoint_core.audit.verdict import CheckpointReport, guarded, judge, state_name
-from checkpoint_core.environment.facts import DatasetFacts, Environment, Surroundings
+from checkpoint_core.audit.reports import AuditReport, CheckpointReport, RunReport, UnknownName, state_name
+from checkpoint_core.audit.verdict import guarded, judge
+from checkpoint_core.environment.facts import Environment
 from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome
-from checkpoint_core.scripts.places import output_elsewhere
+from checkpoint_core.scripts.facts import ScriptFacts
+from checkpoint_core.scripts.paths import output_elsewhere
 from checkpoint_core.scripts.reading import read_script, resume_target
 from checkpoint_core.scripts.script import find_script
 from checkpoint_core.states import discovery, inspection
 from checkpoint_core.states.discovery import Listing, RunDir, StateDir
-from checkpoint_core.states.facts import (
-    FileEntry,
-    LoraFacts,
-    Reading,
-    RunFacts,
-    ScriptFacts,
-    Skipped,
-    StateFacts,
-)
+from checkpoint_core.states.facts import FileEntry, LoraFacts, Reading, StateFacts
 from checkpoint_core.states.inspection import RECENT_NS
 from checkpoint_core.states.layout import CUSTOM_OBJECT, TRAIN_STATE, Layout, parse_state_name
 from checkpoint_core.states.verification import Progress, Verified, verify_state
 from checkpoint_core.trainer.dataset import dataset_key, read_dataset
+from checkpoint_core.trainer.dataset_config import DatasetFacts
 from checkpoint_core.trainer.position import locate
 
 __all__ = [
     "AuditReport",
     "Auditor",
     "CheckpointReport",
-    "LatestResumable",
     "RunReport",
     "UnknownName",
     "audit_outputs",
-    "find_latest_resumable",
     "judge",
 ]
-
-
-class UnknownName(LookupError):
-    """No run or checkpoint of that name is a plain child of the outputs folder."""
-
-
-@dataclass(frozen=True)
-class RunReport:
-    """One run with its checkpoints, newest first."""
-
-    facts: RunFacts
-    checkpoints: tuple[CheckpointReport, ...]
-    findings: tuple[Finding, ...]
-    environment: Environment = None
-
-    @property
-    def name(self) -> str:
-        """The run's folder name."""
-        return self.facts.name
-
-    def checkpoint(self, name: str) -> CheckpointReport:
-        """The checkpoint of that name.
-
-        :raises UnknownName: when the run has none.
-        """
-        for checkpoint in self.checkpoints:
-            if checkpoint.name == name:
-                return checkpoint
-        raise UnknownName(
-            f"The run {self.name!r} has no checkpoint {name!r}. It may have been removed; refresh."
-        )
-
-
-@dataclass(frozen=True)
-class AuditReport:
-    """An outputs folder, its runs by name."""
-
-    outputs: Path
-    made_ns: int
-    runs: tuple[RunReport, ...]
-    skipped: tuple[Skipped, ...]
-
-    def run(self, name: str) -> RunReport:
-        """The run of that name.
-
-        :raises UnknownName: when there is none.
-        """
-        for run in self.runs:
-            if run.name == name:
-                return run
-        raise UnknownName(f"There is no run {name!r} in {self.outputs}. It may have been removed; refresh.")
 
 
 _FREE_STEP_BYTES = 100_000_000
@@ -330,7 +273,7 @@ class Auditor:
         if self.layout is not None:
             return self.layout, "chosen by you"
         if script is not None:
-            return script.layout, f"from the trainer in {script.file}"
+            return layout_of_trainer(script.trainer), f"from the trainer in {script.file}"
         if CUSTOM_OBJECT in files and TRAIN_STATE not in files:
             return Layout.ACCELERATE_OBJECTS, "from the files, for want of a train script"
         return Layout.SD_SCRIPTS, "assumed, for want of a train script"
@@ -363,27 +306,18 @@ def _implied(states: tuple[StateFacts, ...], script: ScriptFacts | None) -> int 
     return next((position.steps_per_epoch for position in positions if position.steps_per_epoch), None)
 
 
-@dataclass(frozen=True)
-class LatestResumable:
-    """The newest checkpoint that will resume, and why newer ones were passed over (name to reason)."""
-
-    checkpoint: CheckpointReport | None
-    passed_over: tuple[tuple[str, str], ...]
-
-
-def find_latest_resumable(run: RunReport) -> LatestResumable:
-    """The newest checkpoint, by training position and then time, that will resume as it stands."""
-    passed_over: list[tuple[str, str]] = []
-    for checkpoint in run.checkpoints:
-        if checkpoint.verdict.resumes:
-            return LatestResumable(checkpoint, tuple(passed_over))
-        passed_over.append((checkpoint.name, f"{checkpoint.verdict.value}: {checkpoint.findings[0].message}"))
-    return LatestResumable(None, tuple(passed_over))
-
-
 def audit_outputs(outputs: Path | str, layout: Layout | None = None) -> AuditReport:
     """Audit an outputs folder once.
 
     :raises OutputsFolderError: when the folder is missing or unreadable.
     """
     return Auditor(outputs, layout).audit()
+
+
+#: ``_train_network.py`` and its siblings: every sd-scripts trainer for LoRA networks ends so.
+_SD_SCRIPTS_TRAINER = re.compile(r"(\w*train_network\.py|sd-scripts[\\/].*\.py)\Z")
+
+
+def layout_of_trainer(trainer: str) -> Layout:
+    """The layout that a training script named in ``train.sh`` reads and writes."""
+    return Layout.SD_SCRIPTS if _SD_SCRIPTS_TRAINER.search(trainer) else Layout.ACCELERATE_OBJECTS

@@ -20,11 +20,12 @@ from urllib.parse import quote
 
 from checkpoint_core.atomic_write import WriteFailed, new_file, own_folder, remove_own_file
 from checkpoint_core.audit.findings import Finding, Severity, Subject, Verdict
-from checkpoint_core.audit.verdict import CheckpointReport
+from checkpoint_core.audit.reports import CheckpointReport
 from checkpoint_core.formats.reader import MAX_COUNT, DamageKind, FileReader, FormatError
 from checkpoint_core.states.facts import Damage, EntryKind, FileEntry, ManifestFile, Reading
 from checkpoint_core.states.inspection import reading
 from checkpoint_core.states.layout import MANIFESTS_FOLDER
+from checkpoint_core.states.verification import digest_of
 
 __all__ = [
     "Manifest",
@@ -41,13 +42,11 @@ __all__ = [
 SCHEMA_VERSION = 1
 _MAX_BYTES = 1024 * 1024
 _MAX_FILES = 1000
-_PIECE = 1024 * 1024
 #: Most systems take 255 bytes for a name, and the writer's temporary file adds some.
 _LONGEST_NAME = 180
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _PLAIN = re.compile(r"[^/\\\0]+\Z")
 _CODE = re.compile(r"[a-z]+(-[a-z0-9]+)*\Z")
-_EMPTY_SHA256 = hashlib.sha256().hexdigest()
 
 #: Findings about a file that is lost; those that another file makes good are softened to “needs a fix”.
 _LOST = ("-missing", "-empty", "-truncated", "-corrupt", "-interrupted")
@@ -112,27 +111,6 @@ def _is_bad(found: Finding) -> bool:
     """Whether a finding about the state tells that the save failed. Old trainers write no ``train_state.json``."""
     lost = found.code.endswith(_LOST) and found.code != "train-state-missing"
     return found.severity in _WEIGHTY or (found.severity is Severity.FIXABLE and lost)
-
-
-def digest_of(path: Path, count: Callable[[int], None] | None = None) -> str:
-    """SHA-256 of a regular file in hex, read in pieces.
-
-    :param count: called with the size of each piece; what it raises ends the reading.
-    :raises FormatError: when it cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with FileReader(path) as reader:
-            for offset in range(0, reader.size, _PIECE):
-                piece = reader.at(offset, min(_PIECE, reader.size - offset))
-                digest.update(piece)
-                if count:
-                    count(len(piece))
-    except FormatError as error:
-        if error.kind is DamageKind.EMPTY:
-            return _EMPTY_SHA256
-        raise
-    return digest.hexdigest()
 
 
 def manifest_name(state: str) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from checkpoint_core.audit.auditor import CheckpointReport, RunReport, find_latest_resumable
+from checkpoint_core.audit.auditor import CheckpointReport
 from checkpoint_core.audit.findings import Severity, Verdict
+from checkpoint_core.audit.reports import RunReport, find_latest_resumable
 from checkpoint_core.audit.wording import title
 from checkpoint_core.states.facts import LoraFacts
 

@@ -8,17 +8,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport, RunReport, UnknownName, judge
+from checkpoint_core.audit.auditor import Auditor, CheckpointReport, judge
 from checkpoint_core.audit.catalogue.states import finding
+from checkpoint_core.audit.context import Surroundings
 from checkpoint_core.audit.findings import Finding, Verdict
-from checkpoint_core.environment.facts import Environment, Surroundings
+from checkpoint_core.audit.reports import RunReport, UnknownName
+from checkpoint_core.environment.facts import Environment
 from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome
-from checkpoint_core.scripts.places import output_elsewhere
+from checkpoint_core.scripts.facts import ScriptFacts
+from checkpoint_core.scripts.paths import output_elsewhere
 from checkpoint_core.scripts.reading import read_script
 from checkpoint_core.scripts.script import find_script
 from checkpoint_core.states import discovery, inspection
 from checkpoint_core.states.discovery import OutputsFolderError, StateDir, list_directory
-from checkpoint_core.states.facts import LoraFacts, Reading, ScriptFacts, StateFacts
+from checkpoint_core.states.facts import LoraFacts, Reading, StateFacts
 from checkpoint_core.states.inspection import RECENT_NS
 from checkpoint_core.states.layout import (
     AUTOMATIC_FOLDER,

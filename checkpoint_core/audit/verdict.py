@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 from checkpoint_core.audit.catalogue.states import finding
 from checkpoint_core.audit.checks.consistency import check_consistency
@@ -17,67 +15,20 @@ from checkpoint_core.audit.checks.rehearsal import findings_of
 from checkpoint_core.audit.checks.run_level import unread_config
 from checkpoint_core.audit.checks.settings import check_settings
 from checkpoint_core.audit.checks.since_save import check_since_save
+from checkpoint_core.audit.context import Surroundings
 from checkpoint_core.audit.findings import (
     Finding,
     Severity,
     Subject,
     Verdict,
     by_weight,
-    deciding_findings,
     fold,
 )
-from checkpoint_core.environment.facts import Environment, EnvironmentFacts, Surroundings
-from checkpoint_core.environment.pickle_support import is_unusual
-from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome, Status
+from checkpoint_core.audit.reports import CheckpointReport, state_name
+from checkpoint_core.environment.facts import EnvironmentFacts
 from checkpoint_core.states.facts import StateFacts
 from checkpoint_core.trainer.forecast import Outlook, make_outlook
 from checkpoint_core.trainer.position import Position, locate
-
-
-@dataclass(frozen=True)
-class CheckpointReport:
-    """One checkpoint: what was observed, where it stands, what was found, and the verdict.
-
-    ``name`` is the state directory's path below the run's folder, with ``/`` on every system: its plain name, or
-    ``checkpoints/checkpoint_0`` for accelerate's automatic naming.
-    """
-
-    run: str
-    name: str
-    facts: StateFacts
-    position: Position
-    findings: tuple[Finding, ...]
-    verdict: Verdict
-    outlook: Outlook | None = None
-    environment: Environment = None
-    rehearsal: RehearsalOutcome | None = None
-
-    @property
-    def concerns(self) -> tuple[Subject, ...]:
-        """Whom the findings concern that decide the verdict; none where it is ready."""
-        deciding = deciding_findings(self.findings)
-        return tuple(subject for subject in Subject if any(found.subject is subject for found in deciding))
-
-    @property
-    def needs_rehearsal(self) -> bool:
-        """Whether nobody has tried the environment's versions, and this state was not loaded there for trial."""
-        tried = self.rehearsal is not None and self.rehearsal.status is not Status.CANCELLED
-        return (
-            not tried
-            and isinstance(self.environment, EnvironmentFacts)
-            and bool(is_unusual(self.environment))
-        )
-
-    @property
-    def order(self) -> tuple[int, int, int]:
-        """By training position, then time; larger is newer."""
-        known = self.position
-        return (known.epoch or 0, known.step or 0, self.facts.saved_ns)
-
-
-def state_name(state: Path, run: Path) -> str:
-    """What a state directory is called inside its run's folder."""
-    return state.relative_to(run).as_posix()
 
 
 def judge(facts: StateFacts, around: Surroundings) -> CheckpointReport:
@@ -139,7 +90,7 @@ def _outlook(
     facts: StateFacts, position: Position, around: Surroundings
 ) -> tuple[Outlook | None, tuple[Finding, ...]]:
     try:
-        return make_outlook(facts, position, around), ()
+        return make_outlook(facts, position, around.script, around.dataset, around.names_where_saved), ()
     except Exception as error:  # noqa: BLE001 - as in `guarded`
         return None, (_crashed(error),)
 

@@ -11,13 +11,8 @@ import typer
 from rich.progress import DownloadColumn, MofNCompleteColumn, TextColumn
 
 from checkpoint_core.atomic_write import backups_of, new_file
-from checkpoint_core.audit.auditor import (
-    Auditor,
-    AuditReport,
-    CheckpointReport,
-    RunReport,
-    find_latest_resumable,
-)
+from checkpoint_core.audit.auditor import Auditor, CheckpointReport
+from checkpoint_core.audit.reports import AuditReport, RunReport, find_latest_resumable
 from checkpoint_core.audit.single_state import audit_state, fluxgym_root
 from checkpoint_core.audit.wording import title
 from checkpoint_core.cli import exit_codes as exit_code

@@ -5,8 +5,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 
-from checkpoint_core.audit.auditor import CheckpointReport, RunReport
+from checkpoint_core.audit.auditor import CheckpointReport
 from checkpoint_core.audit.findings import Verdict
+from checkpoint_core.audit.reports import RunReport
 
 
 class ExitCode(enum.IntEnum):

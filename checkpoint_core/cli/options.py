@@ -9,12 +9,13 @@ from typing import Annotated
 
 import typer
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport, RunReport, UnknownName
+from checkpoint_core.audit.auditor import Auditor, CheckpointReport
+from checkpoint_core.audit.reports import RunReport, UnknownName
 from checkpoint_core.cli.output import Usage, say
 from checkpoint_core.environment.interpreters import asker
 from checkpoint_core.scripts.change import Receipt
+from checkpoint_core.scripts.paths import run_command
 from checkpoint_core.scripts.reading import read_script
-from checkpoint_core.scripts.run_command import run_command
 from checkpoint_core.scripts.script import find_script
 from checkpoint_core.states.discovery import find_runs
 from checkpoint_core.states.layout import Layout

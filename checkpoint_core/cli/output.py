@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.text import Text
 
-from checkpoint_core.audit.auditor import AuditReport, UnknownName
+from checkpoint_core.audit.reports import AuditReport, UnknownName
 from checkpoint_core.audit.single_state import ScriptUnusable
 from checkpoint_core.cli.exit_codes import ExitCode
 from checkpoint_core.recovery.repair import MendFailed

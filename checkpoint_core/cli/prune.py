@@ -12,7 +12,8 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from checkpoint_core.audit.auditor import Auditor, RunReport
+from checkpoint_core.audit.auditor import Auditor
+from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.cli.exit_codes import ExitCode
 from checkpoint_core.cli.options import (
     LayoutOption,
@@ -33,9 +34,8 @@ from checkpoint_core.recovery.removal import (
 )
 from checkpoint_core.recovery.retention import DiskOutlook, RetentionPlan, disk_outlook
 from checkpoint_core.report.json_schema import SCHEMA_VERSION, Json
-from checkpoint_core.text import printable
+from checkpoint_core.text import human_bytes, printable
 from checkpoint_core.training.status import in_use
-from checkpoint_core.units import human_bytes
 
 RemoveOption = Annotated[
     list[str] | None,

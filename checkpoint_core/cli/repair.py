@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport, RunReport
+from checkpoint_core.audit.auditor import Auditor, CheckpointReport
+from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.audit.single_state import run_folder
 from checkpoint_core.audit.wording import title
 from checkpoint_core.cli.options import (
@@ -22,14 +23,13 @@ from checkpoint_core.cli.options import (
     tell_how_to_go_on,
 )
 from checkpoint_core.cli.output import Usage, print_json, problems_told, say, show, stop, tell
-from checkpoint_core.cli.recovery_views import mend_view, recovery_view
-from checkpoint_core.cli.views import checkpoint_view, diff_view
+from checkpoint_core.cli.views import checkpoint_view, diff_view, mend_view, recovery_view
 from checkpoint_core.recovery import transaction as workshop
 from checkpoint_core.recovery.options import Recovery, Way
 from checkpoint_core.recovery.planning import change_of, look_again, mend_of, plan_recovery, take
 from checkpoint_core.recovery.repair import Choices, Mend
 from checkpoint_core.recovery.script_fixes import CureChoices
-from checkpoint_core.report.recovery import mend_json, recovery_json
+from checkpoint_core.report.json_schema import mend_json, recovery_json
 
 ApplyOption = Annotated[bool, typer.Option("--apply", help="Carry it out; without it nothing is written.")]
 InStateOption = Annotated[

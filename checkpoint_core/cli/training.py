@@ -16,6 +16,7 @@ from checkpoint_core.cli.options import LayoutOption, PythonOption, RunDirArgume
 from checkpoint_core.cli.output import Usage, print_json, problems_told, say, stop, tell
 from checkpoint_core.environment.facts import EnvironmentFacts
 from checkpoint_core.report.training import training_json, training_lines
+from checkpoint_core.text import local_time
 from checkpoint_core.training import launcher as starting
 from checkpoint_core.training import processes
 from checkpoint_core.training.launcher import CannotStart, DeviceBusy, NothingRuns, Start
@@ -26,7 +27,6 @@ from checkpoint_core.training.status import Processes, training_status
 from checkpoint_core.training.training_process import Attempt
 from checkpoint_core.training.watcher import RunWorld
 from checkpoint_core.training.watcher import watch as watch_run
-from checkpoint_core.units import local_time
 
 #: How long a watcher that was started for it waits for its claim to be written.
 _CLAIM_SECONDS = 20.0

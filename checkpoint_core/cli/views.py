@@ -1,4 +1,4 @@
-"""What the command line shows people: tables and texts for rich, which only ``cli.py`` prints; pure."""
+"""An audit, one checkpoint and the ways on, as text for the terminal."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from checkpoint_core.audit.auditor import AuditReport, CheckpointReport, RunReport
+from checkpoint_core.audit.auditor import CheckpointReport
 from checkpoint_core.audit.findings import Finding, Severity, Verdict
+from checkpoint_core.audit.reports import AuditReport, RunReport
 from checkpoint_core.audit.wording import VERDICT_WORDS, environment_line, headline, judgement, note
-from checkpoint_core.text import printable
+from checkpoint_core.recovery.options import Recovery, Way
+from checkpoint_core.recovery.repair import Mend
+from checkpoint_core.text import human_bytes, local_time, printable
 from checkpoint_core.trainer.forecast import outlook_sentence
-from checkpoint_core.units import human_bytes, local_time
 
 _STYLES = {
     Verdict.READY: "green",
@@ -141,3 +143,29 @@ def _unbroken(text: Text) -> Text:
 
 def _left_out(name: str, reason: str) -> Text:
     return Text(f"Not looked into: {printable(name)}, because {printable(reason)}.")
+
+
+def recovery_view(recovery: Recovery) -> RenderableType:
+    """The ways on, numbered, the best first."""
+    parts: list[RenderableType] = [Text(printable(recovery.headline), style="bold")]
+    for number, way in enumerate(recovery.ways, 1):
+        parts += _way(number, way, is_best=way is recovery.recommended)
+    return Group(*parts)
+
+
+def _way(number: int, way: Way, is_best: bool) -> Iterator[RenderableType]:
+    best = (" (recommended)", "green") if is_best else ("", "")
+    yield Text.assemble((f"{number}. {printable(way.title)}", "bold"), best)
+    told = [f"Keeps: {way.keeps}", f"Loses: {way.loses}", *([way.outlook] if way.outlook else [])]
+    yield Padding(Text("\n".join(printable(line) for line in told)), (0, 0, 0, 3), expand=False)
+
+
+def mend_view(mend: Mend) -> RenderableType:
+    """Everything that a repair changes, what it costs, and what will come of it."""
+    lines = [*(f"Change: {line}" for line in mend.does), *(f"Loses: {line}" for line in mend.costs)]
+    lines += [f"Note: {line}" for line in mend.notes]
+    parts: list[RenderableType] = [Text("\n".join(printable(line) for line in lines))] if lines else []
+    parts.append(diff_view(mend.diff))
+    if mend.outlook:
+        parts.append(Text(printable(mend.outlook)))
+    return Group(*parts)

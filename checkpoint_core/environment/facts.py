@@ -10,9 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome
-from checkpoint_core.states.facts import ScriptFacts
-
 #: What sd-scripts imports before it trains (``library/train_util.py``), beside torch and accelerate.
 TRAINING_PACKAGES = ("transformers", "diffusers")
 
@@ -67,46 +64,3 @@ class EnvironmentProblem:
 
 
 Environment: TypeAlias = "EnvironmentFacts | EnvironmentProblem | None"
-
-
-@dataclass(frozen=True)
-class DatasetFacts:
-    """The run's training images as the trainer would count them now.
-
-    ``batches`` is the number of batches an epoch has on one process (least and most, where bucketing leaves it open);
-    ``problem`` says in words what could not be told or found, with ``batches`` then ``None``. ``is_missing`` marks a
-    folder of images that is not there, in the script's own world.
-    """
-
-    file: str
-    images: int
-    batches: tuple[int, int] | None
-    problem: str | None = None
-    is_missing: bool = False
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """Everything around one state that its verdict depends on.
-
-    :param run: the run's folder, above the state.
-    :param steps_per_epoch: optimizer updates in an epoch when the states were saved, as the run's LoRA files tell.
-    :param recent: the state's files were written so lately that the save may be going on.
-    :param environment: ``None`` where nobody asked for it.
-    :param dataset: ``None`` where the script names no dataset that can be read.
-    :param names: everything that lies in the run's folder.
-    :param elsewhere: the folder of this machine that ``--output_dir`` names, where it is not the run's own.
-    :param free_bytes: free space on the disk of the run.
-    :param rehearsal: how the state's rehearsal in this environment ended, if there was one.
-    """
-
-    run: Path
-    script: ScriptFacts | None = None
-    steps_per_epoch: int | None = None
-    recent: bool = False
-    environment: Environment = None
-    dataset: DatasetFacts | None = None
-    names: frozenset[str] = frozenset()
-    elsewhere: Path | None = None
-    free_bytes: int | None = None
-    rehearsal: RehearsalOutcome | None = None

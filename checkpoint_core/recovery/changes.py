@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from checkpoint_core.scripts.change import ScriptChange
 from checkpoint_core.states.facts import FileEntry
-from checkpoint_core.units import human_bytes
+from checkpoint_core.text import human_bytes
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from checkpoint_core.formats.pickles import Storage, Stub, Tensor, describe
 from checkpoint_core.formats.reader import DamageKind, FileReader, FormatError
 from checkpoint_core.formats.torch_writer import write_torch
 from checkpoint_core.formats.torch_zip import TorchZip
-from checkpoint_core.states.layout import RANDOM_STATES
+from checkpoint_core.states.layout import RANDOM_STATES, SCHEDULER
 
 _FOLDER = RANDOM_STATES.removesuffix(".pkl")
 _PYTHON, _NUMPY, _TORCH = "random_state", "numpy_random_seed", "torch_manual_seed"
@@ -166,3 +166,21 @@ def _seeded(seed: int) -> Iterator[int]:
     for index in range(1, _KEY_WORDS):
         word = (1812433253 * (word ^ (word >> 30)) + index) & 0xFFFFFFFF
         yield word
+
+
+def rebuilt_scheduler(base_lrs: Sequence[float], last_lrs: Sequence[float], last_epoch: int) -> bytes:
+    """The file as accelerate saves it.
+
+    :param base_lrs: the rate that the schedule multiplies, of each parameter group.
+    :param last_lrs: the present rate of each group.
+    :param last_epoch: the updates so far, each counted once a process.
+    """
+    state = {
+        "base_lrs": [float(rate) for rate in base_lrs],
+        "last_epoch": last_epoch,
+        "_step_count": last_epoch + 1,
+        "_get_lr_called_within_step": False,
+        "_last_lr": [float(rate) for rate in last_lrs],
+        "lr_lambdas": [{} for _ in base_lrs],
+    }
+    return write_torch(state, {}, SCHEDULER.removesuffix(".bin"))

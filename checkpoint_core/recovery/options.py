@@ -11,14 +11,15 @@ import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from checkpoint_core.audit.auditor import CheckpointReport, RunReport
+from checkpoint_core.audit.auditor import CheckpointReport
 from checkpoint_core.audit.findings import Severity, Verdict
+from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.audit.wording import title_inside
 from checkpoint_core.recovery.repair import Mend
 from checkpoint_core.recovery.script_fixes import KEPT_STATES, saving_edits
 from checkpoint_core.states.facts import LoraFacts
+from checkpoint_core.text import human_bytes
 from checkpoint_core.trainer.forecast import outlook_sentence
-from checkpoint_core.units import human_bytes
 
 #: What a way loses that loses nothing.
 NOTHING = "Nothing."

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport, RunReport
+from checkpoint_core.audit.auditor import Auditor, CheckpointReport
+from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.environment.rehearsal.run import rehearse_state
 from checkpoint_core.recovery.options import Kind, Recovery, Way, recovery_of
 from checkpoint_core.recovery.repair import Choices, Mend, plan_mend

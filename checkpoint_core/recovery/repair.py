@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport, RunReport
+from checkpoint_core.audit.auditor import Auditor, CheckpointReport
 from checkpoint_core.audit.findings import Verdict
+from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.audit.verdict import judge
 from checkpoint_core.recovery import transaction as workshop
 from checkpoint_core.recovery.changes import Repair

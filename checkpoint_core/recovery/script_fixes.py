@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from checkpoint_core.audit.findings import Severity
-from checkpoint_core.audit.verdict import CheckpointReport
+from checkpoint_core.audit.reports import CheckpointReport
 from checkpoint_core.scripts.change import Edit, Remove, SetSwitch, SetValue, SetValues
-from checkpoint_core.states.facts import LoraFacts, OptimizerFacts, ScriptFacts, WeightsFacts
+from checkpoint_core.scripts.facts import ScriptFacts
+from checkpoint_core.states.facts import LoraFacts, OptimizerFacts, WeightsFacts
 from checkpoint_core.trainer.lora_network import LoraPlan, difference, plan_network
 from checkpoint_core.trainer.optimizers import trainer_optimizer, type_to_write
 from checkpoint_core.trainer.param_groups import plan_groups, plan_rates

@@ -13,12 +13,12 @@ from typing import TypeAlias
 
 from checkpoint_core.audit.checks.reconstructible import LOST_SCHEDULER
 from checkpoint_core.audit.findings import Severity
-from checkpoint_core.audit.verdict import CheckpointReport
+from checkpoint_core.audit.reports import CheckpointReport
 from checkpoint_core.formats.reader import FormatError
 from checkpoint_core.formats.train_state import TrainState
 from checkpoint_core.recovery.changes import CopyOf, FileRepair, NewBytes
-from checkpoint_core.recovery.new_files import fresh_random_states, rewritten_random_states
-from checkpoint_core.recovery.scheduler import rebuilt_scheduler
+from checkpoint_core.recovery.new_files import fresh_random_states, rebuilt_scheduler, rewritten_random_states
+from checkpoint_core.scripts.facts import ScriptFacts
 from checkpoint_core.states import layout
 from checkpoint_core.states.facts import (
     EntryKind,
@@ -26,7 +26,6 @@ from checkpoint_core.states.facts import (
     LoraFacts,
     RandomStatesFacts,
     SchedulerFacts,
-    ScriptFacts,
     StateFacts,
 )
 from checkpoint_core.states.layout import CUSTOM_OBJECT_PATTERN

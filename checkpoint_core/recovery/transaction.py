@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
-from checkpoint_core import __version__
 from checkpoint_core.atomic_write import (
     WriteFailed,
     keep_as,
@@ -41,7 +40,8 @@ from checkpoint_core.states.repair_records import (
     with_status,
     write_record,
 )
-from checkpoint_core.units import human_bytes
+from checkpoint_core.text import human_bytes
+from checkpoint_core.version import __version__
 
 #: Left free beside what a repair takes, for the record and for whoever else writes.
 _SPARE_BYTES = 1_000_000

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from checkpoint_core.audit.auditor import RunReport
+from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.recovery.options import Recovery
 from checkpoint_core.report.diagnosis import Diagnosis, build_report
 from checkpoint_core.report.redaction import Redactor

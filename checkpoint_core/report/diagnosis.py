@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from checkpoint_core import __version__
-from checkpoint_core.audit.auditor import RunReport
+from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.recovery.options import Recovery
 from checkpoint_core.report.json_schema import (
     SCHEMA_VERSION,
@@ -20,14 +19,14 @@ from checkpoint_core.report.json_schema import (
     lora_json,
     run_json,
     versions_json,
+    ways_json,
 )
 from checkpoint_core.report.markdown import diagnosis_markdown
-from checkpoint_core.report.recovery import ways_json
 from checkpoint_core.report.redaction import Redactor
 from checkpoint_core.report.versions import Versions
 from checkpoint_core.states.facts import LoraFacts
-from checkpoint_core.text import file_name
-from checkpoint_core.units import utc_time
+from checkpoint_core.text import file_name, utc_time
+from checkpoint_core.version import __version__
 
 __all__ = ["Diagnosis", "build_report", "checkpoint_json"]
 

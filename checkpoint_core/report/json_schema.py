@@ -10,12 +10,15 @@ import math
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
-from checkpoint_core.audit.auditor import AuditReport, CheckpointReport, RunReport, find_latest_resumable
+from checkpoint_core.audit.auditor import CheckpointReport
 from checkpoint_core.audit.findings import Finding
 from checkpoint_core.audit.next_steps import next_steps
+from checkpoint_core.audit.reports import AuditReport, RunReport, find_latest_resumable
 from checkpoint_core.audit.wording import headline, judgement
 from checkpoint_core.environment.facts import Environment, EnvironmentProblem
 from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome
+from checkpoint_core.recovery.options import Recovery, Way
+from checkpoint_core.recovery.repair import Mend
 from checkpoint_core.report.versions import Versions
 from checkpoint_core.states.facts import (
     EntryKind,
@@ -28,9 +31,9 @@ from checkpoint_core.states.facts import (
     Skipped,
     WeightsFacts,
 )
+from checkpoint_core.text import utc_time
 from checkpoint_core.trainer.forecast import Outlook, outlook_sentence
 from checkpoint_core.trainer.position import launch_epoch
-from checkpoint_core.units import utc_time
 
 #: Raised when a field changes its meaning or goes away; a new field alone does not raise it.
 SCHEMA_VERSION = 1
@@ -325,3 +328,51 @@ def cross_check_json(run: RunReport) -> list[Json]:
             }
         )
     return rows
+
+
+def recovery_json(run: str, recovery: Recovery) -> Json:
+    """The document of ``recover --json``."""
+    return {"schema_version": SCHEMA_VERSION, "kind": "recovery", "run": run, **ways_json(recovery)}
+
+
+def ways_json(recovery: Recovery) -> Json:
+    """The ways on, best first, as they stand in a report too."""
+    return {
+        "headline": recovery.headline,
+        "wait": recovery.wait,
+        "ways": [_way(way, way is recovery.recommended) for way in recovery.ways],
+    }
+
+
+def _way(way: Way, is_recommended: bool) -> dict[str, Any]:
+    return {
+        "kind": way.kind.value,
+        "title": way.title,
+        "recommended": is_recommended,
+        "keeps": way.keeps,
+        "loses": way.loses,
+        "lost_steps": way.lost_steps,
+        "checkpoint": way.checkpoint or None,
+        "lora_file": way.lora or None,
+        "next_epoch": way.next_epoch,
+        "outlook": way.outlook or None,
+        "changes": list(way.mend.does) if way.mend else [],
+    }
+
+
+def mend_json(item: CheckpointReport, mend: Mend | None) -> Json:
+    """The document of ``repair --json``."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "repair",
+        "run": item.run,
+        "checkpoint": item.name,
+        "verdict": item.verdict.value,
+        "can_resume": mend is not None,
+        "needs_repair": mend is not None and mend.is_needed,
+        "changes": list(mend.does) if mend else [],
+        "costs": list(mend.costs) if mend else [],
+        "notes": list(mend.notes) if mend else [],
+        "diff": mend.diff if mend else "",
+        "outlook": (mend.outlook or None) if mend else None,
+    }

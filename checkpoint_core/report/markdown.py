@@ -9,8 +9,7 @@ from typing import Any
 from checkpoint_core.audit.findings import Verdict
 from checkpoint_core.audit.wording import VERDICT_WORDS
 from checkpoint_core.report.json_schema import Json
-from checkpoint_core.text import markdown_block, markdown_code, markdown_text
-from checkpoint_core.units import human_bytes
+from checkpoint_core.text import human_bytes, markdown_block, markdown_code, markdown_text
 
 _LEADS = {
     "none": "The script has no `--resume`: started now, it trains from scratch.",

@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from checkpoint_core.audit.auditor import Auditor, AuditReport, CheckpointReport
+from checkpoint_core.audit.auditor import Auditor, CheckpointReport
 from checkpoint_core.audit.findings import Verdict
+from checkpoint_core.audit.reports import AuditReport
 from checkpoint_core.audit.wording import VERDICT_WORDS, note
 from checkpoint_core.environment.interpreters import asker
 from checkpoint_core.states.facts import (
@@ -18,7 +19,7 @@ from checkpoint_core.states.facts import (
     SchedulerFacts,
     WeightsFacts,
 )
-from checkpoint_core.units import human_bytes, local_time
+from checkpoint_core.text import human_bytes, local_time
 
 #: Column to pandas dtype, in the table's order. Integers are nullable: ``<NA>`` where a value cannot be known.
 COLUMNS: dict[str, str] = {

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from checkpoint_core.text import human_seconds, local_time, utc_time
 from checkpoint_core.training.log.progress import Progress
 from checkpoint_core.training.record import Status
 from checkpoint_core.training.status import Life, TrainingStatus
-from checkpoint_core.units import human_seconds, local_time, utc_time
 
 _STATUS_WORDS = {
     Status.STARTING: "Starting",

@@ -1,15 +1,20 @@
-"""The path of a state directory as the train script's own machine or container knows it."""
+"""The script's paths on this machine, and this machine's as the script's own machine or container knows them."""
 
 from __future__ import annotations
 
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
-from checkpoint_core.scripts.places import WINDOWS_ABSOLUTE, absolute
-from checkpoint_core.scripts.script import InexpressiblePath, TrainScript
-from checkpoint_core.states.layout import AUTOMATIC_FOLDER
+from checkpoint_core.scripts import bash as script_sh
+from checkpoint_core.scripts import batch as script_bat
+from checkpoint_core.scripts.facts import ScriptFacts
+from checkpoint_core.scripts.script import InexpressiblePath, TrainScript, dialect_of
+from checkpoint_core.scripts.tokens import Dialect
+
+#: accelerate's automatic naming saves to ``checkpoints/checkpoint_N`` (``accelerator.py``, ``save_state``).
+_STATE_NAME = re.compile(r"(checkpoints/)?(?P<plain>[^/\\\0]+)\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +57,9 @@ def resume_value(script: TrainScript, run_dir: Path, state_name: str) -> ResumeV
 
 
 def _is_state_name(name: str) -> bool:
-    """Whether a name cannot lead anywhere but to where discovery looks for states."""
-    *above, plain = name.split("/")
-    return (
-        above in ([], [AUTOMATIC_FOLDER]) and plain not in ("", ".", "..") and not re.search(r"[\\\0]", plain)
-    )
+    """Whether a name cannot lead anywhere but to where a run keeps its states."""
+    found = _STATE_NAME.match(name)
+    return found is not None and found["plain"] not in (".", "..")
 
 
 def _is_here(written: str, here: Path) -> bool:
@@ -68,3 +71,102 @@ def _is_here(written: str, here: Path) -> bool:
         return os.path.samefile(candidate, here)
     except (OSError, ValueError):
         return os.path.abspath(candidate) == str(here)
+
+
+WINDOWS_ABSOLUTE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+
+
+def path_here(written: str, script: ScriptFacts, run: Path) -> Path | None:
+    """A path of the script on this machine; ``None`` where it is of another world and has no counterpart here.
+
+    A relative path starts two folders above the run, where FluxGym starts its scripts. A script whose ``--output_dir``
+    is not here but has the run's name was written for the same FluxGym folder seen from elsewhere.
+    """
+    root, pure = run.parent.parent, absolute(written)
+    if pure is None:
+        return root / written
+    if is_of_this_machine(script, run):
+        return Path(written) if _is_native(pure) else None
+    output = absolute(script.output_dir or "")
+    if output is None or output.name != run.name:
+        return None
+    elsewhere = output.parent.parent
+    # Everything lies below a root: a container that mounts /outputs does not tell where its other folders are.
+    if elsewhere == elsewhere.parent or type(pure) is not type(output) or not pure.is_relative_to(elsewhere):
+        return None
+    parts = pure.relative_to(elsewhere).parts
+    return root.joinpath(*parts) if ".." not in parts else None
+
+
+def is_of_this_machine(script: ScriptFacts, run: Path) -> bool:
+    """Whether the script names this machine's folders, as far as its ``--output_dir`` tells."""
+    if script.output_dir is None:
+        return True
+    pure = absolute(script.output_dir)
+    return (pure is None or _is_native(pure)) and os.path.exists(run.parent.parent / script.output_dir)
+
+
+def output_elsewhere(script: ScriptFacts | None, run: Path) -> Path | None:
+    """The folder of this machine into which the script saves, where that is another one than the run's own."""
+    if script is None or script.output_dir is None or not is_of_this_machine(script, run):
+        return None
+    folder = run.parent.parent / script.output_dir
+    try:
+        return folder if folder.is_dir() and not os.path.samefile(folder, run) else None
+    except OSError:
+        return None
+
+
+def absolute(written: str) -> PurePosixPath | PureWindowsPath | None:
+    """An absolute path of either system; ``None`` for a relative one."""
+    if WINDOWS_ABSOLUTE.match(written):
+        return PureWindowsPath(written)
+    return PurePosixPath(written) if written.startswith("/") else None
+
+
+def _is_native(path: PurePath) -> bool:
+    return isinstance(path, PureWindowsPath) == (os.name == "nt")
+
+
+def same_place(first: Path, second: Path) -> bool:
+    """Whether two paths are the same existing folder."""
+    try:
+        return os.path.samefile(first, second)
+    except OSError:
+        return False
+
+
+@dataclass(frozen=True)
+class RunCommand:
+    """``folder`` is FluxGym's own, in the script's world: on another machine or in a container it has another path."""
+
+    command: str
+    folder: str
+
+
+def run_command(script: Path, output_dir: str | None) -> RunCommand:
+    """How to start the training that a script describes.
+
+    :param script: ``outputs/<run>/train.sh`` or ``train.bat``; FluxGym's folder is two above the run.
+    :param output_dir: the script's ``--output_dir``, which tells the run's path where the script runs.
+    """
+    run = script.absolute().parent
+    inside = run.relative_to(run.parent.parent) / script.name
+    if dialect_of(script) is Dialect.BAT:
+        command = script_bat.quote(str(PureWindowsPath(*inside.parts)), called=False)
+    else:
+        command = f"bash {script_sh.quote(inside.as_posix())}"
+    return RunCommand(command, _root(run, output_dir))
+
+
+def _root(run: Path, output_dir: str | None) -> str:
+    written = _absolute(output_dir or "")
+    if written is None or written.name != run.name or (Path(str(written)).exists()):
+        return str(run.parent.parent)
+    return str(written.parent.parent)
+
+
+def _absolute(path: str) -> PurePosixPath | PureWindowsPath | None:
+    if PureWindowsPath(path).drive:
+        return PureWindowsPath(path)
+    return PurePosixPath(path) if path.startswith("/") else None

@@ -6,10 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
+from checkpoint_core.scripts.facts import ResumeTarget, ScriptFacts
+from checkpoint_core.scripts.paths import same_place
 from checkpoint_core.scripts.script import ScriptNotUnderstood, TrainScript, dialect_of
-from checkpoint_core.states.facts import ResumeTarget, ScriptFacts
-from checkpoint_core.states.inspection import same_place
-from checkpoint_core.states.layout import layout_of_trainer
 
 _MAX_SCRIPT_BYTES = 1024 * 1024
 
@@ -40,7 +39,6 @@ def script_facts(script: TrainScript, file: str) -> ScriptFacts:
     return ScriptFacts(
         file=file,
         trainer=script.trainer,
-        layout=layout_of_trainer(script.trainer),
         output_name=script.value("--output_name"),
         output_dir=script.value("--output_dir"),
         save_state=script.has("--save_state") or script.has("--save_state_on_train_end"),

@@ -6,7 +6,6 @@ hides the run.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -147,11 +146,3 @@ def free_bytes(path: Path) -> int | None:
         return shutil.disk_usage(path).free
     except OSError:
         return None
-
-
-def same_place(first: Path, second: Path) -> bool:
-    """Whether two paths are the same existing folder."""
-    try:
-        return os.path.samefile(first, second)
-    except OSError:
-        return False

@@ -121,12 +121,3 @@ _SAVED_FILE = re.compile(
 def is_saved_file(name: str) -> bool:
     """Whether a save writes a file of that name that the trainer reads again; leftovers are none."""
     return _SAVED_FILE.match(name) is not None
-
-
-#: ``_train_network.py`` and its siblings: every sd-scripts trainer for LoRA networks ends so.
-_SD_SCRIPTS_TRAINER = re.compile(r"(\w*train_network\.py|sd-scripts[\\/].*\.py)\Z")
-
-
-def layout_of_trainer(trainer: str) -> Layout:
-    """The layout that a training script named in ``train.sh`` reads and writes."""
-    return Layout.SD_SCRIPTS if _SD_SCRIPTS_TRAINER.search(trainer) else Layout.ACCELERATE_OBJECTS

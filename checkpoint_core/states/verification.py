@@ -9,6 +9,7 @@ writes both from the same network within milliseconds). So the pair is a checksu
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -17,10 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from checkpoint_core.audit.manifest import digest_of
 from checkpoint_core.formats.dtypes import cast
 from checkpoint_core.formats.pickles import Tensor, describe
-from checkpoint_core.formats.reader import FileReader, FormatError
+from checkpoint_core.formats.reader import DamageKind, FileReader, FormatError
 from checkpoint_core.formats.safetensors import TensorEntry, read_header
 from checkpoint_core.formats.torch_zip import Member, TorchZip
 from checkpoint_core.states import layout
@@ -250,3 +250,30 @@ def compare_with_lora(weights: Path, lora: Path, meter: _Meter | None = None) ->
 
 def _bytes(reader: FileReader, tensor: TensorEntry) -> bytes:
     return reader.at(tensor.begin, tensor.end - tensor.begin)
+
+
+_PIECE = 1024 * 1024
+
+
+_EMPTY_SHA256 = hashlib.sha256().hexdigest()
+
+
+def digest_of(path: Path, count: Callable[[int], None] | None = None) -> str:
+    """SHA-256 of a regular file in hex, read in pieces.
+
+    :param count: called with the size of each piece; what it raises ends the reading.
+    :raises FormatError: when it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with FileReader(path) as reader:
+            for offset in range(0, reader.size, _PIECE):
+                piece = reader.at(offset, min(_PIECE, reader.size - offset))
+                digest.update(piece)
+                if count:
+                    count(len(piece))
+    except FormatError as error:
+        if error.kind is DamageKind.EMPTY:
+            return _EMPTY_SHA256
+        raise
+    return digest.hexdigest()

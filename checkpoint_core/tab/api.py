@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from checkpoint_core.audit.auditor import CheckpointReport, find_latest_resumable
+from checkpoint_core.audit.auditor import CheckpointReport
+from checkpoint_core.audit.reports import find_latest_resumable
 from checkpoint_core.audit.wording import headline, phrase
 from checkpoint_core.report.diagnosis import checkpoint_json
 from checkpoint_core.scripts.change import plan_resume
-from checkpoint_core.scripts.run_command import run_command
+from checkpoint_core.scripts.paths import run_command
 from checkpoint_core.tab.presenter import TROUBLE, Desk
 from checkpoint_core.tab.views.markup import plain
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from checkpoint_core.audit.auditor import CheckpointReport, UnknownName
+from checkpoint_core.audit.auditor import CheckpointReport
+from checkpoint_core.audit.reports import UnknownName
 from checkpoint_core.audit.wording import title
 from checkpoint_core.environment.facts import Environment
 from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome, Stage

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport, RunReport
+from checkpoint_core.audit.auditor import Auditor, CheckpointReport
+from checkpoint_core.audit.reports import RunReport
 
 
 class Names(Protocol):

@@ -14,14 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint_core.atomic_write import new_file
-from checkpoint_core.audit.auditor import (
-    Auditor,
-    CheckpointReport,
-    RunReport,
-    UnknownName,
-    find_latest_resumable,
-)
+from checkpoint_core.audit.auditor import Auditor, CheckpointReport
 from checkpoint_core.audit.findings import Verdict
+from checkpoint_core.audit.reports import RunReport, UnknownName, find_latest_resumable
 from checkpoint_core.audit.wording import run_summary, title, title_inside
 from checkpoint_core.recovery.planning import plan_recovery
 from checkpoint_core.recovery.repair import Choices, Mend
@@ -35,7 +30,7 @@ from checkpoint_core.scripts.change import (
     plan_fresh,
     plan_resume,
 )
-from checkpoint_core.scripts.run_command import run_command
+from checkpoint_core.scripts.paths import run_command
 from checkpoint_core.scripts.tokens import Dialect
 from checkpoint_core.states.discovery import OutputsFolderError
 from checkpoint_core.states.layout import Layout

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport, RunReport, UnknownName
+from checkpoint_core.audit.auditor import Auditor, CheckpointReport
+from checkpoint_core.audit.reports import RunReport, UnknownName
 from checkpoint_core.audit.wording import title_inside
 from checkpoint_core.recovery import transaction as workshop
 from checkpoint_core.recovery.options import Kind, Recovery, Way
@@ -14,7 +15,7 @@ from checkpoint_core.recovery.planning import change_of, look_again, mend_of, pl
 from checkpoint_core.recovery.repair import Choices, Mend, MendFailed
 from checkpoint_core.recovery.transaction import NothingToUndo, StateChangedSinceShown
 from checkpoint_core.scripts.change import SCRIPT_TROUBLE, Receipt, ScriptChange
-from checkpoint_core.scripts.run_command import run_command
+from checkpoint_core.scripts.paths import run_command
 from checkpoint_core.scripts.script import find_script
 from checkpoint_core.states.discovery import OutputsFolderError
 from checkpoint_core.states.repair_records import RecordUnusable, RepairRecord, read_records

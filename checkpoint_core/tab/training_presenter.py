@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from checkpoint_core.atomic_write import WriteFailed
-from checkpoint_core.audit.auditor import RunReport, UnknownName
+from checkpoint_core.audit.reports import RunReport, UnknownName
 from checkpoint_core.audit.wording import title
 from checkpoint_core.environment.facts import EnvironmentFacts
 from checkpoint_core.recovery.options import Recovery
@@ -21,15 +21,15 @@ from checkpoint_core.tab.views import actions as action_view
 from checkpoint_core.tab.views import disk as retention_view
 from checkpoint_core.tab.views import training as training_view
 from checkpoint_core.tab.views.loss_plot import Mark
+from checkpoint_core.text import human_bytes, human_seconds
 from checkpoint_core.trainer.save_plan import save_rules
 from checkpoint_core.training import launcher as starting
-from checkpoint_core.training.event_files import EventLosses
 from checkpoint_core.training.launcher import CannotStart, DeviceBusy, NothingRuns, Start
 from checkpoint_core.training.log.progress import Progress
 from checkpoint_core.training.processes import members
 from checkpoint_core.training.record import Ask, TrainingRecord, ask
 from checkpoint_core.training.status import Processes, TrainingStatus, has_trace, in_use, training_status
-from checkpoint_core.units import human_bytes, human_seconds
+from checkpoint_core.training.tensorboard import EventLosses
 
 TROUBLE = (
     CannotStart,

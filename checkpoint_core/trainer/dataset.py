@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
 
-from checkpoint_core.environment.facts import DatasetFacts
-from checkpoint_core.scripts.places import is_of_this_machine, path_here
-from checkpoint_core.states.facts import ScriptFacts
+from checkpoint_core.scripts.facts import ScriptFacts
+from checkpoint_core.scripts.paths import is_of_this_machine, path_here
 from checkpoint_core.trainer.dataset_config import (
     FALLBACKS,
     Dataset,
+    DatasetFacts,
     DatasetMissing,
     DatasetUntold,
     Subset,

@@ -15,7 +15,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from checkpoint_core.formats.reader import MAX_COUNT
-from checkpoint_core.states.facts import ScriptFacts
+from checkpoint_core.scripts.facts import ScriptFacts
 
 
 class DatasetUntold(Exception):
@@ -158,3 +158,19 @@ def _share(script: ScriptFacts, *levels: Mapping[str, Any]) -> float:
     if not 0.0 <= share <= 1.0:
         raise DatasetUntold(f"validation_split is {value!r}")
     return share
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """The run's training images as the trainer would count them now.
+
+    ``batches`` is the number of batches an epoch has on one process (least and most, where bucketing leaves it open);
+    ``problem`` says in words what could not be told or found, with ``batches`` then ``None``. ``is_missing`` marks a
+    folder of images that is not there, in the script's own world.
+    """
+
+    file: str
+    images: int
+    batches: tuple[int, int] | None
+    problem: str | None = None
+    is_missing: bool = False

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import PureWindowsPath
 
-from checkpoint_core.environment.facts import Surroundings
 from checkpoint_core.formats.train_state import TrainState
+from checkpoint_core.scripts.facts import ScriptFacts
 from checkpoint_core.states import layout
-from checkpoint_core.states.facts import Damage, LoraFacts, OptimizerFacts, ScriptFacts, StateFacts
+from checkpoint_core.states.facts import Damage, LoraFacts, OptimizerFacts, StateFacts
 from checkpoint_core.states.layout import Layout
-from checkpoint_core.trainer.epoch_length import epoch_length
+from checkpoint_core.trainer.dataset_config import DatasetFacts
 from checkpoint_core.trainer.learning_rate import differs, learning_rate_at, rate_text, saved_rates
 from checkpoint_core.trainer.position import (
     Position,
     accumulation_steps,
+    epoch_length,
     last_epoch,
     launch_epoch,
     launch_step,
@@ -63,11 +63,20 @@ class Outlook:
     collisions: tuple[str, ...] = ()
 
 
-def make_outlook(facts: StateFacts, position: Position, around: Surroundings) -> Outlook | None:
-    """What the trainer will do; ``None`` where nothing is known, or where it stops over ``train_state.json``."""
+def make_outlook(
+    facts: StateFacts,
+    position: Position,
+    script: ScriptFacts | None,
+    dataset: DatasetFacts | None = None,
+    names: frozenset[str] = frozenset(),
+) -> Outlook | None:
+    """What the trainer will do; ``None`` where nothing is known, or where it stops over ``train_state.json``.
+
+    :param names: what lies now in the folder into which the launch saves.
+    """
     if facts.layout is not Layout.SD_SCRIPTS or facts.problem or _stops_over(facts.train_state):
         return None
-    script, lengths = around.script, epoch_length(position, around.script, around.dataset)
+    lengths = epoch_length(position, script, dataset)
     steps = lengths[0] if lengths and lengths[0] == lengths[1] else None
     start = last = None
     if not why_undecided(script):
@@ -82,7 +91,7 @@ def make_outlook(facts: StateFacts, position: Position, around: Surroundings) ->
         last_epoch=last,
     )
     if script is not None and start is not None and last is not None:
-        outlook = _of_launch(outlook, facts, position, around, Launch(start, last, steps))
+        outlook = _of_launch(outlook, facts, position, script, names, Launch(start, last, steps))
     return outlook if outlook.stops_at_once else _with_rates(outlook, facts, script, steps)
 
 
@@ -94,11 +103,14 @@ def _stops_over(train_state: object) -> bool:
 
 
 def _of_launch(
-    outlook: Outlook, facts: StateFacts, position: Position, around: Surroundings, launch: Launch
+    outlook: Outlook,
+    facts: StateFacts,
+    position: Position,
+    script: ScriptFacts,
+    names: frozenset[str],
+    launch: Launch,
 ) -> Outlook:
     """With the epochs and steps that the launch trains, and with its saves."""
-    script = around.script
-    assert script is not None  # noqa: S101 - the caller has looked
     if _finds_no_step(position, script, launch):
         return replace(outlook, epochs_left=0, steps_left=0, stops_at_once=True, saves_left=0, bytes_needed=0)
     launch = _counted(launch, position, script)
@@ -115,7 +127,7 @@ def _of_launch(
     )
     rules = save_rules(script, launch.last_epoch)
     told = changes(rules, launch) if rules else None
-    return outlook if told is None else _with_saves(outlook, told, facts, _names(around))
+    return outlook if told is None else _with_saves(outlook, told, facts, names)
 
 
 def _finds_no_step(position: Position, script: ScriptFacts, launch: Launch) -> bool:
@@ -136,15 +148,6 @@ def _counted(launch: Launch, position: Position, script: ScriptFacts) -> Launch:
     epochs = launch.last_epoch - launch.first_epoch + 1
     # --max_train_steps holds against the steps of this launch, so only a launch from epoch 1 is cut short by it.
     return replace(launch, first_count=done % steps if skips else 0, last_count=min(epochs * steps, total))
-
-
-def _names(around: Surroundings) -> frozenset[str]:
-    """What lies where the launch saves; a script that was copied from another run saves into that run's folder."""
-    written = around.script.output_dir if around.script else None
-    is_here = around.elsewhere is None and (
-        written is None or PureWindowsPath(written).name == around.run.name
-    )
-    return around.names if is_here else frozenset()
 
 
 def _with_saves(

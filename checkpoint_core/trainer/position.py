@@ -10,8 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from checkpoint_core.formats.train_state import TrainState
-from checkpoint_core.states.facts import LoraFacts, OptimizerFacts, SchedulerFacts, ScriptFacts, StateFacts
+from checkpoint_core.scripts.facts import ScriptFacts
+from checkpoint_core.states.facts import LoraFacts, OptimizerFacts, SchedulerFacts, StateFacts
 from checkpoint_core.states.layout import Layout, SavePoint
+from checkpoint_core.trainer.dataset_config import DatasetFacts
 
 #: sd-scripts ``train_util.py`` (``add_training_arguments``): the default of ``--max_train_steps``.
 DEFAULT_MAX_STEPS = 1600
@@ -236,3 +238,39 @@ def is_finished(position: Position, script: ScriptFacts | None, steps_per_epoch:
     # The last epoch may be cut short by the steps: its state stands inside it, with nothing left to train.
     ends_by_steps = script.max_train_epochs is None and position.steps_per_epoch is not None
     return ends_by_steps and position.step is not None and position.step >= max_steps(script)
+
+
+def steps_per_epoch_now(dataset: DatasetFacts | None, script: ScriptFacts | None) -> tuple[int, int] | None:
+    """Optimizer updates in an epoch of the dataset as it is, least and most; ``None`` where it cannot be told.
+
+    sd-scripts ``train_network.py``: ``ceil(len(train_dataloader) / gradient_accumulation_steps)``, after accelerate
+    has divided the batches among the processes (``data_loader.py``, rounded up).
+    """
+    accumulation = accumulation_steps(script) if script else None
+    if dataset is None or dataset.batches is None or script is None or accumulation is None:
+        return None
+    at_once = max(1, script.num_processes) * accumulation
+    least, most = (-(-batches // at_once) for batches in dataset.batches)
+    return least, most
+
+
+def epoch_length(
+    position: Position, script: ScriptFacts | None, dataset: DatasetFacts | None
+) -> tuple[int, int] | None:
+    """The updates an epoch of the resumed launch has, least and most; ``None`` where nothing tells.
+
+    As they were when the state was saved, unless the present dataset certainly has others.
+    """
+    saved, now = position.steps_per_epoch, steps_per_epoch_now(dataset, script)
+    if now is None or _had_more_processes(position) or (saved is not None and now[0] <= saved <= now[1]):
+        return (saved, saved) if saved else None
+    return now
+
+
+def _had_more_processes(position: Position) -> bool:
+    """Whether the state was saved by more processes than the script shows; accelerate then finds the GPUs by itself.
+
+    The scheduler counts an update once a process, the optimizer once (accelerate ``scheduler.py``, ``step``).
+    """
+    lifetime, updates = position.lifetime_step, position.optimizer_step
+    return bool(lifetime and updates) and (lifetime or 0) >= 2 * (updates or 0)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint_core.atomic_write import WriteFailed, locked
-from checkpoint_core.audit.auditor import RunReport
+from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.scripts.reading import read_script
 from checkpoint_core.scripts.script import dialect_of, find_script
 from checkpoint_core.scripts.tokens import Dialect

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from checkpoint_core.audit.auditor import Auditor, RunReport
+from checkpoint_core.audit.auditor import Auditor
 from checkpoint_core.audit.findings import Verdict
+from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.environment.rehearsal.run import rehearse_state
 from checkpoint_core.recovery import transaction as workshop
 from checkpoint_core.recovery.options import Kind, Way

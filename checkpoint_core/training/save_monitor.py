@@ -9,9 +9,10 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport, RunReport, UnknownName
+from checkpoint_core.audit.auditor import Auditor, CheckpointReport
 from checkpoint_core.audit.findings import Severity, Subject, Verdict
 from checkpoint_core.audit.manifest import make_manifest, write_manifest
+from checkpoint_core.audit.reports import RunReport, UnknownName
 from checkpoint_core.audit.wording import note, title
 from checkpoint_core.states.verification import VerificationCancelled
 

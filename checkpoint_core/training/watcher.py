@@ -17,6 +17,7 @@ from checkpoint_core.audit.findings import Verdict
 from checkpoint_core.recovery.retention import disk_outlook
 from checkpoint_core.scripts.script import find_script
 from checkpoint_core.states.facts import LoraFacts
+from checkpoint_core.text import human_bytes
 from checkpoint_core.training import processes
 from checkpoint_core.training.interfaces import Running
 from checkpoint_core.training.log.files import (
@@ -45,7 +46,6 @@ from checkpoint_core.training.save_monitor import Checked, SaveWatch, settled_au
 from checkpoint_core.training.spawn import GpuMeter, start_training, training_environment
 from checkpoint_core.training.supervisor import Supervisor
 from checkpoint_core.training.training_process import Attempt
-from checkpoint_core.units import human_bytes
 
 TICK_SECONDS = 1.0
 #: The progress is written no more often than that, and at least so often while it lives.

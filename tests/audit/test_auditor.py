@@ -12,17 +12,13 @@ from pathlib import Path
 import pytest
 
 from checkpoint_core.audit import verdict as judgement
-from checkpoint_core.audit.auditor import (
-    Auditor,
-    CheckpointReport,
-    UnknownName,
-    audit_outputs,
-    find_latest_resumable,
-)
+from checkpoint_core.audit.auditor import Auditor, CheckpointReport, audit_outputs
 from checkpoint_core.audit.findings import Finding, Verdict
+from checkpoint_core.audit.reports import UnknownName, find_latest_resumable
 from checkpoint_core.audit.verdict import guarded
 from checkpoint_core.formats import reader as formats
 from checkpoint_core.scripts.change import plan_resume
+from checkpoint_core.scripts.facts import ScriptFacts
 from checkpoint_core.states.discovery import OutputsFolderError
 from checkpoint_core.states.facts import StateFacts
 from checkpoint_core.states.layout import Layout, SavePoint
@@ -458,6 +454,22 @@ def test_the_user_s_layout_is_for_every_state(world: World) -> None:
     run = Auditor(world.outputs, Layout.ACCELERATE_OBJECTS).audit_run(world.run_name)
     assert {item.facts.layout for item in run.checkpoints} == {Layout.ACCELERATE_OBJECTS}
     assert {item.facts.layout_source for item in run.checkpoints} == {"chosen by you"}
+
+
+@pytest.mark.parametrize(
+    ("trainer", "layout"),
+    [
+        ("sd-scripts/flux_train_network.py", Layout.SD_SCRIPTS),
+        ("train_network.py", Layout.SD_SCRIPTS),
+        ("sdxl_train_network.py", Layout.SD_SCRIPTS),
+        ("my_project/train.py", Layout.ACCELERATE_OBJECTS),
+    ],
+)
+def test_the_trainer_decides_the_layout(trainer: str, layout: Layout) -> None:
+    assert Auditor("outputs").choose_layout(ScriptFacts("train.sh", trainer), set()) == (
+        layout,
+        "from the trainer in train.sh",
+    )
 
 
 def test_the_layout_without_a_script_is_what_the_files_look_like(

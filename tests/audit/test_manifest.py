@@ -21,7 +21,6 @@ from checkpoint_core.audit.manifest import (
     Manifest,
     ManifestFile,
     StateChanged,
-    digest_of,
     forget_manifest,
     make_manifest,
     manifest_name,
@@ -36,6 +35,7 @@ from checkpoint_core.report.json_schema import checkpoint_json
 from checkpoint_core.states.facts import Change, Damage, ManifestFacts
 from checkpoint_core.states.layout import MANIFESTS_FOLDER
 from checkpoint_core.states.repair_records import RECORD
+from checkpoint_core.states.verification import digest_of
 from tests.damage import drop_rng_step, empty, flip_member_byte, flip_tensor_byte, nan_in_optimizer, truncate
 from tests.judging import codes, found, judge_state, outcome
 from tests.world import STATE_FILES, World

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from checkpoint_core.audit.auditor import Auditor, RunReport
+from checkpoint_core.audit.auditor import Auditor
 from checkpoint_core.audit.findings import Verdict
+from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.cli.exit_codes import ExitCode, of_checkpoint, of_run, of_runs
 from checkpoint_core.formats.reader import DamageKind
 from checkpoint_core.states.facts import Damage

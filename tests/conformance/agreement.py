@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from checkpoint_core.audit.findings import Severity, Verdict
+from checkpoint_core.audit.reports import CheckpointReport
 from checkpoint_core.audit.single_state import audit_state
-from checkpoint_core.audit.verdict import CheckpointReport
 from checkpoint_core.environment.facts import EnvironmentFacts
 from tests.conformance.case import Case
 from tests.conformance.cases import state_path

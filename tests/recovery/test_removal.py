@@ -11,8 +11,9 @@ import pytest
 
 from checkpoint_core import atomic_write as safe_write
 from checkpoint_core.atomic_write import WriteFailed, remove_confirmed
-from checkpoint_core.audit.auditor import Auditor, RunReport
+from checkpoint_core.audit.auditor import Auditor
 from checkpoint_core.audit.manifest import manifest_name
+from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.recovery import transaction as workshop
 from checkpoint_core.recovery.planning import mend_of
 from checkpoint_core.recovery.removal import (

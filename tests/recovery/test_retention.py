@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_core.audit.auditor import Auditor, RunReport
+from checkpoint_core.audit.auditor import Auditor
 from checkpoint_core.audit.findings import Verdict
+from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.formats.reader import DamageKind
 from checkpoint_core.recovery.planning import plan_recovery
 from checkpoint_core.recovery.retention import RESERVE_BYTES, RetentionPlan, disk_outlook, plan_retention
-from checkpoint_core.states.facts import Damage, LoraFacts, ResumeTarget
+from checkpoint_core.scripts.facts import ResumeTarget
+from checkpoint_core.states.facts import Damage, LoraFacts
 from tests.damage import remove, truncate
 from tests.judging import audit_world
 from tests.world import World

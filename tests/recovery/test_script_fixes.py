@@ -9,16 +9,18 @@ from pathlib import Path
 import pytest
 
 from checkpoint_core.audit.auditor import Auditor, CheckpointReport
+from checkpoint_core.audit.context import Surroundings
 from checkpoint_core.audit.findings import Severity
 from checkpoint_core.audit.verdict import judge
-from checkpoint_core.environment.facts import DatasetFacts, Surroundings
 from checkpoint_core.recovery.planning import mend_of
 from checkpoint_core.recovery.repair import Choices, Mend
 from checkpoint_core.recovery.script_fixes import CureChoices, ScriptCure, saving_edits, script_cures
 from checkpoint_core.scripts.change import Remove, SetSwitch, SetValue, SetValues, plan_edits
+from checkpoint_core.scripts.facts import ScriptFacts
 from checkpoint_core.scripts.reading import read_script, script_facts
 from checkpoint_core.scripts.script import TrainScript, dialect_of
-from checkpoint_core.states.facts import OptimizerFacts, SchedulerFacts, ScriptFacts
+from checkpoint_core.states.facts import OptimizerFacts, SchedulerFacts
+from checkpoint_core.trainer.dataset_config import DatasetFacts
 from checkpoint_core.trainer.lora_network import full_size_modules
 from tests.audit.checks.conftest import RUN, make_stepped_run
 from tests.audit.checks.test_settings import TEXT_ENCODER, full_size, network

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from checkpoint_core.audit.auditor import Auditor, RunReport
+from checkpoint_core.audit.auditor import Auditor
+from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.recovery.planning import plan_recovery
 from checkpoint_core.report.collect import diagnosis_for, redactor_here, small_files
 from checkpoint_core.report.diagnosis import Diagnosis, build_report

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 import checkpoint_core
-from checkpoint_core.audit.auditor import Auditor, AuditReport, UnknownName
+from checkpoint_core.audit.auditor import Auditor
+from checkpoint_core.audit.reports import AuditReport, UnknownName
 from checkpoint_core.report.table import COLUMNS, load_table, to_dataframe, to_display
 from checkpoint_core.states.discovery import OutputsFolderError
 from tests.damage import edit_train_state, remove, truncate

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from checkpoint_core.scripts.facts import ResumeTarget, ScriptFacts
 from checkpoint_core.scripts.reading import read_script, resume_target, script_facts
 from checkpoint_core.scripts.script import Dialect, TrainScript
-from checkpoint_core.states.facts import ResumeTarget, ScriptFacts
-from checkpoint_core.states.layout import Layout
 
 LAUNCH = "accelerate launch sd-scripts/flux_train_network.py"
 
@@ -47,19 +46,6 @@ def test_the_flags_that_decide(arguments: str, field: str, value: object) -> Non
     facts = facts_of(arguments)
     assert getattr(facts, field) == value
     assert facts.unknown == ()
-
-
-@pytest.mark.parametrize(
-    ("trainer", "layout"),
-    [
-        ("sd-scripts/flux_train_network.py", Layout.SD_SCRIPTS),
-        ("train_network.py", Layout.SD_SCRIPTS),
-        ("sdxl_train_network.py", Layout.SD_SCRIPTS),
-        ("my_project/train.py", Layout.ACCELERATE_OBJECTS),
-    ],
-)
-def test_the_trainer_decides_the_layout(trainer: str, layout: Layout) -> None:
-    assert facts_of("", f"accelerate launch {trainer}").layout is layout
 
 
 @pytest.mark.parametrize(

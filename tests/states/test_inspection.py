@@ -11,17 +11,11 @@ from pathlib import Path
 import pytest
 
 from checkpoint_core.formats.reader import DamageKind
+from checkpoint_core.scripts.paths import same_place
 from checkpoint_core.states import inspection, layout
 from checkpoint_core.states.discovery import StateDir, list_directory
 from checkpoint_core.states.facts import Damage, LoraFacts, StateFacts, WeightsFacts
-from checkpoint_core.states.inspection import (
-    RECENT_NS,
-    free_bytes,
-    inspect_lora,
-    inspect_state,
-    reading,
-    same_place,
-)
+from checkpoint_core.states.inspection import RECENT_NS, free_bytes, inspect_lora, inspect_state, reading
 from checkpoint_core.states.layout import Layout, SavePoint
 from tests.damage import HOSTILE_PICKLES, add_leftovers, age, put_pickle, truncate
 

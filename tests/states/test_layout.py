@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from checkpoint_core.audit.auditor import layout_of_trainer
 from checkpoint_core.states.layout import (
     STATE_MARKERS,
     WRITE_ORDER,
     Layout,
     SavePoint,
     is_saved_file,
-    layout_of_trainer,
     looks_like_state,
     parse_state_name,
 )

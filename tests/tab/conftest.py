@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_core.audit.auditor import Auditor, RunReport
+from checkpoint_core.audit.auditor import Auditor
+from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.tab.presenter import Desk
 
 GOOD, DAMAGED, RESUMED = "accelerate-1.6.0-adafactor", "killed-while-overwriting", "resumed-once"

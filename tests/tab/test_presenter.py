@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from checkpoint_core.audit.auditor import UnknownName
+from checkpoint_core.audit.reports import UnknownName
 from checkpoint_core.environment.facts import EnvironmentFacts
 from checkpoint_core.states.discovery import OutputsFolderError
 from checkpoint_core.tab import api as answers

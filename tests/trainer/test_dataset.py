@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from checkpoint_core.scripts.facts import ScriptFacts
 from checkpoint_core.scripts.reading import read_script
-from checkpoint_core.states.facts import ScriptFacts
 from checkpoint_core.states.layout import Layout
 from checkpoint_core.trainer.dataset import dataset_key, read_dataset
-from checkpoint_core.trainer.epoch_length import steps_per_epoch_now
+from checkpoint_core.trainer.position import steps_per_epoch_now
 from tests.world import STEPS_PER_EPOCH, World
 
 

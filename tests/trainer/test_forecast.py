@@ -11,18 +11,21 @@ from pathlib import Path
 import pytest
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from checkpoint_core.audit.auditor import Auditor, RunReport
+from checkpoint_core.audit.auditor import Auditor
+from checkpoint_core.audit.context import Surroundings
+from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.demo.options import TrainOptions
 from checkpoint_core.demo.trainer import train
-from checkpoint_core.environment.facts import DatasetFacts, Surroundings
 from checkpoint_core.formats.reader import DamageKind
 from checkpoint_core.formats.train_state import TrainState
+from checkpoint_core.scripts.facts import ScriptFacts
 from checkpoint_core.scripts.reading import script_facts
 from checkpoint_core.scripts.script import TrainScript, dialect_of
-from checkpoint_core.states.facts import Damage, OptimizerFacts, ScriptFacts
+from checkpoint_core.states.facts import Damage, OptimizerFacts, StateFacts
 from checkpoint_core.states.layout import Layout
+from checkpoint_core.trainer.dataset_config import DatasetFacts
 from checkpoint_core.trainer.forecast import Outlook, make_outlook, outlook_sentence
-from checkpoint_core.trainer.position import locate
+from checkpoint_core.trainer.position import Position, locate
 from tests.audit.checks.conftest import (
     RUN,
     STEPS_PER_EPOCH,
@@ -60,6 +63,10 @@ def resuming(run: Path, state: str, **changes: object) -> TrainOptions:
     return replace(stepped_options(run), resume=str(run / state), **changes)  # type: ignore[arg-type]
 
 
+def outlook_of(facts: StateFacts, position: Position, around: Surroundings) -> Outlook | None:
+    return make_outlook(facts, position, around.script, around.dataset, around.names_where_saved)
+
+
 def outlook_on(options: TrainOptions, **around: object) -> Outlook | None:
     """The outlook on a resume with these flags, of the state that they name."""
     assert options.resume is not None
@@ -69,7 +76,7 @@ def outlook_on(options: TrainOptions, **around: object) -> Outlook | None:
     names = frozenset(path.name for path in run.iterdir())
     values = {"steps_per_epoch": STEPS_PER_EPOCH, "dataset": DATASET, "names": names, **around}
     surroundings = Surroundings(run, script, **values)  # type: ignore[arg-type]
-    return make_outlook(facts, locate(facts, script, surroundings.steps_per_epoch), surroundings)
+    return outlook_of(facts, locate(facts, script, surroundings.steps_per_epoch), surroundings)
 
 
 @dataclass
@@ -244,7 +251,7 @@ def told(run: RunReport, state: str, script: ScriptFacts | None, **around: objec
     facts = run.checkpoint(state).facts
     values = {"steps_per_epoch": STEPS_PER_EPOCH, **around}
     surroundings = Surroundings(run.facts.path, script, **values)  # type: ignore[arg-type]
-    return make_outlook(facts, locate(facts, script, surroundings.steps_per_epoch), surroundings)
+    return outlook_of(facts, locate(facts, script, surroundings.steps_per_epoch), surroundings)
 
 
 @pytest.fixture
@@ -323,13 +330,13 @@ def test_a_run_s_script_that_saves_elsewhere_overwrites_nothing_here(stepped: Ru
 def test_there_is_no_outlook_on_what_does_not_start(stepped: RunReport, changes: dict[str, object]) -> None:
     facts = replace(stepped.checkpoint(EPOCH_2).facts, **changes)  # type: ignore[arg-type]
     surroundings = Surroundings(stepped.facts.path, stepped.facts.script, STEPS_PER_EPOCH)
-    assert make_outlook(facts, locate(facts, surroundings.script, STEPS_PER_EPOCH), surroundings) is None
+    assert outlook_of(facts, locate(facts, surroundings.script, STEPS_PER_EPOCH), surroundings) is None
 
 
 def test_without_train_state_it_starts_at_the_first_epoch(stepped: RunReport) -> None:
     facts = replace(stepped.checkpoint(EPOCH_2).facts, train_state=None)
     surroundings = Surroundings(stepped.facts.path, stepped.facts.script, STEPS_PER_EPOCH)
-    outlook = make_outlook(facts, locate(facts, surroundings.script, STEPS_PER_EPOCH), surroundings)
+    outlook = outlook_of(facts, locate(facts, surroundings.script, STEPS_PER_EPOCH), surroundings)
     assert outlook is not None
     assert (outlook.start_epoch, outlook.should_start, outlook.epochs_left) == (1, 3, 3)
 
@@ -338,7 +345,7 @@ def test_a_state_without_a_schedule_has_its_optimizer_s_rate(stepped: RunReport)
     facts = replace(stepped.checkpoint(EPOCH_2).facts, scheduler=None)
     assert isinstance(facts.optimizer, OptimizerFacts)
     surroundings = Surroundings(stepped.facts.path, stepped.facts.script, STEPS_PER_EPOCH)
-    outlook = make_outlook(facts, locate(facts, surroundings.script, STEPS_PER_EPOCH), surroundings)
+    outlook = outlook_of(facts, locate(facts, surroundings.script, STEPS_PER_EPOCH), surroundings)
     assert outlook is not None
     assert (outlook.learning_rate, outlook.later_rate) == (max(facts.optimizer.learning_rates), None)
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from checkpoint_core.demo.network import make_schedule
-from checkpoint_core.states.facts import SchedulerFacts, ScriptFacts
+from checkpoint_core.scripts.facts import ScriptFacts
+from checkpoint_core.states.facts import SchedulerFacts
 from checkpoint_core.states.layout import Layout
 from checkpoint_core.trainer.learning_rate import (
     differs,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from checkpoint_core.states.facts import ScriptFacts
+from checkpoint_core.scripts.facts import ScriptFacts
 from checkpoint_core.states.layout import Layout
 from checkpoint_core.trainer.lora_network import (
     MODULE,

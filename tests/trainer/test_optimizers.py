@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from checkpoint_core.states.facts import ScriptFacts
+from checkpoint_core.scripts.facts import ScriptFacts
 from checkpoint_core.states.layout import Layout
 from checkpoint_core.trainer.optimizers import (
     Stage,

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from checkpoint_core.formats.train_state import TrainState
-from checkpoint_core.states.facts import (
-    CustomObjectFacts,
-    OptimizerFacts,
-    SchedulerFacts,
-    ScriptFacts,
-    StateFacts,
-)
+from checkpoint_core.scripts.facts import ScriptFacts
+from checkpoint_core.states.facts import CustomObjectFacts, OptimizerFacts, SchedulerFacts, StateFacts
 from checkpoint_core.states.layout import Layout, parse_state_name
+from checkpoint_core.trainer.dataset_config import DatasetFacts
 from checkpoint_core.trainer.position import (
     DEFAULT_MAX_STEPS,
     Position,
     accumulation_steps,
+    epoch_length,
     is_finished,
     last_epoch,
     launch_epoch,
     launch_step,
     locate,
+    steps_per_epoch_now,
     total_steps,
     why_undecided,
 )
@@ -318,3 +317,64 @@ def test_an_end_by_steps_moves_with_the_length_of_an_epoch(
     ending = script(max_train_steps=30)
     assert last_epoch(ending, steps_per_epoch or 8) == epochs
     assert is_finished(locate(state(), None, 8), ending, steps_per_epoch) is finished
+
+
+NO_POSITION = Position(None, None, False, None, None, None, None, None, None, None)
+
+
+def accumulating_script(**flags: object) -> ScriptFacts:
+    """A script with these flags; None is a value that only the shell knows."""
+    values = {f"--{name}": (None if value is None else str(value),) for name, value in flags.items()}
+    return ScriptFacts("train.sh", "t.py", Layout.SD_SCRIPTS, flags=values)
+
+
+@pytest.mark.parametrize(
+    ("processes", "accumulation", "steps"),
+    [(1, None, (10, 13)), (1, 4, (3, 4)), (2, None, (5, 7)), (2, 3, (2, 3)), (4, 4, (1, 1))],
+)
+def test_processes_and_accumulation_share_the_batches(
+    processes: int, accumulation: int | None, steps: tuple[int, int]
+) -> None:
+    flags = {} if accumulation is None else {"gradient_accumulation_steps": accumulation}
+    launched = replace(accumulating_script(**flags), num_processes=processes)
+    dataset = DatasetFacts("dataset.toml", 5, (10, 13))
+    assert steps_per_epoch_now(dataset, launched) == steps
+
+
+def test_what_is_not_known_makes_no_steps() -> None:
+    dataset = DatasetFacts("dataset.toml", 5, (10, 13))
+    assert steps_per_epoch_now(None, accumulating_script()) is None
+    assert steps_per_epoch_now(dataset, None) is None
+    assert steps_per_epoch_now(replace(dataset, batches=None), accumulating_script()) is None
+    assert steps_per_epoch_now(dataset, accumulating_script(gradient_accumulation_steps=None)) is None
+    assert (
+        steps_per_epoch_now(dataset, replace(accumulating_script(), hidden="$EXTRA may hold further flags"))
+        is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("saved", "now", "length"),
+    [
+        (8, (8, 8), (8, 8)),
+        (8, (6, 12), (8, 8)),
+        (8, (9, 12), (9, 12)),
+        (8, None, (8, 8)),
+        (None, (9, 9), (9, 9)),
+        (None, None, None),
+    ],
+)
+def test_an_epoch_keeps_its_length_unless_the_dataset_says_otherwise(
+    saved: int | None, now: tuple[int, int] | None, length: tuple[int, int] | None
+) -> None:
+    position = replace(NO_POSITION, steps_per_epoch=saved)
+    dataset = DatasetFacts("dataset.toml", 4, now)
+    assert epoch_length(position, accumulating_script(), dataset) == length
+
+
+def test_a_state_of_several_processes_is_not_compared_with_a_script_for_one() -> None:
+    """accelerate takes all GPUs where the script does not say how many; the scheduler counted each of them."""
+    position = replace(NO_POSITION, steps_per_epoch=4, lifetime_step=64, optimizer_step=32)
+    dataset = DatasetFacts("dataset.toml", 4, (8, 8))
+    assert epoch_length(position, accumulating_script(), dataset) == (4, 4)
+    assert epoch_length(replace(position, lifetime_step=32), accumulating_script(), dataset) == (8, 8)

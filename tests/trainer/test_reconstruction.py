@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from checkpoint_core.audit.verdict import CheckpointReport
+from checkpoint_core.audit.reports import CheckpointReport
+from checkpoint_core.scripts.facts import ScriptFacts
 from checkpoint_core.scripts.reading import read_script
-from checkpoint_core.states.facts import OptimizerFacts, ScriptFacts, StateFacts
+from checkpoint_core.states.facts import OptimizerFacts, StateFacts
 from checkpoint_core.trainer.position import Position
 from checkpoint_core.trainer.reconstruction import SchedulerValues, lost_scheduler, lost_train_state
 from tests.damage import empty, flip_member_byte, interrupt_overwrite, remove

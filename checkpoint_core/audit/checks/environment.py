@@ -25,6 +25,7 @@ from checkpoint_core.environment.pickle_support import (
     with_version,
 )
 from checkpoint_core.formats.pickles import is_dangerous
+from checkpoint_core.scripts.facts import ScriptFacts
 from checkpoint_core.states import layout
 from checkpoint_core.states.facts import (
     CustomObjectFacts,
@@ -32,7 +33,6 @@ from checkpoint_core.states.facts import (
     RandomStatesFacts,
     Reading,
     SchedulerFacts,
-    ScriptFacts,
     StateFacts,
 )
 from checkpoint_core.states.layout import RANDOM_STATES_PATTERN, Layout

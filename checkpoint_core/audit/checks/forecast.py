@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from checkpoint_core.audit.catalogue.states import finding
+from checkpoint_core.audit.context import Surroundings
 from checkpoint_core.audit.findings import Finding
-from checkpoint_core.environment.facts import Surroundings
+from checkpoint_core.scripts.facts import ScriptFacts
 from checkpoint_core.states import layout
-from checkpoint_core.states.facts import ScriptFacts, StateFacts
+from checkpoint_core.states.facts import StateFacts
 from checkpoint_core.states.layout import Layout
-from checkpoint_core.trainer.epoch_length import epoch_length
+from checkpoint_core.text import human_bytes
 from checkpoint_core.trainer.forecast import Outlook
 from checkpoint_core.trainer.learning_rate import (
     differs,
@@ -20,8 +21,7 @@ from checkpoint_core.trainer.learning_rate import (
     rate_text,
     saved_rates,
 )
-from checkpoint_core.trainer.position import Position, total_steps
-from checkpoint_core.units import human_bytes
+from checkpoint_core.trainer.position import Position, epoch_length, total_steps
 
 #: A rate below this share of the base rate teaches nothing.
 _NOTHING = 1e-3

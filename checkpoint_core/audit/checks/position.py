@@ -8,16 +8,17 @@ from typing import TypeAlias, TypedDict
 
 from checkpoint_core.audit.catalogue.states import finding
 from checkpoint_core.audit.findings import Finding
-from checkpoint_core.environment.facts import DatasetFacts
 from checkpoint_core.formats.reader import DamageKind
 from checkpoint_core.formats.train_state import TrainState
+from checkpoint_core.scripts.facts import ScriptFacts
 from checkpoint_core.states import layout
-from checkpoint_core.states.facts import Damage, ScriptFacts, StateFacts
+from checkpoint_core.states.facts import Damage, StateFacts
 from checkpoint_core.states.layout import Layout, SavePoint
-from checkpoint_core.trainer.epoch_length import epoch_length
+from checkpoint_core.trainer.dataset_config import DatasetFacts
 from checkpoint_core.trainer.position import (
     Position,
     accumulation_steps,
+    epoch_length,
     is_finished,
     last_epoch,
     launch_epoch,

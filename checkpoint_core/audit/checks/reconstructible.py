@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from checkpoint_core.audit.findings import Finding, Severity
+from checkpoint_core.scripts.facts import ScriptFacts
 from checkpoint_core.states import layout
-from checkpoint_core.states.facts import OptimizerFacts, ScriptFacts, StateFacts, WeightsFacts
+from checkpoint_core.states.facts import OptimizerFacts, StateFacts, WeightsFacts
 from checkpoint_core.trainer.position import Position
 from checkpoint_core.trainer.reconstruction import TOLERANCE_NS, lost_scheduler, lost_train_state
 

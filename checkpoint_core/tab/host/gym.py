@@ -20,10 +20,10 @@ from typing import Any
 
 from checkpoint_core.scripts import bash as script_sh
 from checkpoint_core.scripts import batch as script_bat
+from checkpoint_core.scripts.facts import ScriptFacts
 from checkpoint_core.scripts.reading import script_facts
 from checkpoint_core.scripts.script import ScriptNotUnderstood, TrainScript
 from checkpoint_core.scripts.tokens import Dialect
-from checkpoint_core.states.facts import ScriptFacts
 
 _NAME_LABEL = "name of your lora"
 #: Further boxes of "Advanced options" that a way on may need: where the training begins.

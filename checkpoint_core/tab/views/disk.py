@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from checkpoint_core.recovery.retention import Candidate, DiskOutlook, RetentionPlan
 from checkpoint_core.tab.views.markup import notice, safe_name, text
-from checkpoint_core.units import human_bytes
+from checkpoint_core.text import human_bytes
 
 
 def disk_view(outlook: DiskOutlook) -> str:

@@ -11,9 +11,9 @@ from checkpoint_core.audit.wording import judgement, title
 from checkpoint_core.report.table import learning_rate
 from checkpoint_core.states.facts import LoraFacts, OptimizerFacts, RandomStatesFacts, WeightsFacts
 from checkpoint_core.tab.views.markup import badge, notice, severity_word, text
+from checkpoint_core.text import human_bytes, local_time
 from checkpoint_core.trainer.forecast import outlook_sentence
 from checkpoint_core.trainer.learning_rate import rate_text
-from checkpoint_core.units import human_bytes, local_time
 
 
 @dataclass(frozen=True)

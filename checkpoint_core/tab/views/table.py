@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from checkpoint_core.audit.auditor import CheckpointReport, RunReport, find_latest_resumable
+from checkpoint_core.audit.auditor import CheckpointReport
 from checkpoint_core.audit.findings import Severity, Verdict
+from checkpoint_core.audit.reports import RunReport, find_latest_resumable
 from checkpoint_core.audit.wording import headline, note, title
 from checkpoint_core.tab.views.markup import SELECTED_BOX, SORT_BOX, badge, notice, safe_name, sets, text
-from checkpoint_core.units import human_bytes, local_time
+from checkpoint_core.text import human_bytes, local_time
 
 #: Column key to heading and sort key; ``note`` is not sorted by.
 _WORST_LAST = list(Verdict)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_core.audit.auditor import Auditor, RunReport
+from checkpoint_core.audit.auditor import Auditor
+from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.demo.fluxgym_files import GymFolder, write_run_files
 from checkpoint_core.demo.options import TrainOptions
 from tests.world import SETTLED_SECONDS, age, once, run_small_trainer

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_core.audit.auditor import RunReport
 from checkpoint_core.audit.checks.forecast import check_plan
+from checkpoint_core.audit.context import Surroundings
 from checkpoint_core.audit.findings import Finding, Severity, Subject
-from checkpoint_core.environment.facts import DatasetFacts, Surroundings
-from checkpoint_core.states.facts import SchedulerFacts, ScriptFacts, StateFacts
+from checkpoint_core.audit.reports import RunReport
+from checkpoint_core.scripts.facts import ScriptFacts
+from checkpoint_core.states.facts import SchedulerFacts, StateFacts
 from checkpoint_core.states.layout import Layout
 from checkpoint_core.trainer.dataset import read_dataset
+from checkpoint_core.trainer.dataset_config import DatasetFacts
 from checkpoint_core.trainer.forecast import make_outlook
 from checkpoint_core.trainer.position import Position, locate
 from tests.audit.checks.conftest import STEPS_PER_EPOCH
@@ -45,7 +47,14 @@ def told(
 
 def planned(facts: StateFacts, position: Position, around: Surroundings) -> list[Finding]:
     """What is found, with the outlook that the judgement makes."""
-    return list(check_plan(facts, position, around, make_outlook(facts, position, around)))
+    return list(
+        check_plan(
+            facts,
+            position,
+            around,
+            make_outlook(facts, position, around.script, around.dataset, around.names_where_saved),
+        )
+    )
 
 
 def with_flags(script: ScriptFacts | None, flags: Mapping[str, str | None]) -> ScriptFacts:

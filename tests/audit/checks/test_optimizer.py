@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_core.audit.auditor import Auditor, RunReport
+from checkpoint_core.audit.auditor import Auditor
 from checkpoint_core.audit.findings import Severity, Subject
+from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.states.facts import LoraFacts, OptimizerFacts, SchedulerFacts, StateFacts, WeightsFacts
 from tests.audit.checks.test_settings import facts_of, judged, script_of
 

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_core.audit.auditor import CheckpointReport, RunReport, judge
+from checkpoint_core.audit.auditor import CheckpointReport, judge
 from checkpoint_core.audit.checks.position import check_compatibility
+from checkpoint_core.audit.context import Surroundings
 from checkpoint_core.audit.findings import Finding, Severity, Subject
-from checkpoint_core.environment.facts import DatasetFacts, Surroundings
-from checkpoint_core.states.facts import ScriptFacts, StateFacts
+from checkpoint_core.audit.reports import RunReport
+from checkpoint_core.scripts.facts import ScriptFacts
+from checkpoint_core.states.facts import StateFacts
 from checkpoint_core.states.layout import Layout, SavePoint, parse_state_name
+from checkpoint_core.trainer.dataset_config import DatasetFacts
 from checkpoint_core.trainer.position import locate
 from tests.damage import edit_train_state, empty, remove, times_kept, truncate
 from tests.judging import audit_world, codes, found, judge_copy, judge_state, make_directory_of, outcome

@@ -8,11 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from checkpoint_core.audit.auditor import Auditor, RunReport
+from checkpoint_core.audit.auditor import Auditor
 from checkpoint_core.audit.checks.run_level import check_run
+from checkpoint_core.audit.context import RunFacts
 from checkpoint_core.audit.findings import Severity
+from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.formats.reader import DamageKind
-from checkpoint_core.states.facts import Damage, RunFacts
+from checkpoint_core.states.facts import Damage
 from tests.judging import audit_world, found
 from tests.world import World
 

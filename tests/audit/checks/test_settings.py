@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_core.audit.auditor import Auditor, RunReport
+from checkpoint_core.audit.auditor import Auditor
 from checkpoint_core.audit.checks.settings import check_settings
 from checkpoint_core.audit.findings import Finding, Severity, Subject
+from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.environment.facts import TrainerFacts
 from checkpoint_core.formats.safetensors import TensorEntry
-from checkpoint_core.states.facts import FileEntry, ScriptFacts, StateFacts, WeightsFacts
+from checkpoint_core.scripts.facts import ScriptFacts
+from checkpoint_core.states.facts import FileEntry, StateFacts, WeightsFacts
 from checkpoint_core.states.interpret import weights_facts
 from checkpoint_core.states.layout import Layout
 from checkpoint_core.trainer.lora_network import full_size_modules

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from checkpoint_core.audit.auditor import RunReport
 from checkpoint_core.audit.catalogue.states import finding
 from checkpoint_core.audit.checks.since_save import check_since_save
 from checkpoint_core.audit.findings import Finding, Severity
+from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.states.facts import Change, DeepFacts, EntryKind, ManifestFacts, ManifestFile, StateFacts
 
 

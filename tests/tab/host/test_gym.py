@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from checkpoint_core.scripts.facts import ScriptFacts
 from checkpoint_core.scripts.reading import script_facts
 from checkpoint_core.scripts.script import TrainScript
 from checkpoint_core.scripts.tokens import Dialect
-from checkpoint_core.states.facts import ScriptFacts
 from checkpoint_core.tab.host.gym import Gym, box_value, find_gym, slug
 
 

@@ -1,0 +1,71 @@
+"""What a state is judged against: the run around it, the script, the dataset, the training environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+
+from checkpoint_core.environment.facts import Environment
+from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome
+from checkpoint_core.scripts.facts import ResumeTarget, ScriptFacts
+from checkpoint_core.states.facts import Damage, LoraFacts, Reading, Skipped, StateFacts
+from checkpoint_core.trainer.dataset_config import DatasetFacts
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """One run: its folder, its script, its states and LoRA files."""
+
+    name: str
+    path: Path
+    modified_ns: int
+    script: ScriptFacts | None
+    script_problem: str | None
+    resume_target: ResumeTarget
+    states: tuple[StateFacts, ...]
+    loras: tuple[Reading[LoraFacts], ...]
+    skipped: tuple[Skipped, ...]
+    free_bytes: int | None
+    problem: Damage | None = None
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Optimizer updates in an epoch, from the newest LoRA file that tells, or ``None``."""
+        told = [lora for lora in self.loras if isinstance(lora, LoraFacts) and lora.steps_per_epoch]
+        return max(told, key=lambda lora: lora.modified_ns).steps_per_epoch if told else None
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Everything around one state that its verdict depends on.
+
+    :param run: the run's folder, above the state.
+    :param steps_per_epoch: optimizer updates in an epoch when the states were saved, as the run's LoRA files tell.
+    :param recent: the state's files were written so lately that the save may be going on.
+    :param environment: ``None`` where nobody asked for it.
+    :param dataset: ``None`` where the script names no dataset that can be read.
+    :param names: everything that lies in the run's folder.
+    :param elsewhere: the folder of this machine that ``--output_dir`` names, where it is not the run's own.
+    :param free_bytes: free space on the disk of the run.
+    :param rehearsal: how the state's rehearsal in this environment ended, if there was one.
+    """
+
+    run: Path
+    script: ScriptFacts | None = None
+    steps_per_epoch: int | None = None
+    recent: bool = False
+    environment: Environment = None
+    dataset: DatasetFacts | None = None
+    names: frozenset[str] = frozenset()
+    elsewhere: Path | None = None
+    free_bytes: int | None = None
+    rehearsal: RehearsalOutcome | None = None
+
+    @property
+    def names_where_saved(self) -> frozenset[str]:
+        """What lies where a launch saves; a script copied from another run saves into that run's folder."""
+        written = self.script.output_dir if self.script else None
+        is_here = self.elsewhere is None and (
+            written is None or PureWindowsPath(written).name == self.run.name
+        )
+        return self.names if is_here else frozenset()
