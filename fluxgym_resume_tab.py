@@ -23,13 +23,13 @@ import typer
 from checkpoint_core.atomic_write import WriteFailed
 from checkpoint_core.recovery.repair import Choices
 from checkpoint_core.states.discovery import OutputsFolderError
-from checkpoint_core.tab import api as answers
+from checkpoint_core.tab.api import apply_resume, check, checkpoint_table, preview_resume, runs
 from checkpoint_core.tab.host.app_edit import NotEdited, NotFluxGym, add_tab, app_in, outputs_in, remove_tab
 from checkpoint_core.tab.host.gym import Gym, find_gym
 from checkpoint_core.tab.host.mounting import run_app, snapshot
-from checkpoint_core.tab.presenter import LAYOUTS, Desk, Outcome, RunView
-from checkpoint_core.tab.session import Seat
-from checkpoint_core.tab.training_presenter import Told, TrainingShown
+from checkpoint_core.tab.presenter import LAYOUTS, Outcome, RunView, TabPresenter
+from checkpoint_core.tab.session import PageSession
+from checkpoint_core.tab.training_presenter import Told, TrainingView
 from checkpoint_core.tab.views.actions import error_view, info_view
 from checkpoint_core.tab.views.assets import ASKED, DOWNLOAD, OPENED, SCRIPT, STYLE
 from checkpoint_core.tab.views.markup import SELECTED_BOX, SORT_BOX, WAY_BOX
@@ -58,16 +58,16 @@ def build_tab(
     :param hosting: this process is FluxGym itself, so its own Python starts the training.
     :returns: the column that holds everything (``elem_id`` ``ck-root``).
     """
-    desk = Desk(outputs, python=python, hosting=hosting)
+    presenter = TabPresenter(outputs, python=python, hosting=hosting)
     with gr.Column(elem_id="ck-root") as root:
         page = _Page(gym)
-    _wire_views(desk, page)
-    _wire_script(desk, page, gym)
-    _wire_training(desk, page)
-    _wire_long_work(desk, page)
-    _wire_python(desk, page)
-    _wire_download(desk, page)
-    _wire_api(desk)
+    _wire_views(presenter, page)
+    _wire_script(presenter, page, gym)
+    _wire_training(presenter, page)
+    _wire_long_work(presenter, page)
+    _wire_python(presenter, page)
+    _wire_download(presenter, page)
+    _wire_api(presenter)
     return root
 
 
@@ -90,7 +90,7 @@ class _Page:
             "Journal: what was decided, and why", open=False, visible=False
         ) as self.journal_part:
             self.journal = _html()
-        self.table, self.ways, self.panel, self.preview = (_html() for _ in range(4))
+        self.table, self.options, self.panel, self.preview = (_html() for _ in range(4))
         with gr.Row(elem_classes=["ck-bar"]):
             self.resume_now = _button("Resume now", 130, variant="primary", interactive=False)
             self.resume = _button("Resume from this checkpoint", 240, interactive=False)
@@ -114,7 +114,7 @@ class _Page:
             self.fresh_no = _button("No, keep it", 120, visible=False, scale=0)
         self.report = gr.File(label="Diagnosis", visible=False, interactive=False)
         with gr.Accordion("Room on the disk", open=False) as self.room_part:
-            self.room = _html()
+            self.disk = _html()
             self.spare = gr.CheckboxGroup([], label="Checkpoints to remove", visible=False, interactive=True)
             self.remove = _button("Remove the ticked checkpoints", 240, visible=False)
         with gr.Accordion("Options", open=False):
@@ -135,20 +135,20 @@ class _Page:
         self.way_box = gr.Textbox("", elem_id=WAY_BOX, elem_classes=["ck-hidden"], label="Way")
         self.poll = gr.Button("Poll", elem_id="ck-poll", elem_classes=["ck-hidden"])
         self.live = gr.Button("Live", elem_id="ck-live", elem_classes=["ck-hidden"])
-        self.seat = gr.State(Seat())
+        self.session = gr.State(PageSession())
         self.choices, self.pythons, self.fresh_change, self.question = (gr.State(None) for _ in range(4))
         self.receipt, self.resumed_from, self.working = (gr.State(None) for _ in range(3))
 
     @property
     def who(self) -> list[Any]:
         """The inputs of every handler that shows a run: the page's seat, and the picker's run where that is empty."""
-        return [self.seat, self.runs]
+        return [self.session, self.runs]
 
     @property
     def views(self) -> list[Any]:
         """The outputs that show a run, in the order of :func:`_view_updates`."""
         return [
-            *(self.headline, self.table, self.ways, self.panel, self.preview, self.refusal),
+            *(self.headline, self.table, self.options, self.panel, self.preview, self.refusal),
             *(
                 self.repair,
                 self.resume_now,
@@ -158,7 +158,7 @@ class _Page:
                 self.fresh,
                 self.download,
             ),
-            *(self.room_part, self.room, self.spare, self.remove),
+            *(self.room_part, self.disk, self.spare, self.remove),
         ]
 
     @property
@@ -192,9 +192,9 @@ def _silence() -> list[Any]:
     return _told("")
 
 
-def _told(message: str, *, undo: bool = False, fresh: bool = False, way: bool = False) -> list[Any]:
+def _told(message: str, *, undo: bool = False, fresh: bool = False, option: bool = False) -> list[Any]:
     """Updates for ``talk``: what is said, and which buttons answer it."""
-    return [message, _shown(undo), _shown(fresh), _shown(way), _shown(fresh or way)]
+    return [message, _shown(undo), _shown(fresh), _shown(option), _shown(fresh or option)]
 
 
 def _view_updates(view: RunView, before: RunView | None = None) -> list[Any]:
@@ -204,9 +204,9 @@ def _view_updates(view: RunView, before: RunView | None = None) -> list[Any]:
     refusal = error_view(view.refusal) if view.refusal else ""
     has_run, has_row = gr.update(interactive=bool(view.run)), gr.update(interactive=bool(view.selected))
     return [
-        *(view.headline, view.table, view.ways, view.panel, view.preview, refusal),
+        *(view.headline, view.table, view.options, view.panel, view.preview, refusal),
         *(
-            _shown(view.mend is not None),
+            _shown(view.repair_plan is not None),
             gr.update(interactive=view.resumes),
             gr.update(interactive=view.resumes),
             has_row,
@@ -220,15 +220,15 @@ def _view_updates(view: RunView, before: RunView | None = None) -> list[Any]:
 
 def _room_updates(view: RunView, before: RunView | None) -> list[Any]:
     """Updates for the room on the disk; what is ticked stays while the choice is the same."""
-    choices = list(view.room.choices)
-    same = before is not None and (before.run, before.room.choices) == (view.run, view.room.choices)
+    choices = list(view.disk.choices)
+    same = before is not None and (before.run, before.disk.choices) == (view.run, view.disk.choices)
     ticks = gr.skip() if same else gr.update(choices=choices, value=[], visible=bool(choices))
-    was_tight = before is not None and before.run == view.run and before.room.is_tight
-    opened = gr.update(open=True) if view.room.is_tight and not was_tight else gr.skip()
-    return [opened, view.room.view, ticks, _shown(bool(choices))]
+    was_tight = before is not None and before.run == view.run and before.disk.is_tight
+    opened = gr.update(open=True) if view.disk.is_tight and not was_tight else gr.skip()
+    return [opened, view.disk.view, ticks, _shown(bool(choices))]
 
 
-def _training_updates(now: TrainingShown, before: TrainingShown | None) -> list[Any]:
+def _training_updates(now: TrainingView, before: TrainingView | None) -> list[Any]:
     """Updates for ``training_views``; each part only where it differs, so that an open log stays where it is."""
 
     def part(name: str, update: Any) -> Any:
@@ -248,40 +248,42 @@ def _training_updates(now: TrainingShown, before: TrainingShown | None) -> list[
     ]
 
 
-def _show(desk: Desk, seat: Seat, picked: str | None, *, again: bool = False, **chosen: Any) -> list[Any]:
+def _show(
+    presenter: TabPresenter, session: PageSession, picked: str | None, *, again: bool = False, **chosen: Any
+) -> list[Any]:
     """Updates for ``views`` after what was chosen: ``run``, ``selected``, ``sort``, ``layout``, ``choices``."""
-    with seat.turn:
-        seat.pick(chosen.pop("run", seat.run or picked or ""))
+    with session.turn:
+        session.pick(chosen.pop("run", session.run or picked or ""))
         for name, value in chosen.items():
-            setattr(seat, name, value)
-        view, before = seat.look(desk)
+            setattr(session, name, value)
+        view, before = session.look(presenter)
         return _view_updates(view, None if again else before)
 
 
-def _wire_views(desk: Desk, page: _Page) -> None:
+def _wire_views(presenter: TabPresenter, page: _Page) -> None:
     """Everything that shows and changes nothing."""
-    show = partial(_show, desk)
+    show = partial(_show, presenter)
 
     def pythons(told: Any) -> list[Any]:
-        now = (desk.python.choices(), desk.python.chosen(), desk.python.view())
+        now = (presenter.python.choices(), presenter.python.chosen(), presenter.python.view())
         picker = gr.update(choices=now[0], value=now[1])
         return [gr.skip()] * 3 if now == told else [now, picker, now[2]]
 
-    def refresh(listed: Any, told: Any, seat: Seat, run: str | None) -> list[Any]:
-        choices = desk.choices()
-        with seat.turn:
-            kept = seat.keep([name for _, name in choices], run or "")
+    def refresh(listed: Any, told: Any, session: PageSession, run: str | None) -> list[Any]:
+        choices = presenter.choices()
+        with session.turn:
+            kept = session.keep([name for _, name in choices], run or "")
             # An unchanged list is not sent again: it would close the picker under the user's hand.
             same = choices == listed and kept == (run or "")
             picker = gr.skip() if same else gr.update(choices=choices, value=kept or None)
             talk = [gr.skip()] * 5 if kept == (run or "") else _silence()
-            return [choices, picker, *talk, *pythons(told), *show(seat, kept)]
+            return [choices, picker, *talk, *pythons(told), *show(session, kept)]
 
-    def pick(seat: Seat, run: str | None) -> list[Any]:
+    def pick(session: PageSession, run: str | None) -> list[Any]:
         # Gradio's picker tells one choice twice: the second may come after the user has gone on.
-        if run == seat.run:
+        if run == session.run:
             return [gr.skip()] * (_VIEWS + 6)
-        return [*_silence(), "", *show(seat, run, run=run or "")]
+        return [*_silence(), "", *show(session, run, run=run or "")]
 
     def select(message: str, *who: Any) -> list[Any]:
         # The page puts a counter before the value: the same row can be pressed twice, and 5.x may fire twice.
@@ -303,7 +305,7 @@ def _wire_views(desk: Desk, page: _Page) -> None:
         page.runs.input(pick, page.who, [*page.talk, page.progress, *page.views], **_QUIET),
     )
     for event in events:
-        _then_look_at_training(event, desk, page)
+        _then_look_at_training(event, presenter, page)
     layout = [page.layout, *page.who]
     page.layout.input(lambda name, *who: show(*who, layout=name), layout, page.views, **_QUIET)
     boxes = (page.epoch_in, page.epochs, page.skip)
@@ -315,104 +317,106 @@ def _wire_views(desk: Desk, page: _Page) -> None:
     page.sort_box.change(resort, [page.sort_box, *page.who], page.views, **_QUIET)
 
 
-def _then_look_at_training(event: Any, desk: Desk, page: _Page) -> None:
+def _then_look_at_training(event: Any, presenter: TabPresenter, page: _Page) -> None:
     """After an event: how the training of the run stands."""
-    event.then(partial(_look_at_training, desk), page.seat, page.training_views, **_QUIET)
+    event.then(partial(_look_at_training, presenter), page.session, page.training_views, **_QUIET)
 
 
-def _look_at_training(desk: Desk, seat: Seat) -> list[Any]:
-    return _training_updates(*seat.look_at_training(desk))
+def _look_at_training(presenter: TabPresenter, session: PageSession) -> list[Any]:
+    return _training_updates(*session.look_at_training(presenter))
 
 
-def _wire_training(desk: Desk, page: _Page) -> None:
+def _wire_training(presenter: TabPresenter, page: _Page) -> None:
     """Trainings: seen while they run, started, watched, stopped; and room made for their saves."""
     asked_outputs = [*page.talk, page.question]
 
     def told(result: Told) -> list[Any]:
-        return [*_told(result.message, way=result.question is not None), result.question]
+        return [*_told(result.message, option=result.question is not None), result.question]
 
-    def start(bring_back: bool, seat: Seat) -> list[Any]:
-        return told(desk.training.start(seat.run, bring_back))
+    def start(bring_back: bool, session: PageSession) -> list[Any]:
+        return told(presenter.training.start(session.run, bring_back))
 
-    def watch(bring_back: bool, seat: Seat) -> list[Any]:
-        return told(desk.training.watch(seat.run, bring_back))
+    def watch(bring_back: bool, session: PageSession) -> list[Any]:
+        return told(presenter.training.watch(session.run, bring_back))
 
-    def ask_stop(seat: Seat) -> list[Any]:
-        return told(desk.training.ask_stop(seat.run))
+    def ask_stop(session: PageSession) -> list[Any]:
+        return told(presenter.training.ask_stop(session.run))
 
-    def ask_remove(names: list[str], seat: Seat) -> list[Any]:
-        return told(desk.training.ask_remove(seat.run, names or [], seat.layout))
+    def ask_remove(names: list[str], session: PageSession) -> list[Any]:
+        return told(presenter.training.ask_remove(session.run, names or [], session.layout))
 
-    def set_bring_back(wanted: bool, seat: Seat) -> None:
-        desk.training.set_bring_back(seat.run, wanted)
+    def set_bring_back(wanted: bool, session: PageSession) -> None:
+        presenter.training.set_bring_back(session.run, wanted)
 
-    page.live.click(partial(_look_at_training, desk), page.seat, page.training_views, **_QUIET)
-    page.bring_back.input(set_bring_back, [page.bring_back, page.seat], None, **_QUIET)
-    chosen = [page.bring_back, page.seat]
+    page.live.click(partial(_look_at_training, presenter), page.session, page.training_views, **_QUIET)
+    page.bring_back.input(set_bring_back, [page.bring_back, page.session], None, **_QUIET)
+    chosen = [page.bring_back, page.session]
     events = (
         page.start.click(start, chosen, asked_outputs, **_UNLISTED),
         page.watch.click(watch, chosen, asked_outputs, **_UNLISTED),
-        page.stop.click(ask_stop, page.seat, asked_outputs, **_UNLISTED),
-        page.remove.click(ask_remove, [page.spare, page.seat], asked_outputs, **_UNLISTED),
+        page.stop.click(ask_stop, page.session, asked_outputs, **_UNLISTED),
+        page.remove.click(ask_remove, [page.spare, page.session], asked_outputs, **_UNLISTED),
     )
     for event in events:
-        _then_look_at_training(event, desk, page)
+        _then_look_at_training(event, presenter, page)
         event.then(None, None, None, js=ASKED, **_UNLISTED)
 
 
-def _wire_python(desk: Desk, page: _Page) -> None:
+def _wire_python(presenter: TabPresenter, page: _Page) -> None:
     """Which Python trains: chosen from those that this machine names."""
-    chosen = page.python.input(desk.python.choose, page.python, page.environment, **_UNLISTED)
-    chosen.then(partial(_show, desk), page.who, page.views, **_QUIET)
+    chosen = page.python.input(presenter.python.choose, page.python, page.environment, **_UNLISTED)
+    chosen.then(partial(_show, presenter), page.who, page.views, **_QUIET)
 
 
-def _written(desk: Desk, result: Outcome, seat: Seat, run: str | None) -> list[Any]:
+def _written(presenter: TabPresenter, result: Outcome, session: PageSession, run: str | None) -> list[Any]:
     """Updates after a press that may have changed the script."""
     # The path is a token too: True after “Start fresh”, None where nothing was written.
     resumed_from = (str(result.state_path) if result.state_path else True) if result.written else None
-    talk = _told(result.message, undo=result.receipt is not None, way=result.question is not None)
-    return [*talk, result.receipt, resumed_from, *_show(desk, seat, run, again=True)]
+    talk = _told(result.message, undo=result.receipt is not None, option=result.question is not None)
+    return [*talk, result.receipt, resumed_from, *_show(presenter, session, run, again=True)]
 
 
-def _wire_script(desk: Desk, page: _Page, gym: Gym | None) -> None:
+def _wire_script(presenter: TabPresenter, page: _Page, gym: Gym | None) -> None:
     """Everything that changes a script."""
     written = [*page.talk, page.receipt, page.resumed_from, *page.views]
 
-    written_by = partial(_written, desk)
+    written_by = partial(_written, presenter)
 
-    def try_first(seat: Seat, run: str | None) -> Iterator[list[Any]]:
+    def try_first(session: PageSession, run: str | None) -> Iterator[list[Any]]:
         # What was shown when the button was pressed is what is written, wherever the user goes meanwhile.
-        seat.pressed = seat.shown
-        yield from _follow(desk.trials.rehearse_unusual, seat, run)
+        session.pressed = session.shown
+        yield from _follow(presenter.trials.rehearse_unusual, session, run)
 
-    def resume(seat: Seat, run: str | None) -> list[Any]:
-        return written_by(desk.resume_shown(seat.pressed, seat.layout), seat, run)
+    def resume(session: PageSession, run: str | None) -> list[Any]:
+        return written_by(presenter.resume_shown(session.pressed, session.layout), session, run)
 
-    def start_fresh(change: Any, seat: Seat, run: str | None) -> list[Any]:
-        return written_by(desk.start_fresh(seat.run, change), seat, run)
+    def start_fresh(change: Any, session: PageSession, run: str | None) -> list[Any]:
+        return written_by(presenter.start_fresh(session.run, change), session, run)
 
-    def undo(receipt: Any, seat: Seat, run: str | None) -> list[Any]:
-        return written_by(desk.undo(seat.run, receipt), seat, run)
+    def undo(receipt: Any, session: PageSession, run: str | None) -> list[Any]:
+        return written_by(presenter.undo(session.run, receipt), session, run)
 
-    def ask_fresh(seat: Seat, run: str | None) -> list[Any]:
-        told, change = desk.preview_fresh(seat.run or run or "")
+    def ask_fresh(session: PageSession, run: str | None) -> list[Any]:
+        told, change = presenter.preview_fresh(session.run or run or "")
         return [*_told(told, fresh=change is not None), change]
 
-    def ask_way(message: str, seat: Seat, run: str | None) -> list[Any]:
+    def ask_way(message: str, session: PageSession, run: str | None) -> list[Any]:
         wanted = message.partition("|")[2]
-        asked = desk.repairs.ask(seat.run or run or "", seat.selected, wanted, seat.layout, seat.choices)
-        return [*_told(asked[0], way=asked[1] is not None), asked[1]]
+        asked = presenter.repairs.ask(
+            session.run or run or "", session.selected, wanted, session.layout, session.choices
+        )
+        return [*_told(asked[0], option=asked[1] is not None), asked[1]]
 
-    def resume_now(bring_back: bool, seat: Seat, run: str | None) -> list[Any]:
-        result = desk.resume_now(seat.pressed, seat.layout, bring_back)
-        return [*written_by(result, seat, run), result.question]
+    def resume_now(bring_back: bool, session: PageSession, run: str | None) -> list[Any]:
+        result = presenter.resume_now(session.pressed, session.layout, bring_back)
+        return [*written_by(result, session, run), result.question]
 
-    def answer(question: Any, seat: Seat, run: str | None) -> list[Any]:
-        result = desk.answer(seat.run, question)
-        return [*written_by(result, seat, run), result.question]
+    def answer(question: Any, session: PageSession, run: str | None) -> list[Any]:
+        result = presenter.answer(session.run, question)
+        return [*written_by(result, session, run), result.question]
 
-    def repair(seat: Seat, run: str | None) -> list[Any]:
-        return written_by(desk.repair_shown(seat.shown, seat.layout), seat, run)
+    def repair(session: PageSession, run: str | None) -> list[Any]:
+        return written_by(presenter.repair_shown(session.shown, session.layout), session, run)
 
     # Versions that nobody has tried are tried first; what that shows decides with the rest.
     tried = page.resume.click(try_first, *_followed(page), **_UNLISTED)
@@ -431,18 +435,18 @@ def _wire_script(desk: Desk, page: _Page, gym: Gym | None) -> None:
         page.undo.click(undo, [page.receipt, *page.who], written, **_UNLISTED),
     )
     for event in events:
-        _then_look_at_training(event, desk, page)
+        _then_look_at_training(event, presenter, page)
     for event in events if gym is not None and gym.is_connected else ():
-        _carry_into_gym(event, page, gym, desk)
+        _carry_into_gym(event, page, gym, presenter)
 
 
-def _carry_into_gym(event: Any, page: _Page, gym: Gym, desk: Desk) -> None:
+def _carry_into_gym(event: Any, page: _Page, gym: Gym, presenter: TabPresenter) -> None:
     """After a change: set FluxGym's own components, so that its “Start training” does not undo the choice."""
 
     def carry(state: str | bool | None, run: str, message: str, *values: Any) -> list[Any]:
         if state is None:
             return [gr.skip()] * (len(gym.targets) + 1)
-        result, told = desk.carry(gym, values, run, state)
+        result, told = presenter.carry(gym, values, run, state)
         kept = result if result is not None else [gr.skip()] * len(gym.targets)
         return [message + info_view(told), *kept]
 
@@ -450,17 +454,19 @@ def _carry_into_gym(event: Any, page: _Page, gym: Gym, desk: Desk) -> None:
     event.then(carry, inputs, [page.result, *gym.targets], **_QUIET)
 
 
-def _wire_long_work(desk: Desk, page: _Page) -> None:
+def _wire_long_work(presenter: TabPresenter, page: _Page) -> None:
     """What takes its time, with progress and cancel. The user may go on to other checkpoints meanwhile."""
 
     def on(button: gr.Button, work: Callable[..., Iterator[str]]) -> None:
         done = button.click(partial(_follow, work), *_followed(page), concurrency_limit=4, **_QUIET)
         # A step of its own, so that it shows what is selected when the work ends, not when it began.
-        done.then(partial(_show, desk), page.who, page.views, **_QUIET)
+        done.then(partial(_show, presenter), page.who, page.views, **_QUIET)
 
-    on(page.verify, desk.trials.verify)
-    on(page.rehearse, desk.trials.rehearse)
-    page.cancel.click(lambda key: desk.trials.cancel(*key) if key else None, page.working, None, **_UNLISTED)
+    on(page.verify, presenter.trials.verify)
+    on(page.rehearse, presenter.trials.rehearse)
+    page.cancel.click(
+        lambda key: presenter.trials.cancel(*key) if key else None, page.working, None, **_UNLISTED
+    )
 
 
 def _followed(page: _Page) -> tuple[list[Any], list[Any]]:
@@ -468,16 +474,20 @@ def _followed(page: _Page) -> tuple[list[Any], list[Any]]:
     return page.who, [page.progress, page.cancel, page.working]
 
 
-def _follow(work: Callable[..., Iterator[str]], seat: Seat, picked: str | None) -> Iterator[list[Any]]:
-    told, about = "", (seat.run or picked or "", seat.selected)
-    for told in work(*about, seat.layout):
+def _follow(
+    work: Callable[..., Iterator[str]], session: PageSession, picked: str | None
+) -> Iterator[list[Any]]:
+    told, about = "", (session.run or picked or "", session.selected)
+    for told in work(*about, session.layout):
         yield [told, _shown(True), about]
     yield [told, _shown(False), None]
 
 
-def _wire_download(desk: Desk, page: _Page) -> None:
-    def make(seat: Seat, run: str | None) -> Any:
-        return gr.update(value=str(desk.diagnosis_file(seat.run or run or "", seat.layout)), visible=True)
+def _wire_download(presenter: TabPresenter, page: _Page) -> None:
+    def make(session: PageSession, run: str | None) -> Any:
+        return gr.update(
+            value=str(presenter.diagnosis_file(session.run or run or "", session.layout)), visible=True
+        )
 
     made = page.download.click(_telling(make), page.who, page.report, **_UNLISTED)
     made.then(None, page.report, None, js=DOWNLOAD, **_UNLISTED)
@@ -497,7 +507,7 @@ def _telling(function: Callable[..., Any]) -> Callable[..., Any]:
     return told
 
 
-def _wire_api(desk: Desk) -> None:
+def _wire_api(presenter: TabPresenter) -> None:
     """Named endpoints for ``gradio_client``: names in, JSON out. Components of theirs are never in the page."""
     run, checkpoint = gr.Textbox(visible=False, label="run"), gr.Textbox(visible=False, label="checkpoint")
     answer, file = gr.JSON(visible=False), gr.File(visible=False)
@@ -505,11 +515,11 @@ def _wire_api(desk: Desk) -> None:
     def endpoint(name: str, function: Any, inputs: list[Any], output: Any = answer) -> None:
         gr.Button(name, visible=False).click(_telling(function), inputs, output, api_name=name, **_LISTED)
 
-    endpoint("runs", partial(answers.runs, desk), [])
-    endpoint("checkpoint_table", partial(answers.checkpoint_table, desk), [run])
-    for function in (answers.check, answers.preview_resume, answers.apply_resume):
-        endpoint(function.__name__, partial(function, desk), [run, checkpoint])
-    endpoint("diagnosis_report", lambda name: str(desk.diagnosis_file(name)), [run], file)
+    endpoint("runs", partial(runs, presenter), [])
+    endpoint("checkpoint_table", partial(checkpoint_table, presenter), [run])
+    for function in (check, preview_resume, apply_resume):
+        endpoint(function.__name__, partial(function, presenter), [run, checkpoint])
+    endpoint("diagnosis_report", lambda name: str(presenter.diagnosis_file(name)), [run], file)
 
 
 def mount(demo: gr.Blocks, fluxgym: Path | str | None = None) -> None:

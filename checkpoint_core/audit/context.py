@@ -36,7 +36,7 @@ class RunFacts:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class CheckContext:
     """Everything around one state that its verdict depends on.
 
     :param run: the run's folder, above the state.

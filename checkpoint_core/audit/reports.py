@@ -11,7 +11,7 @@ from checkpoint_core.environment.facts import Environment, EnvironmentFacts
 from checkpoint_core.environment.pickle_support import is_unusual
 from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome, Status
 from checkpoint_core.states.facts import Skipped, StateFacts
-from checkpoint_core.trainer.forecast import Outlook
+from checkpoint_core.trainer.forecast import Forecast
 from checkpoint_core.trainer.position import Position
 
 
@@ -29,7 +29,7 @@ class CheckpointReport:
     position: Position
     findings: tuple[Finding, ...]
     verdict: Verdict
-    outlook: Outlook | None = None
+    forecast: Forecast | None = None
     environment: Environment = None
     rehearsal: RehearsalOutcome | None = None
 

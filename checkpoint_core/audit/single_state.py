@@ -10,7 +10,7 @@ from pathlib import Path
 
 from checkpoint_core.audit.auditor import Auditor, CheckpointReport, judge
 from checkpoint_core.audit.catalogue.states import finding
-from checkpoint_core.audit.context import Surroundings
+from checkpoint_core.audit.context import CheckContext
 from checkpoint_core.audit.findings import Finding, Verdict
 from checkpoint_core.audit.reports import RunReport, UnknownName
 from checkpoint_core.environment.facts import Environment
@@ -82,7 +82,7 @@ def audit_state(
         facts = replace(facts, deep=verify_state(facts, progress, cancelled))
     recent = facts.changed or abs(clock() - facts.saved_ns) < RECENT_NS
     names = frozenset(entry.name for entry in list_directory(folder, folder.parent).entries)
-    around = Surroundings(
+    context = CheckContext(
         run=folder,
         script=script,
         steps_per_epoch=_steps_per_epoch(run, script),
@@ -94,8 +94,8 @@ def audit_state(
         free_bytes=inspection.free_bytes(folder),
     )
     if rehearse is not None:
-        around = replace(around, rehearsal=rehearse(facts, environment))
-    return judge(facts, around)
+        context = replace(context, rehearsal=rehearse(facts, environment))
+    return judge(facts, context)
 
 
 def _given_script(path: Path) -> ScriptFacts:

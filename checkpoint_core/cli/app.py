@@ -15,11 +15,7 @@ from checkpoint_core.audit.auditor import Auditor, CheckpointReport
 from checkpoint_core.audit.reports import AuditReport, RunReport, find_latest_resumable
 from checkpoint_core.audit.single_state import audit_state, fluxgym_root
 from checkpoint_core.audit.wording import title
-from checkpoint_core.cli import exit_codes as exit_code
-from checkpoint_core.cli import prune as cli_prune
-from checkpoint_core.cli import repair as cli_repair
-from checkpoint_core.cli import training as cli_training
-from checkpoint_core.cli import views as console_view
+from checkpoint_core.cli import exit_codes
 from checkpoint_core.cli.options import (
     LayoutOption,
     PythonOption,
@@ -42,8 +38,15 @@ from checkpoint_core.cli.output import (
     show,
     stop,
 )
+from checkpoint_core.cli.prune import prune as prune_command
+from checkpoint_core.cli.repair import recover as recover_command
+from checkpoint_core.cli.repair import repair as repair_command
+from checkpoint_core.cli.training import status as status_command
+from checkpoint_core.cli.training import stop_training as stop_command
+from checkpoint_core.cli.training import watch as watch_command
+from checkpoint_core.cli.views import checkpoint_view, diff_view, scan_view
 from checkpoint_core.environment.facts import Environment
-from checkpoint_core.environment.interpreters import asker
+from checkpoint_core.environment.interpreters import environment_source
 from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome, Stage
 from checkpoint_core.environment.rehearsal.run import rehearse_state
 from checkpoint_core.recovery.planning import plan_recovery
@@ -99,8 +102,8 @@ def scan(
         elif as_csv:
             print_csv(report)
         else:
-            show(console_view.scan_view(report))
-        raise typer.Exit(exit_code.of_runs(report.runs))
+            show(scan_view(report))
+        raise typer.Exit(exit_codes.of_runs(report.runs))
 
 
 @app.command()
@@ -133,14 +136,14 @@ def check(
                 layout,
                 deep,
                 lambda done, total: bar.update(task, completed=done, total=total),
-                environment=asker(fluxgym_root(state), chosen=usable_python(python))(),
+                environment=environment_source(fluxgym_root(state), chosen=usable_python(python))(),
                 rehearse=_rehearse if rehearse else None,
             )
         if as_json:
             print_json(check_json(checkpoint))
         else:
-            show(console_view.checkpoint_view(checkpoint))
-        raise typer.Exit(exit_code.of_checkpoint(checkpoint))
+            show(checkpoint_view(checkpoint))
+        raise typer.Exit(exit_codes.of_checkpoint(checkpoint))
 
 
 @app.command()
@@ -224,13 +227,13 @@ def report(
         say("Look through diagnosis.md in it before you send it: prompts and names of runs are still there.")
 
 
-# In the order of the help; their functions stand in a module of their own.
-repair = app.command()(cli_repair.repair)
-recover = app.command()(cli_repair.recover)
-watch = app.command()(cli_training.watch)
-status = app.command()(cli_training.status)
-stop_training = app.command(name="stop")(cli_training.stop_training)
-prune = app.command()(cli_prune.prune)
+# In the order of the help; their functions stand in modules of their own.
+repair = app.command()(repair_command)
+recover = app.command()(recover_command)
+watch = app.command()(watch_command)
+status = app.command()(status_command)
+stop_training = app.command(name="stop")(stop_command)
+prune = app.command()(prune_command)
 
 
 def _scanned(auditor: Auditor, run: str | None) -> AuditReport:
@@ -246,7 +249,7 @@ def _chosen(run: RunReport, state: str | None) -> CheckpointReport:
     if state is not None:
         checkpoint = named_checkpoint(run, state)
         if not checkpoint.verdict.resumes:
-            show(console_view.checkpoint_view(checkpoint))
+            show(checkpoint_view(checkpoint))
             stop("Refused: this checkpoint will not resume as it is. The train script was not changed.")
         return checkpoint
     found = find_latest_resumable(run)
@@ -277,7 +280,7 @@ def _tried(auditor: Auditor, checkpoint: CheckpointReport, wanted: bool) -> Chec
         return checkpoint
     tried = auditor.rehearse(checkpoint.run, checkpoint.name, _rehearse)
     if not tried.verdict.resumes:
-        show(console_view.checkpoint_view(tried))
+        show(checkpoint_view(tried))
         stop("Refused: it did not load for trial. The train script was not changed.")
     for found in tried.findings:
         if found.code.startswith("rehearsal-"):
@@ -315,7 +318,7 @@ def _carry_out(change: ScriptChange, folder: Path, dry_run: bool) -> None:
     else:
         for line in change.summary:
             say(f"Change: {line}")
-        show(console_view.diff_view(change.diff))
+        show(diff_view(change.diff))
     if dry_run:
         say("Dry run: nothing was written.")
         return

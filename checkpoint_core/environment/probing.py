@@ -105,7 +105,7 @@ def _facts(
     )
 
 
-class Asked:
+class CachedProbe:
     """Answers kept until the Python, its packages or the variables that decide about them change.
 
     Installing or removing a package changes its ``site-packages`` folder's time. A Python that did not answer is left

@@ -59,7 +59,7 @@ class FileRepair:
 
 
 @dataclass(frozen=True)
-class Repair:
+class ChangeSet:
     """A planned repair of one state directory, and the change of the script that goes with it.
 
     ``listing`` is the directory as it was when planned.

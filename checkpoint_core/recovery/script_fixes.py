@@ -25,7 +25,7 @@ KEPT_STATES = 2
 
 
 @dataclass(frozen=True)
-class CureChoices:
+class FixChoices:
     """What a cure leaves to the user.
 
     :param more_epochs: how many further epochs a finished run trains.
@@ -37,7 +37,7 @@ class CureChoices:
 
 
 @dataclass(frozen=True)
-class ScriptCure:
+class ScriptFix:
     """The edits that cure one finding: ``does`` says what is changed, ``costs`` what is lost, ``note`` what to know."""
 
     code: str
@@ -51,7 +51,7 @@ class ScriptCure:
 class _Case:
     report: CheckpointReport
     script: ScriptFacts
-    choices: CureChoices
+    choices: FixChoices
 
     @property
     def position(self) -> Position:
@@ -74,14 +74,14 @@ def saving_edits(script: ScriptFacts) -> tuple[Edit, ...]:
     return tuple(edits)
 
 
-_Cure = Callable[[_Case], "ScriptCure | None"]
+_Cure = Callable[[_Case], "ScriptFix | None"]
 
 
-def script_cures(
-    report: CheckpointReport, script: ScriptFacts, choices: CureChoices | None = None
-) -> tuple[ScriptCure, ...]:
+def script_fixes(
+    report: CheckpointReport, script: ScriptFacts, choices: FixChoices | None = None
+) -> tuple[ScriptFix, ...]:
     """The cures that are known for a checkpoint's findings about its script, one a finding."""
-    case = _Case(report, script, choices or CureChoices())
+    case = _Case(report, script, choices or FixChoices())
     weighty = [found.code for found in report.findings if found.severity is not Severity.INFO]
     # The run's own finding: with the flag the trainer looks for no checkpoint of this machine.
     if script.resume_from_huggingface:
@@ -90,27 +90,27 @@ def script_cures(
     return tuple(_once(cure for cure in found if cure is not None))
 
 
-def _once(cures: Iterator[ScriptCure]) -> Iterator[ScriptCure]:
+def _once(fixes: Iterator[ScriptFix]) -> Iterator[ScriptFix]:
     """The cures without those whose flags another one sets already: the first finding weighs most."""
-    taken: set[str] = set()
-    for cure in cures:
+    applied: set[str] = set()
+    for cure in fixes:
         flags = {edit.flag for edit in cure.edits}
-        if not flags & taken:
+        if not flags & applied:
             yield cure
-        taken |= flags
+        applied |= flags
 
 
-def _rank(case: _Case) -> ScriptCure | None:
+def _rank(case: _Case) -> ScriptFix | None:
     weights, plan = case.report.facts.weights, plan_network(case.script)
     if not isinstance(weights, WeightsFacts) or plan is None:
         return None
     if len(weights.ranks) == 1 and weights.rank and not plan.type_ranks and not plan.split_qkv:
         edit = SetValue("--network_dim", str(weights.rank))
-        return ScriptCure("script-rank", (edit,), f"--network_dim {weights.rank}, as in the checkpoint.")
+        return ScriptFix("script-rank", (edit,), f"--network_dim {weights.rank}, as in the checkpoint.")
     return _split_qkv(case.script, weights, plan)
 
 
-def _split_qkv(script: ScriptFacts, weights: WeightsFacts, plan: LoraPlan) -> ScriptCure | None:
+def _split_qkv(script: ScriptFacts, weights: WeightsFacts, plan: LoraPlan) -> ScriptFix | None:
     """The pairs of a divided layer are saved as one, so the saved ranks tell whether it was divided."""
     given = _arguments(script)
     other = replace(plan, split_qkv=not plan.split_qkv)
@@ -120,7 +120,7 @@ def _split_qkv(script: ScriptFacts, weights: WeightsFacts, plan: LoraPlan) -> Sc
     if other.split_qkv:
         args["split_qkv"] = "True"
     does = f"split_qkv=True {'added to' if other.split_qkv else 'removed from'} --network_args."
-    return ScriptCure("script-rank", (_with_arguments(args),), does)
+    return ScriptFix("script-rank", (_with_arguments(args),), does)
 
 
 def _arguments(script: ScriptFacts) -> dict[str, str] | None:
@@ -136,16 +136,16 @@ def _with_arguments(args: dict[str, str]) -> Edit:
     return SetValues("--network_args", values) if values else Remove("--network_args")
 
 
-def _alpha(case: _Case) -> ScriptCure | None:
+def _alpha(case: _Case) -> ScriptFix | None:
     weights = case.report.facts.weights
     if not isinstance(weights, WeightsFacts) or not weights.alpha:
         return None
     value = f"{weights.alpha:g}"
     edit = SetValue("--network_alpha", value)
-    return ScriptCure("script-alpha", (edit,), f"--network_alpha {value}, as in the checkpoint.")
+    return ScriptFix("script-alpha", (edit,), f"--network_alpha {value}, as in the checkpoint.")
 
 
-def _parts(case: _Case) -> ScriptCure | None:
+def _parts(case: _Case) -> ScriptFix | None:
     """The trained parts: blocks and text encoders, as :mod:`checkpoint_core.audit.checks.settings` tells them."""
     weights, plan = case.report.facts.weights, plan_network(case.script)
     if not isinstance(weights, WeightsFacts) or plan is None or plan.type_ranks or plan.blocks:
@@ -167,7 +167,7 @@ def _parts(case: _Case) -> ScriptCure | None:
         told.append(f"{flag} {'removed' if have & blocks else 'added'}")
     if any(edit.flag == "--network_args" for edit in edits):
         told.append("--network_args with the checkpoint's parts of the model")
-    return ScriptCure("script-parts", tuple(edits), f"{' and '.join(told)}.") if edits else None
+    return ScriptFix("script-parts", tuple(edits), f"{' and '.join(told)}.") if edits else None
 
 
 def _network_args(
@@ -213,7 +213,7 @@ def _input_dims(weights: WeightsFacts, plan: LoraPlan) -> str:
 _PLUS = ("loraplus_lr_ratio", "loraplus_text_encoder_lr_ratio", "loraplus_unet_lr_ratio")
 
 
-def _groups(case: _Case) -> ScriptCure | None:
+def _groups(case: _Case) -> ScriptFix | None:
     """Learning rates of 0 and LoRA+: the fewest changes that make the groups of the checkpoint's optimizer.
 
     A part's own rate need not be known: it comes back with ``scheduler.bin``. LoRA+'s ratio is not guessed at.
@@ -227,7 +227,7 @@ def _groups(case: _Case) -> ScriptCure | None:
         groups = plan_groups(plan, weights.parts, rates) if plan is not None and rates is not None else None
         if groups is not None and tuple(group.size for group in groups) == optimizer.group_sizes:
             does = f"{' and '.join(map(_told, edits))}: the optimizer then has the checkpoint's groups."
-            return ScriptCure("script-groups", edits, does)
+            return ScriptFix("script-groups", edits, does)
     return None
 
 
@@ -261,7 +261,7 @@ def _told(edit: Edit) -> str:
     return f"{edit.flag} {' '.join(_values(edit)) or 'removed'}"
 
 
-def _optimizer(case: _Case) -> ScriptCure | None:
+def _optimizer(case: _Case) -> ScriptFix | None:
     """The optimizer that saved the state, with the arguments without which sd-scripts makes another of it."""
     optimizer = case.report.facts.optimizer
     if not isinstance(optimizer, OptimizerFacts) or optimizer.family == "unknown":
@@ -284,7 +284,7 @@ def _optimizer(case: _Case) -> ScriptCure | None:
         "comes back with its state."
     )
     is_removed = not arguments and case.script.has("--optimizer_args")
-    return ScriptCure(
+    return ScriptFix(
         "script-optimizer",
         tuple(edits),
         f"--optimizer_type {written}{told}, as in the checkpoint.",
@@ -299,7 +299,7 @@ def _adafactor_arguments(optimizer: OptimizerFacts) -> tuple[str, ...]:
     return tuple(f"{name}={saved[name]}" for name in names if type(saved.get(name)) is bool)
 
 
-def _more_epochs(case: _Case) -> ScriptCure | None:
+def _more_epochs(case: _Case) -> ScriptFix | None:
     epoch, script = case.position.epoch, case.script
     if epoch is None:
         return None
@@ -316,7 +316,7 @@ def _more_epochs(case: _Case) -> ScriptCure | None:
         f"The schedule ({schedule}) is laid out anew over {last} epochs, so the learning rate jumps."
     )  # fmt: skip
     does = f"--max_train_epochs {last}{steps}: it trains {number} more {noun}."
-    return ScriptCure("run-finished", tuple(edits), does, note=note)
+    return ScriptFix("run-finished", tuple(edits), does, note=note)
 
 
 _EVERY_RESUME = (
@@ -325,7 +325,7 @@ _EVERY_RESUME = (
 
 
 def _initial_epoch(code: str) -> _Cure:
-    def cure(case: _Case) -> ScriptCure | None:
+    def cure(case: _Case) -> ScriptFix | None:
         following = case.position.next_epoch
         if following is None:
             return None
@@ -333,34 +333,34 @@ def _initial_epoch(code: str) -> _Cure:
         if case.script.has("--initial_step"):  # the trainer prefers it
             edits += (Remove("--initial_step"),)
         does = f"--initial_epoch {following}: it goes on at the right epoch."
-        return ScriptCure(code, edits, does, note=_EVERY_RESUME)
+        return ScriptFix(code, edits, does, note=_EVERY_RESUME)
 
     return cure
 
 
-def _script_epoch(case: _Case) -> ScriptCure | None:
+def _script_epoch(case: _Case) -> ScriptFix | None:
     """The script's own epoch is wrong: it goes where the checkpoint knows better, else it is set right."""
     position = case.position
     if position.start_epoch is None or position.start_epoch != position.next_epoch:
         return _initial_epoch("script-initial-epoch")(case)
     flags = [flag for flag in ("--initial_epoch", "--initial_step") if case.script.has(flag)]
     does = f"{' and '.join(flags)} removed: the checkpoint itself says where to go on."
-    return ScriptCure("script-initial-epoch", tuple(Remove(flag) for flag in flags), does) if flags else None
+    return ScriptFix("script-initial-epoch", tuple(Remove(flag) for flag in flags), does) if flags else None
 
 
 def _always(code: str, edit: Edit, does: str, costs: str = "") -> _Cure:
     """A cure that is the same for every checkpoint."""
-    return lambda _: ScriptCure(code, (edit,), does, costs)
+    return lambda _: ScriptFix(code, (edit,), does, costs)
 
 
-def _skip(case: _Case) -> ScriptCure | None:
+def _skip(case: _Case) -> ScriptFix | None:
     """Only on request, and only where upstream counts rightly: one batch an update, and a count of this launch."""
     if not case.choices.skip_trained_steps or accumulation_steps(case.script) != 1:
         return None
     if case.position.is_relative is not False or case.script.has("--initial_epoch"):
         return None
     does = "--skip_until_initial_step: the steps of the unfinished epoch that were trained already are passed over."
-    return ScriptCure("mid-epoch", (SetSwitch("--skip_until_initial_step"),), does)
+    return ScriptFix("mid-epoch", (SetSwitch("--skip_until_initial_step"),), does)
 
 
 _CURES: dict[str, _Cure] = {

@@ -44,7 +44,7 @@ _OPEN_TRAIN_STATE = frozenset({"train-state-missing", "position-relative"})
 
 
 @dataclass(frozen=True)
-class Repaired:
+class StateFix:
     """Repairs of a state's files, and the state's facts as they will be."""
 
     files: tuple[FileRepair, ...]
@@ -70,7 +70,7 @@ _Step: TypeAlias = "tuple[FileRepair, Callable[[StateFacts], StateFacts]]"
 _HARMLESS = (Severity.INFO, Severity.WARNING)
 
 
-def repaired(report: CheckpointReport, script: ScriptFacts | None, epoch_in_state: bool = False) -> Repaired:
+def repaired(report: CheckpointReport, script: ScriptFacts | None, epoch_in_state: bool = False) -> StateFix:
     """The repairs of files that are known for a state's findings, and the state after them; reads small files only.
 
     :param epoch_in_state: correct a wrong position in ``train_state.json`` where the script could say it instead.
@@ -84,7 +84,7 @@ def repaired(report: CheckpointReport, script: ScriptFacts | None, epoch_in_stat
             if _is_plain(report.facts, file):
                 files.append(file)
                 facts = _with_entry(after(facts), file)
-    return Repaired(tuple(files), facts)
+    return StateFix(tuple(files), facts)
 
 
 def _is_plain(facts: StateFacts, file: FileRepair) -> bool:

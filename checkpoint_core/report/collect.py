@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from checkpoint_core.audit.reports import RunReport
-from checkpoint_core.recovery.options import Recovery
+from checkpoint_core.recovery.options import RecoveryPlan
 from checkpoint_core.report.diagnosis import Diagnosis, build_report
 from checkpoint_core.report.redaction import Redactor
 from checkpoint_core.report.training import training_json
@@ -28,7 +28,7 @@ MAX_BYTES = 64 * 1024
 
 
 def diagnosis_for(
-    run: RunReport, recovery: Recovery | None = None, clock: Callable[[], int] = time.time_ns
+    run: RunReport, recovery: RecoveryPlan | None = None, clock: Callable[[], int] = time.time_ns
 ) -> Diagnosis:
     """The diagnosis of a run that was audited, with what this machine adds to it; reads, never writes.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from checkpoint_core.audit.reports import RunReport
-from checkpoint_core.recovery.options import Recovery
+from checkpoint_core.recovery.options import RecoveryPlan
 from checkpoint_core.report.json_schema import (
     SCHEMA_VERSION,
     Json,
@@ -47,7 +47,7 @@ def build_report(
     small_files: Mapping[str, bytes],
     redactor: Redactor,
     made_ns: int,
-    recovery: Recovery | None = None,
+    recovery: RecoveryPlan | None = None,
     training: Json | None = None,
 ) -> Diagnosis:
     """The report of one run.
@@ -61,9 +61,9 @@ def build_report(
     :param training: of the run's last training, as ``report_training.training_json`` makes it; ``None`` without one.
     """
     files = dict(_redacted(small_files, redactor))
-    ways = ways_json(recovery) if recovery else None
+    options = ways_json(recovery) if recovery else None
     document = redactor.value(
-        {**_document(run, versions, files, made_ns), "recovery": ways, "training": training}
+        {**_document(run, versions, files, made_ns), "recovery": options, "training": training}
     )
     markdown = diagnosis_markdown(document)
     # Lone surrogates stand for undecodable bytes in names; escaped, they survive in JSON.

@@ -83,10 +83,10 @@ def _ways_on(document: Json) -> Iterator[str]:
     yield "## Ways on"
     yield markdown_text(recovery["headline"])
     yield "\n".join(
-        f"{number}. **{markdown_text(way['title'])}**{' (recommended)' if way['recommended'] else ''}. "
-        f"Keeps: {markdown_text(way['keeps'])} Loses: {markdown_text(way['loses'])}"
-        + "".join(f"\n   - {markdown_text(line)}" for line in way["changes"])
-        for number, way in enumerate(recovery["ways"], start=1)
+        f"{number}. **{markdown_text(option['title'])}**{' (recommended)' if option['recommended'] else ''}. "
+        f"Keeps: {markdown_text(option['keeps'])} Loses: {markdown_text(option['loses'])}"
+        + "".join(f"\n   - {markdown_text(line)}" for line in option["changes"])
+        for number, option in enumerate(recovery["ways"], start=1)
     )
 
 

@@ -7,8 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
-from checkpoint_core.scripts import bash as script_sh
-from checkpoint_core.scripts import batch as script_bat
+from checkpoint_core.scripts import bash, batch
 from checkpoint_core.scripts.facts import ScriptFacts
 from checkpoint_core.scripts.script import InexpressiblePath, TrainScript, dialect_of
 from checkpoint_core.scripts.tokens import Dialect
@@ -153,9 +152,9 @@ def run_command(script: Path, output_dir: str | None) -> RunCommand:
     run = script.absolute().parent
     inside = run.relative_to(run.parent.parent) / script.name
     if dialect_of(script) is Dialect.BAT:
-        command = script_bat.quote(str(PureWindowsPath(*inside.parts)), called=False)
+        command = batch.quote(str(PureWindowsPath(*inside.parts)), called=False)
     else:
-        command = f"bash {script_sh.quote(inside.as_posix())}"
+        command = f"bash {bash.quote(inside.as_posix())}"
     return RunCommand(command, _root(run, output_dir))
 
 

@@ -19,8 +19,7 @@ from checkpoint_core.formats.safetensors import ITEM_BITS, SafetensorsHeader, Te
 from checkpoint_core.formats.torch_zip import TorchZip
 from checkpoint_core.formats.train_state import TrainState
 from checkpoint_core.formats.train_state import read_train_state as parse_train_state
-from checkpoint_core.states import interpret as descriptions
-from checkpoint_core.states import layout
+from checkpoint_core.states import interpret, layout
 from checkpoint_core.states.facts import (
     CustomObjectFacts,
     LoraFacts,
@@ -61,13 +60,13 @@ def read_lora(path: Path, size_bytes: int, modified_ns: int) -> LoraFacts:
     """A LoRA file with its metadata."""
     with FileReader(path) as reader:
         header = read_header(reader)
-        return descriptions.lora_facts(
+        return interpret.lora_facts(
             path.name, size_bytes, modified_ns, header, _sample(reader, header.tensors)
         )
 
 
 def _sample(reader: FileReader, tensors: tuple[TensorEntry, ...]) -> Sample | None:
-    tensor = descriptions.sample_of(tensors)
+    tensor = interpret.sample_of(tensors)
     bits = ITEM_BITS.get(tensor.dtype, 0) if tensor else 0
     if tensor is None or bits % 8:
         return None
@@ -78,28 +77,26 @@ def _sample(reader: FileReader, tensors: tuple[TensorEntry, ...]) -> Sample | No
 def read_optimizer(path: Path) -> OptimizerFacts:
     """``optimizer.bin``."""
     return _read_torch(
-        path, lambda saved, scalar: descriptions.optimizer_facts(saved.value, scalar, saved.names)
+        path, lambda saved, scalar: interpret.optimizer_facts(saved.value, scalar, saved.names)
     )
 
 
 def read_scheduler(path: Path) -> SchedulerFacts:
     """``scheduler.bin``."""
-    return _read_torch(
-        path, lambda saved, _: descriptions.scheduler_facts(saved.value, saved.names), whole=True
-    )
+    return _read_torch(path, lambda saved, _: interpret.scheduler_facts(saved.value, saved.names), whole=True)
 
 
 def read_random_states(path: Path) -> RandomStatesFacts:
     """``random_states_0.pkl``."""
     return _read_torch(
-        path, lambda saved, _: descriptions.random_states_facts(saved.value, saved.names), whole=True
+        path, lambda saved, _: interpret.random_states_facts(saved.value, saved.names), whole=True
     )
 
 
 def read_custom_object(path: Path) -> CustomObjectFacts:
     """``custom_checkpoint_0.pkl``."""
     return _read_torch(
-        path, lambda saved, _: descriptions.custom_object_facts(saved.value, saved.names), whole=True
+        path, lambda saved, _: interpret.custom_object_facts(saved.value, saved.names), whole=True
     )
 
 
@@ -161,14 +158,14 @@ def read_weights(directory: Path, names: frozenset[str]) -> WeightsFacts:
     :param names: the regular files in the directory; one of the weights files must be among them.
     """
     if layout.WEIGHTS_SAFE in names:
-        return descriptions.weights_facts(
+        return interpret.weights_facts(
             layout.WEIGHTS_SAFE, *_safetensors_tensors(directory / layout.WEIGHTS_SAFE)
         )
     if layout.WEIGHTS_SAFE_INDEX in names:
         return _read_shards(directory, layout.WEIGHTS_SAFE_INDEX, names, _safetensors_tensors)
     if layout.WEIGHTS_PICKLED in names:
         path = directory / layout.WEIGHTS_PICKLED
-        return descriptions.weights_facts(layout.WEIGHTS_PICKLED, *_pickled_tensors(path))
+        return interpret.weights_facts(layout.WEIGHTS_PICKLED, *_pickled_tensors(path))
     return _read_shards(directory, layout.WEIGHTS_PICKLED_INDEX, names, _pickled_tensors)
 
 
@@ -206,7 +203,7 @@ def _read_shards(
         except FormatError as error:
             raise FormatError(error.kind, f"{name}: {error.detail}", error.names) from error
     tensors = [tensor for shard in shards for tensor in shard.entries]
-    return descriptions.weights_facts(
+    return interpret.weights_facts(
         index, tensors, next((s.alpha for s in shards if s.alpha is not None), None)
     )
 

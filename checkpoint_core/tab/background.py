@@ -15,15 +15,21 @@ from checkpoint_core.states.discovery import OutputsFolderError
 from checkpoint_core.states.facts import StateFacts
 from checkpoint_core.states.verification import VerificationCancelled
 from checkpoint_core.tab.long_work import LongWork
-from checkpoint_core.tab.lookup import Names
-from checkpoint_core.tab.views import actions as action_view
+from checkpoint_core.tab.lookup import RunLookup
+from checkpoint_core.tab.views.actions import (
+    error_view,
+    info_view,
+    progress_view,
+    rehearsed_view,
+    rehearsing_view,
+)
 
 
 class Trials:
     """The long work under way at one desk."""
 
-    def __init__(self, desk: Names) -> None:
-        self._desk = desk
+    def __init__(self, presenter: RunLookup) -> None:
+        self._presenter = presenter
         self._working = LongWork()
 
     def verify(self, run_name: str, selected: str, layout: str = "") -> Iterator[str]:
@@ -32,13 +38,13 @@ class Trials:
 
         def work(item: CheckpointReport, cancelled: Callable[[], bool]) -> str:
             try:
-                self._desk.auditor(layout).verify(item.run, item.name, _keep(counts), cancelled)
+                self._presenter.auditor(layout).verify(item.run, item.name, _keep(counts), cancelled)
             except VerificationCancelled:
-                return action_view.info_view("Cancelled. Nothing was changed.")
+                return info_view("Cancelled. Nothing was changed.")
             return ""
 
         def progress(item: CheckpointReport) -> str:
-            return action_view.progress_view(counts[0], counts[1], item)
+            return progress_view(counts[0], counts[1], item)
 
         yield from self._long(run_name, selected, layout, "verified", work, progress)
 
@@ -50,18 +56,18 @@ class Trials:
             def trial(facts: StateFacts, environment: Environment) -> RehearsalOutcome:
                 return rehearse_state(facts, environment, stages.append, cancelled)
 
-            report = self._desk.auditor(layout).rehearse(item.run, item.name, trial)
-            return action_view.rehearsed_view(report)
+            report = self._presenter.auditor(layout).rehearse(item.run, item.name, trial)
+            return rehearsed_view(report)
 
         def progress(item: CheckpointReport) -> str:
-            return action_view.rehearsing_view(stages[-1], time.monotonic() - began, item)
+            return rehearsing_view(stages[-1], time.monotonic() - began, item)
 
         yield from self._long(run_name, selected, layout, "rehearsed", work, progress)
 
     def rehearse_unusual(self, run_name: str, selected: str, layout: str = "") -> Iterator[str]:
         """Rehearse before a resume where nobody has tried the environment's versions; else nothing."""
         try:
-            item = self._desk.checkpoint(self._desk.run(run_name, layout), selected)
+            item = self._presenter.checkpoint(self._presenter.run(run_name, layout), selected)
         except (UnknownName, OutputsFolderError):
             return  # the resume itself says so
         if item.verdict.resumes and item.needs_rehearsal:
@@ -78,18 +84,18 @@ class Trials:
     ) -> Iterator[str]:
         """Long work on a checkpoint by its name; ``what`` is done to it, in words."""
         try:
-            item = self._desk.checkpoint(self._desk.run(run_name, layout), selected)
+            item = self._presenter.checkpoint(self._presenter.run(run_name, layout), selected)
         except (UnknownName, OutputsFolderError) as error:
-            yield action_view.error_view(str(error))
+            yield error_view(str(error))
             return
 
         def guarded(cancelled: Callable[[], bool]) -> str:
             try:
                 return work(item, cancelled)
             except (UnknownName, OutputsFolderError, OSError) as error:
-                return action_view.error_view(f"Not {what}: {error}")
+                return error_view(f"Not {what}: {error}")
 
-        busy = action_view.info_view(f"{title(item)} is being {what} already.")
+        busy = info_view(f"{title(item)} is being {what} already.")
         yield from self._working.run((run_name, selected), guarded, lambda: progress(item), busy)
 
     def cancel(self, run_name: str, selected: str) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from checkpoint_core.atomic_write import WriteFailed
 from checkpoint_core.audit.wording import environment_line
 from checkpoint_core.environment.facts import EnvironmentFacts
-from checkpoint_core.environment.interpreters import asker, choices, remember, remembered
-from checkpoint_core.tab.views import actions as action_view
+from checkpoint_core.environment.interpreters import choices, environment_source, remember, remembered
+from checkpoint_core.tab.views.actions import error_view, info_view, warning_view
 from checkpoint_core.tab.views.markup import safe_name
 
 
@@ -24,7 +24,7 @@ class TrainingPython:
 
     def __init__(self, root: Path, chosen: Path | None, hosting: bool) -> None:
         self._root = root
-        self.environment = asker(root, chosen=chosen, hosting=hosting)
+        self.environment = environment_source(root, chosen=chosen, hosting=hosting)
 
     def choices(self) -> list[tuple[str, str]]:
         """The Pythons for the picker: what is shown, and the value."""
@@ -40,11 +40,11 @@ class TrainingPython:
         """Keep which Python trains in this FluxGym; empty for automatic. Returns what to show, as HTML."""
         offered = {safe_name(str(item.path)): item.path for item in choices(self._root)}
         if value and value not in offered:
-            return action_view.error_view(f"There is no Python {value} any more; nothing was changed.")
+            return error_view(f"There is no Python {value} any more; nothing was changed.")
         try:
             remember(self._root, offered.get(value))
         except WriteFailed as error:
-            return action_view.error_view(f"The choice was not kept. {error}")
+            return error_view(f"The choice was not kept. {error}")
         return self.view()
 
     def view(self) -> str:
@@ -52,4 +52,4 @@ class TrainingPython:
         environment = self.environment()
         told = f"Training environment: {environment_line(environment)}"
         is_known = isinstance(environment, EnvironmentFacts)
-        return action_view.info_view(told) if is_known else action_view.warning_view(told)
+        return info_view(told) if is_known else warning_view(told)

@@ -19,7 +19,7 @@ from checkpoint_core.audit.findings import Verdict
 from checkpoint_core.audit.reports import RunReport, UnknownName, find_latest_resumable
 from checkpoint_core.audit.wording import run_summary, title, title_inside
 from checkpoint_core.recovery.planning import plan_recovery
-from checkpoint_core.recovery.repair import Choices, Mend
+from checkpoint_core.recovery.repair import Choices, RepairPlan
 from checkpoint_core.report.collect import diagnosis_for
 from checkpoint_core.report.diagnosis import Diagnosis
 from checkpoint_core.scripts.change import (
@@ -35,17 +35,24 @@ from checkpoint_core.scripts.tokens import Dialect
 from checkpoint_core.states.discovery import OutputsFolderError
 from checkpoint_core.states.layout import Layout
 from checkpoint_core.states.repair_records import RepairRecord
-from checkpoint_core.tab import sample_images as samples
+from checkpoint_core.tab import sample_images
 from checkpoint_core.tab.background import Trials
 from checkpoint_core.tab.host import gym
 from checkpoint_core.tab.interpreter_picker import TrainingPython
-from checkpoint_core.tab.repair_presenter import Done, Question, RepairDesk
-from checkpoint_core.tab.training_presenter import Room, TrainingDesk, TrainingQuestion
-from checkpoint_core.tab.views import actions as action_view
-from checkpoint_core.tab.views import panel as panel_view
-from checkpoint_core.tab.views import table as table_view
+from checkpoint_core.tab.repair_presenter import Done, Question, RepairPresenter
+from checkpoint_core.tab.training_presenter import DiskView, TrainingPresenter, TrainingQuestion
+from checkpoint_core.tab.views.actions import (
+    done_view,
+    error_view,
+    fresh_view,
+    info_view,
+    preview_view,
+    refusal_text,
+)
 from checkpoint_core.tab.views.markup import safe_name
-from checkpoint_core.tab.views.recovery import mend_view
+from checkpoint_core.tab.views.panel import nothing_selected, panel_view
+from checkpoint_core.tab.views.recovery import repair_view
+from checkpoint_core.tab.views.table import headline_view, table_view
 
 #: What can go wrong with a press on a run's script, each with a text for the user.
 TROUBLE = (*SCRIPT_TROUBLE, UnknownName, OutputsFolderError)
@@ -73,15 +80,15 @@ class RunView:
     run: str
     headline: str
     table: str
-    ways: str = ""
+    options: str = ""
     panel: str = ""
     preview: str = ""
     selected: str = ""
     resumes: bool = False
     refusal: str = ""
     change: ScriptChange | None = None
-    mend: Mend | None = None
-    room: Room = field(default_factory=Room)
+    repair_plan: RepairPlan | None = None
+    disk: DiskView = field(default_factory=DiskView)
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ class Outcome:
     question: TrainingQuestion | None = None
 
 
-class Desk:
+class TabPresenter:
     """The tab's one conversation partner for one outputs folder; safe to use from several threads.
 
     :param python: the Python that trains, where it was named when the tab was started.
@@ -108,9 +115,9 @@ class Desk:
         self.python = TrainingPython(self.outputs.parent, python, hosting)
         self._auditors: dict[Layout | None, Auditor] = {}
         self.trials = Trials(self)
-        self.repairs = RepairDesk(self)
-        self.training = TrainingDesk(self)
-        self._thumbnail = lru_cache(maxsize=256)(lambda path, _: samples.thumbnail(path))
+        self.repairs = RepairPresenter(self)
+        self.training = TrainingPresenter(self)
+        self._thumbnail = lru_cache(maxsize=256)(lambda path, _: sample_images.thumbnail(path))
 
     def auditor(self, layout: str = "") -> Auditor:
         """The auditor for a layout by its name; any other text leaves the choice to the script."""
@@ -170,24 +177,24 @@ class Desk:
         """
         choices = choices or Choices()
         if not run_name:
-            return RunView("", action_view.info_view(self._nothing()), "")
+            return RunView("", info_view(self._nothing()), "")
         try:
             run = self.run(run_name, layout)
         except (UnknownName, OutputsFolderError) as error:
-            return RunView("", action_view.error_view(str(error)), "")
+            return RunView("", error_view(str(error)), "")
         names = {safe_name(item.name) for item in run.checkpoints}
         if selected not in names:
-            best = find_latest_resumable(run).checkpoint or next(iter(_mendable(run)), None)
+            best = find_latest_resumable(run).checkpoint or next(iter(_repairable(run)), None)
             selected = safe_name(best.name) if best else ""
         view = RunView(
             run_name,
-            table_view.headline_view(run),
-            table_view.table_view(run, selected, sort),
-            self.repairs.ways(run, layout, choices),
-            room=self.training.room(run, self.repairs.recovery(run, layout, choices)),
+            headline_view(run),
+            table_view(run, selected, sort),
+            self.repairs.options(run, layout, choices),
+            disk=self.training.disk(run, self.repairs.recovery(run, layout, choices)),
         )
         if not selected:
-            return replace(view, panel=panel_view.nothing_selected(bool(names)))
+            return replace(view, panel=nothing_selected(bool(names)))
         return self._with_panel(view, run, self.checkpoint(run, selected), layout, choices)
 
     def _nothing(self) -> str:
@@ -200,27 +207,27 @@ class Desk:
         self, view: RunView, run: RunReport, item: CheckpointReport, layout: str, choices: Choices
     ) -> RunView:
         change, preview, resumes = None, "", item.verdict.resumes
-        mend = self.repairs.mend(run, item, layout, choices)
-        refusal = action_view.refusal(item)
+        repair_plan = self.repairs.repair_plan(run, item, layout, choices)
+        refusal = refusal_text(item)
         if resumes:
             try:
                 change = plan_resume(run.facts.path, item.name)
-                preview = action_view.preview_view(change.diff, change.notes)
+                preview = preview_view(change.diff, change.notes)
             except TROUBLE as error:
                 resumes, refusal = False, "The train script cannot be changed; see below."
-                preview = action_view.error_view(str(error))
-        found = samples.find_samples(item, self.outputs)
+                preview = error_view(str(error))
+        found = sample_images.find_samples(item, self.outputs)
         images = (self._thumbnail(sample.path, sample.modified_ns) for sample in found)
-        panel = panel_view.panel_view(item, [image for image in images if image])
+        panel = panel_view(item, [image for image in images if image])
         return replace(
             view,
             panel=panel + self.repairs.repaired(run, item),
-            preview=preview + (mend_view(mend) if mend else ""),
+            preview=preview + (repair_view(repair_plan) if repair_plan else ""),
             selected=safe_name(item.name),
             resumes=resumes,
             refusal=refusal,
             change=change,
-            mend=mend,
+            repair_plan=repair_plan,
         )
 
     def resume(self, run_name: str, selected: str, shown: ScriptChange | None, layout: str = "") -> Outcome:
@@ -229,11 +236,9 @@ class Desk:
             run = self.run(run_name, layout)
             item = self.checkpoint(run, selected)
             if not item.verdict.resumes:
-                return Outcome(
-                    action_view.error_view(f"{title(item)} does not resume. {action_view.refusal(item)}")
-                )
+                return Outcome(error_view(f"{title(item)} does not resume. {refusal_text(item)}"))
             if item.needs_rehearsal:
-                return Outcome(action_view.info_view("It was not rehearsed to the end; nothing was changed."))
+                return Outcome(info_view("It was not rehearsed to the end; nothing was changed."))
             change = plan_resume(run.facts.path, item.name)
             # What is written is what was shown: not another run's plan, nor a plan for a script since changed.
             if shown is not None and not _is_same(shown, change):
@@ -242,7 +247,7 @@ class Desk:
                 f"The train script now resumes from {title_inside(item)}.", run, change, item.facts.path
             )
         except TROUBLE as error:
-            return Outcome(action_view.error_view(str(error)))
+            return Outcome(error_view(str(error)))
 
     def resume_shown(self, view: RunView | None, layout: str = "") -> Outcome:
         """:meth:`resume` of what a page showed; ``None`` where it has not been shown anything by this process."""
@@ -250,7 +255,7 @@ class Desk:
             told = (
                 "The page was older than what serves it. It is up to date now: look again, and press again."
             )
-            return Outcome(action_view.info_view(told))
+            return Outcome(info_view(told))
         return self.resume(view.run, view.selected, view.change, layout)
 
     def resume_now(self, view: RunView | None, layout: str, bring_back: bool) -> Outcome:
@@ -274,20 +279,20 @@ class Desk:
             what = "The train script now starts from the beginning: --resume is gone."
             return self._done(what, run, change, None)
         except TROUBLE as error:
-            return Outcome(action_view.error_view(str(error)))
+            return Outcome(error_view(str(error)))
 
     def _done(self, what: str, run: RunReport, change: ScriptChange, state: Path | None) -> Outcome:
         receipt = change.execute()
         backup = receipt.backup.name if receipt.backup else None
         lines = (*change.summary, *change.notes) if not change.is_noop else ("The script already said so.",)
         run_it = run_command(change.path, run.facts.script.output_dir if run.facts.script else None)
-        message = action_view.done_view(what, run_it.command, run_it.folder, backup, lines)
+        message = done_view(what, run_it.command, run_it.folder, backup, lines)
         return Outcome(message, None if change.is_noop else receipt, state, written=True)
 
     def repair_shown(self, view: RunView | None, layout: str = "") -> Outcome:
         """Carry out the repair that a page showed; where anything changed since, nothing."""
-        run_name, mend = (view.run, view.mend) if view else ("", None)
-        return self._outcome(self.repairs.repair(run_name, layout, mend), run_name)
+        run_name, repair_plan = (view.run, view.repair_plan) if view else ("", None)
+        return self._outcome(self.repairs.repair(run_name, layout, repair_plan), run_name)
 
     def answer(self, run_name: str, question: Question | TrainingQuestion | None) -> Outcome:
         """Do what a question asked."""
@@ -307,13 +312,13 @@ class Desk:
             done = self.repairs.undo(run_name, receipt)
             return replace(self._outcome(done, run_name), receipt=None if done.written else receipt)
         if receipt is None:  # a second press, while the first was being carried out
-            return Outcome(action_view.info_view("There is nothing to undo."))
+            return Outcome(info_view("There is nothing to undo."))
         try:
             receipt.undo()
         except (*TROUBLE, LookupError) as error:
-            return Outcome(action_view.error_view(str(error)), receipt)
+            return Outcome(error_view(str(error)), receipt)
         return Outcome(
-            action_view.info_view(f"{receipt.path.name} is as it was before."),
+            info_view(f"{receipt.path.name} is as it was before."),
             state_path=self._present_target(safe_name(receipt.path.parent.name)),
             written=True,
         )
@@ -331,11 +336,11 @@ class Desk:
         try:
             change = plan_fresh(self.run(run_name).facts.path)
         except TROUBLE as error:
-            return action_view.error_view(str(error)), None
+            return error_view(str(error)), None
         if change.is_noop:
             told = "The train script has no --resume: it starts from the beginning already."
-            return action_view.info_view(told), None
-        return action_view.fresh_view(change.diff), change
+            return info_view(told), None
+        return fresh_view(change.diff), change
 
     def carry(
         self, host: gym.Gym, values: Sequence[Any], run_name: str, state: str | bool
@@ -377,7 +382,7 @@ class Desk:
         )
 
 
-def _mendable(run: RunReport) -> Iterator[CheckpointReport]:
+def _repairable(run: RunReport) -> Iterator[CheckpointReport]:
     """The checkpoints that a fix would let resume, newest first: their panel says which."""
     return (item for item in run.checkpoints if item.verdict is Verdict.NEEDS_FIX)
 

@@ -137,7 +137,7 @@ def save_rules(script: ScriptFacts, epochs: int | None) -> SaveRules | None:
             kept_steps=kept_steps,
             kept_step_states=_count(script, "--save_last_n_steps_state") or kept_steps,
         )
-    except _Untold:
+    except Undetermined:
         return None
 
 
@@ -211,13 +211,13 @@ def _at_epoch(rules: SaveRules, epoch: int) -> Iterator[Change]:
             yield Change(name, when, is_state=True, is_removal=True)
 
 
-class _Untold(Exception):
+class Undetermined(Exception):
     """A flag that decides about the saves is not known."""
 
 
 def _known(value: int | None) -> int:
     if value is None:
-        raise _Untold("the epochs of the training")
+        raise Undetermined("the epochs of the training")
     return value
 
 
@@ -225,13 +225,13 @@ def _text(script: ScriptFacts, flag: str) -> str | None:
     """The flag's value; ``None`` where it is certain that there is none."""
     value = script.value(flag)
     if value is None and not script.lacks(flag):
-        raise _Untold(flag)
+        raise Undetermined(flag)
     return value
 
 
 def _switch(script: ScriptFacts, flag: str) -> bool:
     if not script.has(flag) and not script.lacks(flag):
-        raise _Untold(flag)
+        raise Undetermined(flag)
     return script.has(flag)
 
 
@@ -240,5 +240,5 @@ def _count(script: ScriptFacts, flag: str) -> int | None:
         return None
     number = script.number(flag)
     if number is None or number < 0 or number != int(number):
-        raise _Untold(flag)
+        raise Undetermined(flag)
     return int(number)

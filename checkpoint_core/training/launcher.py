@@ -32,8 +32,8 @@ from checkpoint_core.training.log.files import (
 from checkpoint_core.training.processes import find_trainings, of_run
 from checkpoint_core.training.record import (
     FOLDER,
-    Ask,
     ProcessId,
+    Request,
     Status,
     TrainingRecord,
     ask,
@@ -194,7 +194,7 @@ def stop(run: Path, now: bool = False, sleep: Callable[[float], None] = time.sle
     found = of_run(run, find_trainings())
     life = life_of(run, record, found)
     if life is Life.WATCHED:
-        _leave_word(run, Ask.STOP_NOW if now else Ask.STOP)
+        _leave_word(run, Request.STOP_NOW if now else Request.STOP)
         return (
             "It is being stopped. A save that is going on is finished first."
             if not now
@@ -218,7 +218,7 @@ def stop(run: Path, now: bool = False, sleep: Callable[[float], None] = time.sle
     return "Stopped."
 
 
-def _leave_word(run: Path, what: Ask) -> None:
+def _leave_word(run: Path, what: Request) -> None:
     try:
         ask(run, what)
     except WriteFailed:

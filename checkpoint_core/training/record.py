@@ -149,7 +149,7 @@ def progress_time_ns(run: Path) -> int:
         return 0
 
 
-class Ask(enum.Enum):
+class Request(enum.Enum):
     """What can be asked of a watcher."""
 
     #: End the training: gently, after a save that is going on.
@@ -162,7 +162,7 @@ class Ask(enum.Enum):
     RETRY_NOW = "retry-now"
 
 
-def ask(run: Path, what: Ask) -> None:
+def ask(run: Path, what: Request) -> None:
     """Leave word for the watcher of a run; it takes it within seconds. Raises WriteFailed."""
     folder_of(run)
     # One file a word, so that none takes another's place; of two that contradict each other the later counts.
@@ -171,10 +171,10 @@ def ask(run: Path, what: Ask) -> None:
     new_file(_word(run, what), b"")
 
 
-def take_requests(run: Path) -> list[Ask]:
+def take_requests(run: Path) -> list[Request]:
     """What was asked since the last time, in that order; what cannot be taken away is told again the next time."""
     found = []
-    for what in Ask:
+    for what in Request:
         try:
             found.append((_word(run, what).stat().st_mtime_ns, what.value, what))
         except OSError:
@@ -184,10 +184,10 @@ def take_requests(run: Path) -> list[Ask]:
     return [what for _, _, what in sorted(found)]
 
 
-_CONTRADICTS = {Ask.BRING_BACK: (Ask.LEAVE,), Ask.LEAVE: (Ask.BRING_BACK,)}
+_CONTRADICTS = {Request.BRING_BACK: (Request.LEAVE,), Request.LEAVE: (Request.BRING_BACK,)}
 
 
-def _word(run: Path, what: Ask) -> Path:
+def _word(run: Path, what: Request) -> Path:
     return run / FOLDER / f"ask-{what.value}"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from checkpoint_core.environment.facts import EnvironmentFacts, EnvironmentProblem, TrainerFacts
-from checkpoint_core.environment.probing import SILENT_SECONDS, Asked, ask
+from checkpoint_core.environment.probing import SILENT_SECONDS, CachedProbe, ask
 from tests.environments import Answering, executable_script, install, make_environment, site_packages
 
 ANSWER = json.dumps({"python": "3.10.1", "platform": "Linux", "packages": {"torch": "2.6.0"}})
@@ -161,7 +161,7 @@ class Counting:
 
 def test_it_is_asked_once_and_again_when_a_package_is_installed_or_removed(python: Path) -> None:
     run = Counting()
-    asked = Asked(run)
+    asked = CachedProbe(run)
     first = asked.ask(python, "")
     assert asked.ask(python, "") is first
     assert run.count == 1
@@ -181,7 +181,7 @@ def test_it_is_asked_again_when_a_variable_decides_otherwise(
     variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Answering()
-    asked = Asked(run)
+    asked = CachedProbe(run)
     monkeypatch.delenv(variable, raising=False)
     asked.ask("python", "")
     for value in ("", "1", "1"):
@@ -196,7 +196,7 @@ def test_it_is_asked_again_when_a_variable_decides_otherwise(
 
 def test_another_python_or_another_trainer_is_another_question(tmp_path: Path) -> None:
     run = Answering()
-    asked = Asked(run)
+    asked = CachedProbe(run)
     trainer = TrainerFacts(tmp_path, "1" * 40, frozenset())
     asked.ask("a", "")
     assert asked.ask("b", "chosen").source == "chosen"
@@ -208,7 +208,7 @@ def test_another_python_or_another_trainer_is_another_question(tmp_path: Path) -
 
 def test_a_replaced_python_is_asked_again(tmp_path: Path) -> None:
     run = Answering()
-    asked = Asked(run)
+    asked = CachedProbe(run)
     path = executable_script(tmp_path / "python", "")
     asked.ask(path, "")
     os.utime(path, ns=(1, 1))
@@ -221,7 +221,7 @@ def test_a_replaced_python_is_asked_again(tmp_path: Path) -> None:
 
 def test_an_answer_that_did_not_come_is_asked_for_again_after_a_while(tmp_path: Path) -> None:
     now = [0.0]
-    asked = Asked(clock=lambda: now[0])
+    asked = CachedProbe(clock=lambda: now[0])
     path = tmp_path / "python"
     assert "No such file" in reason(asked.ask(path, ""))
     executable_script(path, f"echo '{ANSWER}'")
@@ -239,7 +239,7 @@ def test_threads_that_ask_at_the_same_time_share_one_question() -> None:
         time.sleep(0.05)
         return answering(command)
 
-    asked = Asked(run)
+    asked = CachedProbe(run)
     threads = [threading.Thread(target=lambda: answers.append(asked.ask("python", ""))) for _ in range(4)]
     threads[0].start()
     assert inside.wait(10)
@@ -257,6 +257,6 @@ def test_strange_folders_in_an_answer_raise_nothing(tmp_path: Path, folders: str
     path = executable_script(
         tmp_path / "python", f"""printf '%s\\n' '{{"packages": {{}}, "folders": {folders}}}'"""
     )
-    asked = Asked()
+    asked = CachedProbe()
     for _ in range(2):
         assert known(asked.ask(path, "")).packages == ()

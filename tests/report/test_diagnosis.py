@@ -325,7 +325,12 @@ def test_the_ways_on_and_the_repairs_stand_in_the_report(world: World) -> None:
     report = diagnosis_for(run, plan_recovery(auditor, run))
 
     document = json.loads(report.json)
-    assert [way["kind"] for way in document["recovery"]["ways"]] == ["repair", "older", "warm-start", "fresh"]
+    assert [option["kind"] for option in document["recovery"]["ways"]] == [
+        "repair",
+        "older",
+        "warm-start",
+        "fresh",
+    ]
     assert "## Ways on" in report.markdown
     assert "1. **Repair epoch 4 and resume** (recommended)" in report.markdown
     assert "files/repairs.json" in document["small_files"]

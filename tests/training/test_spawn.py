@@ -43,12 +43,12 @@ def test_it_starts_in_fluxgym_s_folder_detached_and_prints_into_the_log(tmp_path
 def test_on_windows_it_gets_a_group_of_its_own_and_no_window(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from checkpoint_core.training import spawn as spawning
+    from checkpoint_core.training import spawn
 
-    monkeypatch.setattr(spawning.os, "name", "nt")
+    monkeypatch.setattr(spawn.os, "name", "nt")
     monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0x200, raising=False)
     monkeypatch.setattr(subprocess, "CREATE_NO_WINDOW", 0x08000000, raising=False)
-    assert spawning._detached() == {"creationflags": 0x08000200}
+    assert spawn._detached() == {"creationflags": 0x08000200}
 
 
 def test_the_environment_that_trains_comes_first_and_python_does_not_keep_its_lines(tmp_path: Path) -> None:

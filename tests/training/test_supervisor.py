@@ -12,7 +12,7 @@ from checkpoint_core.training.interfaces import Running
 from checkpoint_core.training.log.files import JournalLine
 from checkpoint_core.training.log.reader import LogReader
 from checkpoint_core.training.next_start import NextStart, NoStart
-from checkpoint_core.training.record import Ask, ProcessId, Status, TrainingRecord
+from checkpoint_core.training.record import ProcessId, Request, Status, TrainingRecord
 from checkpoint_core.training.restart_policy import Policy
 from checkpoint_core.training.save_monitor import Checked
 from checkpoint_core.training.supervisor import SAVE_WAIT_SECONDS, Supervisor
@@ -46,7 +46,7 @@ class FakeRunning:
     ends: bool = True
     ended: int = 0
 
-    def hear(self) -> bool:
+    def read_output(self) -> bool:
         data, self.prints = self.prints, b""
         self.reader.feed(data)
         return bool(data)
@@ -82,7 +82,7 @@ class FakeWorld:
     left: int | None = None
     finished: bool = False
     saving: bool = False
-    requests: list[Ask] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
     fails: OSError | None = None
     journal: list[JournalLine] = field(default_factory=list)
     written: list[TrainingRecord] = field(default_factory=list)
@@ -112,7 +112,7 @@ class FakeWorld:
     def save_goes_on(self, running: Running) -> bool:
         return self.saving
 
-    def asked(self) -> list[Ask]:
+    def asked(self) -> list[Request]:
         requests, self.requests = self.requests, []
         return requests
 
@@ -128,7 +128,7 @@ class FakeWorld:
     def write(self, record: TrainingRecord, running: Running | None) -> None:
         self.written.append(record)
 
-    def tell(self, line: JournalLine) -> None:
+    def log_event(self, line: JournalLine) -> None:
         self.journal.append(line)
 
     @property
@@ -425,7 +425,7 @@ def test_a_loss_that_is_no_number_is_a_crash_after_a_while(watched: Watched) -> 
 
 def test_a_stop_waits_for_the_save_that_goes_on(watched: Watched) -> None:
     watched.world.saving = True
-    watched.world.requests = [Ask.STOP]
+    watched.world.requests = [Request.STOP]
     watched.pass_time(20)
     assert (watched.status, watched.running.ended) == (Status.STOPPING, 0)
     watched.world.saving = False
@@ -436,21 +436,21 @@ def test_a_stop_waits_for_the_save_that_goes_on(watched: Watched) -> None:
 
 def test_a_stop_does_not_wait_for_ever(watched: Watched) -> None:
     watched.world.saving = True
-    watched.world.requests = [Ask.STOP]
+    watched.world.requests = [Request.STOP]
     watched.pass_time(SAVE_WAIT_SECONDS + 2)
     assert watched.status is Status.STOPPED
 
 
 def test_a_stop_at_once_does_not_wait(watched: Watched) -> None:
     watched.world.saving = True
-    watched.world.requests = [Ask.STOP, Ask.STOP_NOW]
+    watched.world.requests = [Request.STOP, Request.STOP_NOW]
     watched.pass_time(2)
     assert watched.status is Status.STOPPED
 
 
 def test_a_stop_while_it_waits_for_the_next_start_ends_it(watched: Watched) -> None:
     watched.crash(KILLED, status=-9)
-    watched.world.requests = [Ask.STOP]
+    watched.world.requests = [Request.STOP]
     watched.pass_time(1)
     assert watched.status is Status.STOPPED
     assert len(watched.world.running) == 1
@@ -458,7 +458,7 @@ def test_a_stop_while_it_waits_for_the_next_start_ends_it(watched: Watched) -> N
 
 def test_what_cannot_be_ended_is_tried_again_and_told(watched: Watched) -> None:
     watched.running.ends = False
-    watched.world.requests = [Ask.STOP]
+    watched.world.requests = [Request.STOP]
     watched.pass_time(2)
     assert watched.status is Status.STOPPING
     assert "not-ended" in watched.world.kinds
@@ -468,7 +468,7 @@ def test_what_cannot_be_ended_is_tried_again_and_told(watched: Watched) -> None:
 
 
 def test_bringing_back_can_be_changed_while_it_runs(watched: Watched) -> None:
-    watched.world.requests = [Ask.LEAVE]
+    watched.world.requests = [Request.LEAVE]
     watched.pass_time(1)
     assert watched.it.record.bring_back is False
     watched.crash(KILLED, status=-9)
@@ -477,7 +477,7 @@ def test_bringing_back_can_be_changed_while_it_runs(watched: Watched) -> None:
 
 def test_the_next_start_can_be_had_at_once(watched: Watched) -> None:
     watched.crash(KILLED, status=-9)
-    watched.world.requests = [Ask.RETRY_NOW]
+    watched.world.requests = [Request.RETRY_NOW]
     watched.pass_time(2)
     assert watched.status is Status.RUNNING
 

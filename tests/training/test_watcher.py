@@ -15,11 +15,10 @@ import psutil
 import pytest
 
 from benchmarks.soak import RUN, make_run, soak
-from checkpoint_core.training import launcher as starting
-from checkpoint_core.training import processes
+from checkpoint_core.training import launcher, processes
 from checkpoint_core.training.launcher import Start
 from checkpoint_core.training.log.files import read_journal
-from checkpoint_core.training.record import Ask, ProcessId, Status, ask, read_record
+from checkpoint_core.training.record import ProcessId, Request, Status, ask, read_record
 from checkpoint_core.training.status import Life, Processes, TrainingStatus, training_status
 from tests.recovery.test_transaction import small_disk
 from tests.training.test_processes import until
@@ -85,7 +84,7 @@ def told(run: Path) -> str:
 
 
 def start(run: Path, *options: str, bring_back: bool = True) -> None:
-    starting.start_detached(Start(run, bring_back, python=sys.executable, options=(*QUICK, *options)))
+    launcher.start_detached(Start(run, bring_back, python=sys.executable, options=(*QUICK, *options)))
 
 
 def trainer(run: Path) -> psutil.Process:
@@ -146,7 +145,7 @@ def test_a_stop_ends_the_whole_tree_and_the_last_save_is_whole(tmp_path: Path) -
         assert record.training is not None
         tree = processes.members(record.training)
         assert len(tree) >= 2
-        starting.stop(run)
+        launcher.stop(run)
         until(lambda: is_over(run))
 
         assert not [each for each in tree if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
@@ -211,7 +210,7 @@ def test_a_watcher_that_was_killed_is_replaced_and_the_training_never_stopped(ru
     assert record.watcher is not None
     psutil.Process(record.watcher.pid).kill()
     until(lambda: status(run).life is Life.UNWATCHED)
-    starting.watch_detached(Start(run, True, options=QUICK))
+    launcher.watch_detached(Start(run, True, options=QUICK))
     until(lambda: status(run).life is Life.WATCHED)
     assert training.is_running()
 
@@ -233,7 +232,7 @@ def test_a_training_from_a_terminal_is_recognised_watched_and_brought_back(run: 
     )
     until(lambda: status(run).found)
     assert status(run).life is Life.UNWATCHED
-    starting.watch_detached(Start(run, True, python=sys.executable, options=QUICK))
+    launcher.watch_detached(Start(run, True, python=sys.executable, options=QUICK))
     until(lambda: "adopted: " in told(run) and training_of(run))
     until(lambda: list(run.glob("*-0*-state/random_states_0.pkl")))
     for member in processes.members(status(run).record.training):  # type: ignore[union-attr, arg-type]
@@ -260,7 +259,7 @@ def test_a_trainer_that_its_launcher_left_behind_is_still_the_training(tmp_path:
     )
     try:
         until(lambda: list(run.glob("*-0*-state/random_states_0.pkl")))
-        starting.watch_detached(Start(run, True, python=sys.executable, options=QUICK))
+        launcher.watch_detached(Start(run, True, python=sys.executable, options=QUICK))
         until(lambda: "adopted: " in told(run) and training_of(run))
         found = status(run).record
         assert found is not None
@@ -275,7 +274,7 @@ def test_a_trainer_that_its_launcher_left_behind_is_still_the_training(tmp_path:
         assert left.is_running()
         assert status(run).life is Life.WATCHED
         assert "crashed: " not in told(run)
-        starting.stop(run)
+        launcher.stop(run)
         until(lambda: is_over(run))
         assert not left.is_running() or left.status() == psutil.STATUS_ZOMBIE
     finally:
@@ -304,7 +303,7 @@ def test_a_full_disk_ends_it_with_a_plain_word(tmp_path: Path) -> None:
 def test_what_is_asked_while_it_runs_is_heeded(run: Path) -> None:
     start(run)
     trainer(run)
-    ask(run, Ask.LEAVE)
+    ask(run, Request.LEAVE)
     until(lambda: "setting: " in told(run))
     trainer(run).kill()
     until(lambda: is_over(run))

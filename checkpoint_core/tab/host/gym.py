@@ -18,8 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from checkpoint_core.scripts import bash as script_sh
-from checkpoint_core.scripts import batch as script_bat
+from checkpoint_core.scripts import bash, batch
 from checkpoint_core.scripts.facts import ScriptFacts
 from checkpoint_core.scripts.reading import script_facts
 from checkpoint_core.scripts.script import ScriptNotUnderstood, TrainScript
@@ -178,4 +177,4 @@ def box_value(state: Path | None, dialect: Dialect) -> str:
 
 
 def _quote(text: str, dialect: Dialect) -> str:
-    return script_bat.quote(text) if dialect is Dialect.BAT else script_sh.quote(text)
+    return batch.quote(text) if dialect is Dialect.BAT else bash.quote(text)

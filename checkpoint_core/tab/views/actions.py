@@ -16,7 +16,7 @@ _REASONS = {
 }
 
 
-def refusal(item: CheckpointReport) -> str:
+def refusal_text(item: CheckpointReport) -> str:
     """Why the resume button is disabled, to stand beside it; empty if it is not."""
     if item.verdict is Verdict.NEEDS_FIX and Subject.STATE not in item.concerns:
         return f"{judgement(item)} See above."

@@ -15,7 +15,7 @@ from checkpoint_core.tab.views.actions import (
     info_view,
     preview_view,
     progress_view,
-    refusal,
+    refusal_text,
 )
 from tests.tab.conftest import EPOCH_2, GOOD, audited
 
@@ -23,7 +23,7 @@ from tests.tab.conftest import EPOCH_2, GOOD, audited
 @pytest.mark.parametrize("verdict", Verdict)
 def test_a_disabled_button_has_its_reason_and_an_enabled_one_none(outputs: Path, verdict: Verdict) -> None:
     item = replace(audited(outputs, GOOD).checkpoint(EPOCH_2), verdict=verdict)
-    assert bool(refusal(item)) != verdict.resumes
+    assert bool(refusal_text(item)) != verdict.resumes
 
 
 def test_a_preview_shows_the_diff_and_its_notes() -> None:
