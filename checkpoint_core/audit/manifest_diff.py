@@ -11,7 +11,7 @@ from pathlib import Path
 
 from checkpoint_core.audit.manifest import Manifest, ManifestFile, manifest_name, read_manifest
 from checkpoint_core.states.discovery import RunDir, list_directory
-from checkpoint_core.states.facts import Change, EntryKind, FileEntry, ManifestFacts, StateFacts
+from checkpoint_core.states.facts import EntryKind, FileChange, FileEntry, ManifestFacts, StateFacts
 from checkpoint_core.states.layout import MANIFESTS_FOLDER, is_saved_file
 from checkpoint_core.states.repair_records import RECORD, UNDONE, RecordUnusable, RepairRecord, read_records
 from checkpoint_core.trainer.reconstruction import TOLERANCE_NS
@@ -121,10 +121,10 @@ def _is_later(entry: FileEntry, file: ManifestFile) -> bool:
     return abs(entry.modified_ns - file.modified_ns) > TOLERANCE_NS
 
 
-def _change(entry: FileEntry | None, file: ManifestFile) -> Change | None:
+def _change(entry: FileEntry | None, file: ManifestFile) -> FileChange | None:
     """How a file differs; copies and some disks keep times to two seconds only."""
     if entry is None or entry.kind is not EntryKind.FILE:
-        return Change.MISSING
+        return FileChange.MISSING
     if entry.size_bytes != file.size_bytes:
-        return Change.SIZE
-    return Change.TIME if _is_later(entry, file) else None
+        return FileChange.SIZE
+    return FileChange.TIME if _is_later(entry, file) else None

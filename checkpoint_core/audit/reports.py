@@ -9,7 +9,7 @@ from checkpoint_core.audit.context import RunFacts
 from checkpoint_core.audit.findings import Finding, Subject, Verdict, deciding_findings
 from checkpoint_core.environment.facts import Environment, EnvironmentFacts
 from checkpoint_core.environment.pickle_support import is_unusual
-from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome, Status
+from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome, RehearsalStatus
 from checkpoint_core.states.facts import Skipped, StateFacts
 from checkpoint_core.trainer.forecast import Forecast
 from checkpoint_core.trainer.position import Position
@@ -42,7 +42,7 @@ class CheckpointReport:
     @property
     def needs_rehearsal(self) -> bool:
         """Whether nobody has tried the environment's versions, and this state was not loaded there for trial."""
-        tried = self.rehearsal is not None and self.rehearsal.status is not Status.CANCELLED
+        tried = self.rehearsal is not None and self.rehearsal.status is not RehearsalStatus.CANCELLED
         return (
             not tried
             and isinstance(self.environment, EnvironmentFacts)

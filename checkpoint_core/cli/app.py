@@ -47,7 +47,7 @@ from checkpoint_core.cli.training import watch as watch_command
 from checkpoint_core.cli.views import checkpoint_view, diff_view, scan_view
 from checkpoint_core.environment.facts import Environment
 from checkpoint_core.environment.interpreters import environment_source
-from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome, Stage
+from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome, RehearsalStage
 from checkpoint_core.environment.rehearsal.run import rehearse_state
 from checkpoint_core.recovery.planning import plan_recovery
 from checkpoint_core.report.collect import diagnosis_for
@@ -266,10 +266,10 @@ def _chosen(run: RunReport, state: str | None) -> CheckpointReport:
 def _rehearse(facts: StateFacts, environment: Environment) -> RehearsalOutcome:
     """A rehearsal with its stages shown."""
     with progress("Rehearsing", TextColumn("{task.description}")) as bar:
-        task = bar.add_task("", total=len(Stage))
+        task = bar.add_task("", total=len(RehearsalStage))
 
-        def on_stage(stage: Stage) -> None:
-            bar.update(task, completed=list(Stage).index(stage), description=stage.value)
+        def on_stage(stage: RehearsalStage) -> None:
+            bar.update(task, completed=list(RehearsalStage).index(stage), description=stage.value)
 
         return rehearse_state(facts, environment, on_stage)
 

@@ -28,7 +28,7 @@ from checkpoint_core.recovery import transaction
 from checkpoint_core.recovery.removal import (
     RemovalRefused,
     finish_removals,
-    look_again,
+    look_again_at_run,
     plan_removal,
     retention_of,
 )
@@ -98,7 +98,7 @@ def _remove(auditor: Auditor, run: RunReport, wanted: Sequence[str], plan: Reten
         removal = plan_removal(run, names, plan)
         for line in removal.lines:
             say(line)
-        done = removal.execute(look_again(auditor, run.name, lambda: in_use(run.facts.path)))
+        done = removal.execute(look_again_at_run(auditor, run.name, lambda: in_use(run.facts.path)))
     except RemovalRefused as error:
         stop(f"Refused: {error}")
     say(f"Removed: {', '.join(done.names)}. {human_bytes(done.freed_bytes)} are free again.")

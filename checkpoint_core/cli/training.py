@@ -20,7 +20,7 @@ from checkpoint_core.text import local_time
 from checkpoint_core.training import launcher, processes
 from checkpoint_core.training.launcher import CannotStart, DeviceBusy, NothingRuns, Start
 from checkpoint_core.training.log.files import JournalLine
-from checkpoint_core.training.record import Status, TrainingRecord, read_record, write_record
+from checkpoint_core.training.record import ProcessState, TrainingRecord, read_record, write_record
 from checkpoint_core.training.restart_policy import Policy
 from checkpoint_core.training.status import Processes, training_status
 from checkpoint_core.training.training_process import TrainingProcess
@@ -87,7 +87,7 @@ def watch(
             tell("The watch is over; the training goes on. To end it: python -m checkpoint_core stop RUN_DIR")
             raise typer.Exit(ExitCode.DOES_NOT) from None
         say(record.message)
-        raise typer.Exit(ExitCode.RESUMES if record.status is Status.EXITED else ExitCode.DOES_NOT)
+        raise typer.Exit(ExitCode.RESUMES if record.status is ProcessState.EXITED else ExitCode.DOES_NOT)
 
 
 def _print_line(line: JournalLine) -> None:
@@ -160,4 +160,4 @@ def status(
             return
         if told.record is None:
             raise typer.Exit(ExitCode.COULD_NOT_TELL)
-        raise typer.Exit(ExitCode.RESUMES if told.record.status is Status.EXITED else ExitCode.DOES_NOT)
+        raise typer.Exit(ExitCode.RESUMES if told.record.status is ProcessState.EXITED else ExitCode.DOES_NOT)

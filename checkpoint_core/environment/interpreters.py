@@ -38,7 +38,7 @@ class Interpreter:
 
 
 def find_environment(
-    root: Path, asked: CachedProbe, *, chosen: Path | None = None, hosting: bool = False
+    root: Path, probed: CachedProbe, *, chosen: Path | None = None, hosting: bool = False
 ) -> Environment:
     """The environment that trains in a FluxGym folder.
 
@@ -48,9 +48,9 @@ def find_environment(
     """
     trainer = read_trainer(root / "sd-scripts")
     for found in _certain(root, chosen, hosting):
-        return asked.ask(found.path, found.source, trainer)
+        return probed.probe(found.path, found.source, trainer)
     for found in _active():
-        answer = asked.ask(found.path, found.source, trainer)
+        answer = probed.probe(found.path, found.source, trainer)
         if isinstance(answer, EnvironmentFacts) and all(answer.version(name) for name in _NEEDED):
             return answer
     places = ", ".join(f"{name}/" for name in _FOLDERS)
@@ -163,5 +163,5 @@ def environment_source(
     root: Path, *, chosen: Path | None = None, hosting: bool = False
 ) -> Callable[[], Environment]:
     """What asks for a FluxGym folder's environment again and again, and answers from memory while nothing changed."""
-    asked = CachedProbe()
-    return lambda: find_environment(root, asked, chosen=chosen, hosting=hosting)
+    probed = CachedProbe()
+    return lambda: find_environment(root, probed, chosen=chosen, hosting=hosting)

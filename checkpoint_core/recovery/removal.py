@@ -138,7 +138,7 @@ def retention_of(auditor: Auditor, run: RunReport, in_use: frozenset[str] = froz
     return plan_retention(run, plan_recovery(auditor, run), in_use, links_in(run))
 
 
-def look_again(auditor: Auditor, run: str, in_use: Callable[[], frozenset[str]] | None = None) -> Look:
+def look_again_at_run(auditor: Auditor, run: str, in_use: Callable[[], frozenset[str]] | None = None) -> Look:
     """What :meth:`Removal.execute` asks; ``in_use`` is asked then, for a training may have begun since."""
 
     def look() -> tuple[RunReport, RetentionPlan]:

@@ -16,7 +16,7 @@ from checkpoint_core.audit.verdict import judge
 from checkpoint_core.recovery import transaction
 from checkpoint_core.recovery.changes import ChangeSet
 from checkpoint_core.recovery.script_fixes import FixChoices, ScriptFix, script_fixes
-from checkpoint_core.recovery.state_fixes import repaired
+from checkpoint_core.recovery.state_fixes import fixed_state
 from checkpoint_core.scripts.change import ScriptChange, plan_resume
 from checkpoint_core.scripts.reading import script_facts
 from checkpoint_core.scripts.script import TrainScript, dialect_of
@@ -131,7 +131,7 @@ def plan_repair(
         return None
     choices = choices or Choices()
     context = auditor.context(checkpoint)
-    fixed = repaired(checkpoint, context.script, choices.epoch_in_state)
+    fixed = fixed_state(checkpoint, context.script, choices.epoch_in_state)
     between = judge(fixed.facts, context)
     fixes = script_fixes(between, context.script, choices.script) if context.script else ()
     change = _change(run, checkpoint, fixes)

@@ -70,7 +70,9 @@ _Step: TypeAlias = "tuple[FileRepair, Callable[[StateFacts], StateFacts]]"
 _HARMLESS = (Severity.INFO, Severity.WARNING)
 
 
-def repaired(report: CheckpointReport, script: ScriptFacts | None, epoch_in_state: bool = False) -> StateFix:
+def fixed_state(
+    report: CheckpointReport, script: ScriptFacts | None, epoch_in_state: bool = False
+) -> StateFix:
     """The repairs of files that are known for a state's findings, and the state after them; reads small files only.
 
     :param epoch_in_state: correct a wrong position in ``train_state.json`` where the script could say it instead.

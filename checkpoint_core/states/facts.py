@@ -51,7 +51,7 @@ class FileEntry:
     kind: EntryKind = EntryKind.FILE
 
 
-class Sample(NamedTuple):
+class WeightsSample(NamedTuple):
     """The first numbers of one tensor, as they lie in the file."""
 
     name: str
@@ -79,7 +79,7 @@ class WeightsFacts:
     #: Modules of which a tensor is missing or misnamed; the first few.
     unpaired: tuple[str, ...] = ()
     #: A piece of a tensor that training changes: it tells whether two files hold the weights of one moment.
-    sample: Sample | None = field(repr=False, default=None)
+    sample: WeightsSample | None = field(repr=False, default=None)
 
     @property
     def trained_count(self) -> int:
@@ -189,7 +189,7 @@ class ManifestFile:
     sha256: str
 
 
-class Change(enum.Enum):
+class FileChange(enum.Enum):
     """How a file differs from its manifest, as far as a directory's listing tells."""
 
     #: There is no regular file of that name any more.
@@ -212,7 +212,7 @@ class ManifestFacts:
     findings: tuple[str, ...]
     was_good: bool
     files: dict[str, ManifestFile]
-    changed: tuple[tuple[str, Change], ...]
+    changed: tuple[tuple[str, FileChange], ...]
     repaired: frozenset[str] | None = frozenset()
 
     def without(self, names: frozenset[str]) -> ManifestFacts:

@@ -25,9 +25,9 @@ from checkpoint_core.states.facts import (
     LoraFacts,
     OptimizerFacts,
     RandomStatesFacts,
-    Sample,
     SchedulerFacts,
     WeightsFacts,
+    WeightsSample,
 )
 
 T = TypeVar("T")
@@ -65,13 +65,13 @@ def read_lora(path: Path, size_bytes: int, modified_ns: int) -> LoraFacts:
         )
 
 
-def _sample(reader: FileReader, tensors: tuple[TensorEntry, ...]) -> Sample | None:
+def _sample(reader: FileReader, tensors: tuple[TensorEntry, ...]) -> WeightsSample | None:
     tensor = interpret.sample_of(tensors)
     bits = ITEM_BITS.get(tensor.dtype, 0) if tensor else 0
     if tensor is None or bits % 8:
         return None
     length = min(tensor.end - tensor.begin, _SAMPLE_NUMBERS * bits // 8)
-    return Sample(tensor.name, tensor.dtype, reader.at(tensor.begin, length))
+    return WeightsSample(tensor.name, tensor.dtype, reader.at(tensor.begin, length))
 
 
 def read_optimizer(path: Path) -> OptimizerFacts:
@@ -149,7 +149,7 @@ class _Tensors(NamedTuple):
 
     entries: tuple[TensorEntry, ...]
     alpha: float | None
-    sample: Sample | None = None
+    sample: WeightsSample | None = None
 
 
 def read_weights(directory: Path, names: frozenset[str]) -> WeightsFacts:

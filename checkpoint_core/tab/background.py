@@ -9,7 +9,7 @@ from checkpoint_core.audit.auditor import CheckpointReport
 from checkpoint_core.audit.reports import UnknownName
 from checkpoint_core.audit.wording import title
 from checkpoint_core.environment.facts import Environment
-from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome, Stage
+from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome, RehearsalStage
 from checkpoint_core.environment.rehearsal.run import rehearse_state
 from checkpoint_core.states.discovery import OutputsFolderError
 from checkpoint_core.states.facts import StateFacts
@@ -50,7 +50,7 @@ class Trials:
 
     def rehearse(self, run_name: str, selected: str, layout: str = "") -> Iterator[str]:
         """Load a checkpoint for trial with the Python that trains; yields what to show, at the end how it went."""
-        stages, began = [Stage.STARTING], time.monotonic()
+        stages, began = [RehearsalStage.STARTING], time.monotonic()
 
         def work(item: CheckpointReport, cancelled: Callable[[], bool]) -> str:
             def trial(facts: StateFacts, environment: Environment) -> RehearsalOutcome:

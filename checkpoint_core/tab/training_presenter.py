@@ -12,7 +12,13 @@ from checkpoint_core.audit.reports import RunReport, UnknownName
 from checkpoint_core.audit.wording import title
 from checkpoint_core.environment.facts import EnvironmentFacts
 from checkpoint_core.recovery.options import RecoveryPlan
-from checkpoint_core.recovery.removal import Removal, RemovalRefused, links_in, look_again, plan_removal
+from checkpoint_core.recovery.removal import (
+    Removal,
+    RemovalRefused,
+    links_in,
+    look_again_at_run,
+    plan_removal,
+)
 from checkpoint_core.recovery.retention import disk_forecast, plan_retention
 from checkpoint_core.states.discovery import OutputsFolderError
 from checkpoint_core.states.repair_records import RecordUnusable
@@ -27,7 +33,7 @@ from checkpoint_core.training import launcher
 from checkpoint_core.training.launcher import CannotStart, DeviceBusy, NothingRuns, Start
 from checkpoint_core.training.log.progress import Progress
 from checkpoint_core.training.processes import members
-from checkpoint_core.training.record import Request, TrainingRecord, ask
+from checkpoint_core.training.record import Request, TrainingRecord, send_request
 from checkpoint_core.training.status import Processes, TrainingStatus, has_trace, in_use, training_status
 from checkpoint_core.training.tensorboard import EventLosses
 
@@ -188,7 +194,7 @@ class TrainingPresenter:
             run = self._presenter.run(run_name)
             status = self.status(run)
             if status.is_watched and status.record and status.record.bring_back != bring_back:
-                ask(run.facts.path, Request.BRING_BACK if bring_back else Request.LEAVE)
+                send_request(run.facts.path, Request.BRING_BACK if bring_back else Request.LEAVE)
         except TROUBLE:
             return  # the box shows what holds at the next look
 
@@ -239,7 +245,7 @@ class TrainingPresenter:
         def work() -> Told:
             run = self._presenter.run(run_name, layout)
             auditor = self._presenter.auditor(layout)
-            _, plan = look_again(auditor, run.name, lambda: in_use(run.facts.path))()
+            _, plan = look_again_at_run(auditor, run.name, lambda: in_use(run.facts.path))()
             removal = plan_removal(run, chosen_names(plan, names), plan)
             listed = ", ".join(f"{each.name} ({human_bytes(each.size_bytes)})" for each in removal.states)
             told = f"Remove for good: {listed}? Their LoRA files stay. This cannot be undone."
@@ -250,7 +256,7 @@ class TrainingPresenter:
     def _remove(self, question: TrainingQuestion) -> Told:
         run = self._presenter.run(question.run)
         assert question.removal is not None  # noqa: S101 - a question of that kind has one
-        look = look_again(self._presenter.auditor(), run.name, lambda: in_use(run.facts.path))
+        look = look_again_at_run(self._presenter.auditor(), run.name, lambda: in_use(run.facts.path))
         removed = question.removal.execute(look)
         count = len(removed.names)
         noun = "checkpoint was" if count == 1 else "checkpoints were"

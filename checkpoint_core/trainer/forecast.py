@@ -22,7 +22,7 @@ from checkpoint_core.trainer.position import (
     why_undecided,
 )
 from checkpoint_core.trainer.save_plan import (
-    Change,
+    SaveEvent,
     Launch,
     changes,
     most_room,
@@ -153,7 +153,7 @@ def _counted(launch: Launch, position: Position, script: ScriptFacts) -> Launch:
 
 
 def _with_saves(
-    forecast: Forecast, told: tuple[Change, ...], facts: StateFacts, names: frozenset[str]
+    forecast: Forecast, told: tuple[SaveEvent, ...], facts: StateFacts, names: frozenset[str]
 ) -> Forecast:
     """With what the changes add up to, each save taken to be as large as this state and its LoRA file."""
     states = [change for change in told if change.is_state and not change.is_removal]

@@ -33,12 +33,12 @@ from checkpoint_core.training.processes import find_trainings, of_run
 from checkpoint_core.training.record import (
     FOLDER,
     ProcessId,
+    ProcessState,
     Request,
-    Status,
     TrainingRecord,
-    ask,
     folder_of,
     read_record,
+    send_request,
     take_requests,
     with_status,
     write_record,
@@ -149,7 +149,7 @@ def claim(start: Start, watcher: ProcessId | None, adopts: bool, token: str = ""
     """
     now, before = time.time_ns(), read_record(start.run)
     record = TrainingRecord(
-        Status.STARTING,
+        ProcessState.STARTING,
         socket.gethostname(),
         watcher,
         started_ns=now,
@@ -161,7 +161,7 @@ def claim(start: Start, watcher: ProcessId | None, adopts: bool, token: str = ""
     if adopts and before is not None and before.status.is_live:
         # A training of ours whose watcher was killed keeps what is known of it.
         more = {"watcher": watcher, "bring_back": start.bring_back, "token": token}
-        record = with_status(before, Status.STARTING, now, **more)
+        record = with_status(before, ProcessState.STARTING, now, **more)
     write_record(start.run, record)
     return record
 
@@ -214,18 +214,18 @@ def stop(run: Path, now: bool = False, sleep: Callable[[float], None] = time.sle
         run, JournalLine(time.time_ns(), "stopped", "Stopped, as you asked; nobody was watching it.")
     )
     if record is not None:
-        write_record(run, with_status(record, Status.STOPPED, time.time_ns(), training=None))
+        write_record(run, with_status(record, ProcessState.STOPPED, time.time_ns(), training=None))
     return "Stopped."
 
 
 def _leave_word(run: Path, what: Request) -> None:
     try:
-        ask(run, what)
+        send_request(run, what)
     except WriteFailed:
         # A disk that the training has filled: the room that was kept is enough for a word.
         if not release_reserve(run):
             raise
-        ask(run, what)
+        send_request(run, what)
 
 
 def check(start: Start) -> None:

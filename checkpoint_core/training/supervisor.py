@@ -15,7 +15,7 @@ from checkpoint_core.training.hang_detector import Silence
 from checkpoint_core.training.interfaces import Running, SupervisorIO
 from checkpoint_core.training.log.files import JournalLine
 from checkpoint_core.training.next_start import NextStart, NoStart
-from checkpoint_core.training.record import Request, Status, TrainingRecord, with_status
+from checkpoint_core.training.record import ProcessState, Request, TrainingRecord, with_status
 from checkpoint_core.training.restart_policy import GiveUp, History, Policy, decide
 
 #: Seconds between looks at the saves.
@@ -74,12 +74,12 @@ class Supervisor:
             self.record = replace(self.record, started_ns=began, resumed_from=checkpoint, behind=behind)
         where = "" if running.prints_here else " It prints elsewhere, so its log is not shown here."
         self._say("adopted", f"Watching a training that was running already.{where}")
-        self._set_status(Status.RUNNING, training=running.root, is_adopted=not running.prints_here)
+        self._set_status(ProcessState.RUNNING, training=running.root, is_adopted=not running.prints_here)
 
     def tick(self) -> None:
         """Look once, and do what is due; what it raises leaves everything for the next look."""
         self._handle_requests(self._world.asked())
-        if self.record.status is Status.BACKOFF:
+        if self.record.status is ProcessState.BACKOFF:
             self._wait_for_next()
         elif self._running is not None:
             self._watch(self._running)
@@ -87,7 +87,7 @@ class Supervisor:
     def fail(self, why: str) -> None:
         """Leave the training as it is, because it cannot be watched any more."""
         self._say("watch-failed", why)
-        self._set_status(Status.FATAL, self._running, message=why)
+        self._set_status(ProcessState.FATAL, self._running, message=why)
 
     # --- starting -------------------------------------------------------------------------------------------------
 
@@ -97,14 +97,14 @@ class Supervisor:
         except OSError as error:
             why = f"The training could not be started: {error.strerror or error}."
             self._say("not-started", why)
-            self._set_status(Status.FATAL, message=why)
+            self._set_status(ProcessState.FATAL, message=why)
             return
         self._silence.reset()
         self._good_saves, self._stop_by = 0, None
         place = f" from {self._next.checkpoint}" if self._next.checkpoint else ""
         self._say("started", f"Start {self.record.attempt}{place}.")
         self._set_status(
-            Status.RUNNING,
+            ProcessState.RUNNING,
             training=self._running.root,
             exit_status=None,
             message="",
@@ -119,7 +119,7 @@ class Supervisor:
             self._say(
                 "still-running", f"Process {left} of this run is still there; it is not started beside it."
             )
-            self._set_status(Status.BACKOFF, next_try_ns=round((self._clock() + _LEFT_SECONDS) * 1e9))
+            self._set_status(ProcessState.BACKOFF, next_try_ns=round((self._clock() + _LEFT_SECONDS) * 1e9))
             return
         if trouble := self._world.no_room():
             self._give_up(trouble)
@@ -144,7 +144,7 @@ class Supervisor:
         if not running.is_running():
             self._ended(running)
             return
-        if self.record.status is Status.STOPPING:
+        if self.record.status is ProcessState.STOPPING:
             self._stop_when_saved(running)
             return
         self._look_at_saves()
@@ -206,13 +206,13 @@ class Supervisor:
         running.read_output()
         status = running.exit_status
         finished = self._world.is_finished(running)
-        if self.record.status is Status.STOPPING:
+        if self.record.status is ProcessState.STOPPING:
             self._look_at_saves(settled=True)
-            self._over(Status.STOPPED, "stopped", "Stopped, as you asked.", status)
+            self._over(ProcessState.STOPPED, "stopped", "Stopped, as you asked.", status)
         elif finished or status == 0:
             self._look_at_saves(settled=True)
             end = "It has reached its last epoch." if finished else "It ended by itself, without an error."
-            self._over(Status.EXITED, "finished", end, status)
+            self._over(ProcessState.EXITED, "finished", end, status)
         else:
             self._crashed(running, self._why(running, status))
 
@@ -246,15 +246,15 @@ class Supervisor:
         self._say("waiting", f"It is started again in {decision.seconds:.0f} seconds.")
         at = round((self._clock() + decision.seconds) * 1e9)
         self._running = None
-        self._set_status(Status.BACKOFF, next_try_ns=at, training=None, message=crash.sentence)
+        self._set_status(ProcessState.BACKOFF, next_try_ns=at, training=None, message=crash.sentence)
 
     def _give_up(self, why: str, told: bool = False) -> None:
         if not told:
             self._say("gave-up", f"Not started again. {why}")
         self._running = None
-        self._set_status(Status.FATAL, message=why, training=None)
+        self._set_status(ProcessState.FATAL, message=why, training=None)
 
-    def _over(self, status: Status, kind: str, told: str, exit_status: int | None) -> None:
+    def _over(self, status: ProcessState, kind: str, told: str, exit_status: int | None) -> None:
         self._say(kind, told)
         running, self._running = self._running, None
         self.record = replace(self.record, exit_status=exit_status)
@@ -271,8 +271,8 @@ class Supervisor:
         for each in wanted:
             if each in (Request.STOP, Request.STOP_NOW):
                 self._stop(each)
-            elif each is Request.RETRY_NOW and self.record.status is Status.BACKOFF:
-                self._set_status(Status.BACKOFF, next_try_ns=0)
+            elif each is Request.RETRY_NOW and self.record.status is ProcessState.BACKOFF:
+                self._set_status(ProcessState.BACKOFF, next_try_ns=0)
             elif each in (Request.BRING_BACK, Request.LEAVE) and self.record.bring_back != (
                 each is Request.BRING_BACK
             ):
@@ -283,10 +283,12 @@ class Supervisor:
 
     def _stop(self, how: Request) -> None:
         if self._running is None:
-            self._over(Status.STOPPED, "stopped", "Not started again, as you asked.", self.record.exit_status)
+            self._over(
+                ProcessState.STOPPED, "stopped", "Not started again, as you asked.", self.record.exit_status
+            )
             return
-        if self.record.status is not Status.STOPPING:
-            self._set_status(Status.STOPPING, self._running)
+        if self.record.status is not ProcessState.STOPPING:
+            self._set_status(ProcessState.STOPPING, self._running)
             self._stop_by = self._clock() + SAVE_WAIT_SECONDS
             if self._world.save_goes_on(self._running) and how is Request.STOP:
                 self._say("stopping", "Stopping as soon as the save that is going on is finished.")
@@ -306,7 +308,7 @@ class Supervisor:
 
     # --- telling --------------------------------------------------------------------------------------------------
 
-    def _set_status(self, status: Status, running: Running | None = None, **more: object) -> None:
+    def _set_status(self, status: ProcessState, running: Running | None = None, **more: object) -> None:
         self.record = with_status(self.record, status, round(self._clock() * 1e9), **more)
         self._world.write(self.record, running or self._running)
 

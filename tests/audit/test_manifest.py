@@ -32,7 +32,7 @@ from checkpoint_core.formats.reader import DamageKind
 from checkpoint_core.recovery import transaction
 from checkpoint_core.recovery.repair import plan_repair
 from checkpoint_core.report.json_schema import checkpoint_json
-from checkpoint_core.states.facts import Change, Damage, ManifestFacts
+from checkpoint_core.states.facts import Damage, FileChange, ManifestFacts
 from checkpoint_core.states.layout import MANIFESTS_FOLDER
 from checkpoint_core.states.repair_records import RECORD
 from checkpoint_core.states.verification import digest_of
@@ -322,7 +322,7 @@ def test_a_file_that_is_cut_off_later_is_told_as_damaged_after_the_save(world: W
     assert (told.file, told.severity) == ("optimizer.bin", Severity.WARNING)
     assert "The save itself was fine: the damage came after it" in told.effect
     assert "bytes and has" in told.evidence
-    assert manifest_of(report).changed == (("optimizer.bin", Change.SIZE),)
+    assert manifest_of(report).changed == (("optimizer.bin", FileChange.SIZE),)
 
 
 def test_a_file_that_is_gone_later_is_told(world: World) -> None:

@@ -22,7 +22,7 @@ from checkpoint_core.recovery.removal import (
     RemovalRefused,
     finish_removals,
     links_in,
-    look_again,
+    look_again_at_run,
     plan_removal,
     retention_of,
 )
@@ -47,7 +47,7 @@ def removal(world: World, *epochs: int) -> Removal:
 
 
 def look(world: World) -> Look:
-    return look_again(Auditor(world.outputs), world.run_name)
+    return look_again_at_run(Auditor(world.outputs), world.run_name)
 
 
 def epochs(world: World) -> list[int]:
@@ -135,7 +135,9 @@ def test_one_that_is_gone_stops_all(world: World) -> None:
 
 def test_one_that_a_training_has_loaded_since_stops_all(world: World) -> None:
     planned = removal(world, 1, 2)
-    again = look_again(Auditor(world.outputs), world.run_name, lambda: frozenset({world.state(2).name}))
+    again = look_again_at_run(
+        Auditor(world.outputs), world.run_name, lambda: frozenset({world.state(2).name})
+    )
     with pytest.raises(RemovalRefused, match="The training that is running uses it"):
         planned.execute(again)
     assert epochs(world) == [1, 2, 3, 4]

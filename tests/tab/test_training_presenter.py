@@ -13,8 +13,8 @@ from checkpoint_core.tab.training_presenter import TrainingQuestion
 from checkpoint_core.training import launcher, processes
 from checkpoint_core.training.launcher import DeviceBusy, Start
 from checkpoint_core.training.record import (
+    ProcessState,
     Request,
-    Status,
     TrainingRecord,
     read_record,
     take_requests,
@@ -36,7 +36,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Start]:
 def running(world: World) -> World:
     """The world with a training that runs and is watched: by this very process."""
     record = TrainingRecord(
-        Status.RUNNING,
+        ProcessState.RUNNING,
         socket.gethostname(),
         processes.identify(os.getpid()),
         bring_back=True,

@@ -19,8 +19,8 @@ from checkpoint_core.training.launcher import CannotStart, DeviceBusy, NothingRu
 from checkpoint_core.training.log.files import read_journal
 from checkpoint_core.training.record import (
     ProcessId,
+    ProcessState,
     Request,
-    Status,
     TrainingRecord,
     read_record,
     take_requests,
@@ -72,7 +72,11 @@ def test_a_start_leaves_a_record_that_names_the_watcher(world: World, spawn: Spa
 
     assert read_record(world.run) == record
     assert record.watcher == processes.identify(watcher.pid)
-    assert (record.status, record.bring_back, record.host) == (Status.STARTING, True, socket.gethostname())
+    assert (record.status, record.bring_back, record.host) == (
+        ProcessState.STARTING,
+        True,
+        socket.gethostname(),
+    )
     claimed = ["--claimed", record.token, "--python", "/env/bin/python"]
     assert record.token
     assert watcher.args[5:] == [str(world.run), "--bring-back", *claimed]
@@ -112,7 +116,7 @@ def test_a_record_whose_watcher_is_gone_is_no_obstacle(
         "its number used again": ProcessId(other.pid, other.started - 60),
         "another boot": ProcessId(other.pid, other.started + 10_000),
     }[how]
-    write_record(world.run, TrainingRecord(Status.RUNNING, socket.gethostname(), stale, stale))
+    write_record(world.run, TrainingRecord(ProcessState.RUNNING, socket.gethostname(), stale, stale))
     assert training_status(world.run, Processes()).life is Life.LOST
 
     assert launcher.start_detached(Start(world.run), spawn).watcher != stale
@@ -121,7 +125,7 @@ def test_a_record_whose_watcher_is_gone_is_no_obstacle(
 def test_a_training_on_another_machine_is_alive_while_it_writes(world: World, spawn: Spawn) -> None:
     from checkpoint_core.training.record import write_progress
 
-    write_record(world.run, TrainingRecord(Status.RUNNING, "another-machine", ProcessId(1, 1.0)))
+    write_record(world.run, TrainingRecord(ProcessState.RUNNING, "another-machine", ProcessId(1, 1.0)))
     write_progress(world.run, {})
     with pytest.raises(CannotStart, match="running already"):
         launcher.start_detached(Start(world.run), spawn)
@@ -215,7 +219,7 @@ def test_a_training_whose_watcher_was_killed_is_taken_over_as_it_is(
     training = processes.identify(launch("sleep", "600").pid)
     gone = ProcessId(2**22 + 1, 1.0)
     before = TrainingRecord(
-        Status.RUNNING, socket.gethostname(), gone, training, attempt=4, resumed_from="x-000002-state"
+        ProcessState.RUNNING, socket.gethostname(), gone, training, attempt=4, resumed_from="x-000002-state"
     )
     write_record(world.run, before)
     record = launcher.watch_detached(Start(world.run, bring_back=True), spawn)
@@ -241,7 +245,7 @@ def test_a_stop_is_left_for_the_watcher(world: World, spawn: Spawn) -> None:
 
 def test_an_unwatched_training_is_stopped_here(world: World, launch: Launch) -> None:
     process = launch(sys.executable, "-c", "import time; time.sleep(600)")
-    record = TrainingRecord(Status.RUNNING, socket.gethostname(), None, processes.identify(process.pid))
+    record = TrainingRecord(ProcessState.RUNNING, socket.gethostname(), None, processes.identify(process.pid))
     write_record(world.run, record)
     threading.Thread(target=process.wait, daemon=True).start()  # its parent buries it, as FluxGym would
 
@@ -249,5 +253,5 @@ def test_an_unwatched_training_is_stopped_here(world: World, launch: Launch) -> 
     assert process.wait() != 0
     after = read_record(world.run)
     assert after is not None
-    assert replace(after, since_ns=0) == replace(record, status=Status.STOPPED, training=None)
+    assert replace(after, since_ns=0) == replace(record, status=ProcessState.STOPPED, training=None)
     assert [line.kind for line in read_journal(world.run)] == ["stopped"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from checkpoint_core.audit.auditor import CheckpointReport
 from checkpoint_core.audit.findings import Subject, Verdict
 from checkpoint_core.audit.wording import judgement, title
-from checkpoint_core.environment.rehearsal.outcome import Stage, Status
+from checkpoint_core.environment.rehearsal.outcome import RehearsalStage, RehearsalStatus
 from checkpoint_core.tab.views.markup import diff_block, notice, text
 
 _REASONS = {
@@ -63,17 +63,17 @@ def progress_view(done: int, total: int, item: CheckpointReport) -> str:
 
 
 _STAGE_WORDS = {
-    Stage.STARTING: "starting Python",
-    Stage.IMPORTING: "importing torch and accelerate",
-    Stage.BUILDING: "building a network of the saved size",
-    Stage.LOADING: "loading",
-    Stage.CHECKING: "checking what arrived",
+    RehearsalStage.STARTING: "starting Python",
+    RehearsalStage.IMPORTING: "importing torch and accelerate",
+    RehearsalStage.BUILDING: "building a network of the saved size",
+    RehearsalStage.LOADING: "loading",
+    RehearsalStage.CHECKING: "checking what arrived",
 }
 
 
-def rehearsing_view(stage: Stage, seconds: float, item: CheckpointReport) -> str:
+def rehearsing_view(stage: RehearsalStage, seconds: float, item: CheckpointReport) -> str:
     """How far a rehearsal has come, after so many seconds."""
-    done = 100 * list(Stage).index(stage) // len(Stage)
+    done = 100 * list(RehearsalStage).index(stage) // len(RehearsalStage)
     return notice(
         "info",
         f"<p>Rehearsing {text(title(item))} with the Python that trains: {_STAGE_WORDS[stage]} ({seconds:.0f} s)</p>"
@@ -84,10 +84,10 @@ def rehearsing_view(stage: Stage, seconds: float, item: CheckpointReport) -> str
 def rehearsed_view(item: CheckpointReport) -> str:
     """How a rehearsal ended."""
     outcome = item.rehearsal
-    if outcome is None or outcome.status is Status.CANCELLED:
+    if outcome is None or outcome.status is RehearsalStatus.CANCELLED:
         return info_view("Cancelled. Nothing was changed.")
     told = " ".join(found.message for found in item.findings if found.code.startswith("rehearsal-"))
-    kind = {Status.LOADED: "good", Status.REFUSED: "info"}.get(outcome.status, "warning")
+    kind = {RehearsalStatus.LOADED: "good", RehearsalStatus.REFUSED: "info"}.get(outcome.status, "warning")
     return notice(kind, f"<p>{text(told)}</p>")
 
 
