@@ -15,21 +15,28 @@ from checkpoint_core.audit.context import CheckContext, RunFacts
 from checkpoint_core.audit.manifest_diff import RunManifests
 from checkpoint_core.audit.reports import AuditReport, CheckpointReport, RunReport, UnknownName, state_name
 from checkpoint_core.audit.verdict import guarded, judge
-from checkpoint_core.environment.facts import Environment
-from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome
-from checkpoint_core.scripts.facts import ScriptFacts
-from checkpoint_core.scripts.paths import output_elsewhere
-from checkpoint_core.scripts.reading import read_script, resume_target
-from checkpoint_core.scripts.script import find_script
-from checkpoint_core.states import discovery, inspection
-from checkpoint_core.states.discovery import Listing, RunDir, StateDir
-from checkpoint_core.states.facts import FileEntry, LoraFacts, Reading, StateFacts
-from checkpoint_core.states.inspection import RECENT_NS
-from checkpoint_core.states.layout import CUSTOM_OBJECT, TRAIN_STATE, Layout, parse_state_name
-from checkpoint_core.states.verification import Progress, Verified, verify_state
-from checkpoint_core.trainer.dataset import dataset_key, read_dataset
-from checkpoint_core.trainer.dataset_config import DatasetFacts
-from checkpoint_core.trainer.position import locate
+from checkpoint_core.environment import Environment, RehearsalOutcome
+from checkpoint_core.scripts import ScriptFacts, find_script, output_elsewhere, read_script, resume_target
+from checkpoint_core.states import (
+    CUSTOM_OBJECT,
+    RECENT_NS,
+    TRAIN_STATE,
+    FileEntry,
+    Layout,
+    Listing,
+    LoraFacts,
+    Progress,
+    Reading,
+    RunDir,
+    StateDir,
+    StateFacts,
+    Verified,
+    discovery,
+    inspection,
+    parse_state_name,
+    verify_state,
+)
+from checkpoint_core.trainer import DatasetFacts, dataset_key, locate, read_dataset
 
 __all__ = [
     "AuditReport",

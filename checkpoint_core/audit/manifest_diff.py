@@ -10,11 +10,23 @@ from functools import cached_property
 from pathlib import Path
 
 from checkpoint_core.audit.manifest import Manifest, ManifestFile, manifest_name, read_manifest
-from checkpoint_core.states.discovery import RunDir, list_directory
-from checkpoint_core.states.facts import EntryKind, FileChange, FileEntry, ManifestFacts, StateFacts
-from checkpoint_core.states.layout import MANIFESTS_FOLDER, is_saved_file
-from checkpoint_core.states.repair_records import RECORD, UNDONE, RecordUnusable, RepairRecord, read_records
-from checkpoint_core.trainer.reconstruction import TOLERANCE_NS
+from checkpoint_core.states import (
+    MANIFESTS_FOLDER,
+    RECORD,
+    UNDONE,
+    EntryKind,
+    FileChange,
+    FileEntry,
+    ManifestFacts,
+    RecordUnusable,
+    RepairRecord,
+    RunDir,
+    StateFacts,
+    is_saved_file,
+    list_directory,
+    read_records,
+)
+from checkpoint_core.trainer import TOLERANCE_NS
 
 _SECOND = 1_000_000_000
 

@@ -7,12 +7,15 @@ from pathlib import Path
 
 from checkpoint_core.audit.context import RunFacts
 from checkpoint_core.audit.findings import Finding, Subject, Verdict, deciding_findings
-from checkpoint_core.environment.facts import Environment, EnvironmentFacts
-from checkpoint_core.environment.pickle_support import is_unusual
-from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome, RehearsalStatus
-from checkpoint_core.states.facts import Skipped, StateFacts
-from checkpoint_core.trainer.forecast import Forecast
-from checkpoint_core.trainer.position import Position
+from checkpoint_core.environment import (
+    Environment,
+    EnvironmentFacts,
+    RehearsalOutcome,
+    RehearsalStatus,
+    is_unusual,
+)
+from checkpoint_core.states import Skipped, StateFacts
+from checkpoint_core.trainer import Forecast, Position
 
 
 @dataclass(frozen=True)

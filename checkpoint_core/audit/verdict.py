@@ -25,10 +25,9 @@ from checkpoint_core.audit.findings import (
     fold,
 )
 from checkpoint_core.audit.reports import CheckpointReport, state_name
-from checkpoint_core.environment.facts import EnvironmentFacts
-from checkpoint_core.states.facts import StateFacts
-from checkpoint_core.trainer.forecast import Forecast, make_forecast
-from checkpoint_core.trainer.position import Position, locate
+from checkpoint_core.environment import EnvironmentFacts
+from checkpoint_core.states import StateFacts
+from checkpoint_core.trainer import Forecast, Position, locate, make_forecast
 
 
 def judge(facts: StateFacts, context: CheckContext) -> CheckpointReport:

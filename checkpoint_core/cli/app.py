@@ -11,10 +11,16 @@ import typer
 from rich.progress import DownloadColumn, MofNCompleteColumn, TextColumn
 
 from checkpoint_core.atomic_write import backups_of, new_file
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport
-from checkpoint_core.audit.reports import AuditReport, RunReport, find_latest_resumable
-from checkpoint_core.audit.single_state import audit_state, fluxgym_root
-from checkpoint_core.audit.wording import title
+from checkpoint_core.audit import (
+    Auditor,
+    AuditReport,
+    CheckpointReport,
+    RunReport,
+    audit_state,
+    find_latest_resumable,
+    fluxgym_root,
+    title,
+)
 from checkpoint_core.cli import exit_codes
 from checkpoint_core.cli.options import (
     LayoutOption,
@@ -45,16 +51,17 @@ from checkpoint_core.cli.training import status as status_command
 from checkpoint_core.cli.training import stop_training as stop_command
 from checkpoint_core.cli.training import watch as watch_command
 from checkpoint_core.cli.views import checkpoint_view, diff_view, scan_view
-from checkpoint_core.environment.facts import Environment
-from checkpoint_core.environment.interpreters import environment_source
-from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome, RehearsalStage
-from checkpoint_core.environment.rehearsal.run import rehearse_state
-from checkpoint_core.recovery.planning import plan_recovery
-from checkpoint_core.report.collect import diagnosis_for
-from checkpoint_core.report.json_schema import check_json, scan_json
-from checkpoint_core.scripts.change import NoScript, ScriptChange, plan_fresh, plan_resume
-from checkpoint_core.scripts.script import find_script
-from checkpoint_core.states.facts import StateFacts
+from checkpoint_core.environment import (
+    Environment,
+    RehearsalOutcome,
+    RehearsalStage,
+    environment_source,
+    rehearse_state,
+)
+from checkpoint_core.recovery import plan_recovery
+from checkpoint_core.report import check_json, diagnosis_for, scan_json
+from checkpoint_core.scripts import NoScript, ScriptChange, find_script, plan_fresh, plan_resume
+from checkpoint_core.states import StateFacts
 
 app = typer.Typer(
     add_completion=False,

@@ -12,8 +12,7 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from checkpoint_core.audit.auditor import Auditor
-from checkpoint_core.audit.reports import RunReport
+from checkpoint_core.audit import Auditor, RunReport
 from checkpoint_core.cli.exit_codes import ExitCode
 from checkpoint_core.cli.options import (
     LayoutOption,
@@ -24,18 +23,20 @@ from checkpoint_core.cli.options import (
     named_checkpoint,
 )
 from checkpoint_core.cli.output import Usage, print_json, problems_told, say, show, stop, tell
-from checkpoint_core.recovery import transaction
-from checkpoint_core.recovery.removal import (
+from checkpoint_core.recovery import (
+    DiskForecast,
     RemovalRefused,
+    RetentionPlan,
+    disk_forecast,
     finish_removals,
     look_again_at_run,
     plan_removal,
     retention_of,
+    transaction,
 )
-from checkpoint_core.recovery.retention import DiskForecast, RetentionPlan, disk_forecast
-from checkpoint_core.report.json_schema import SCHEMA_VERSION, Json
+from checkpoint_core.report import SCHEMA_VERSION, Json
 from checkpoint_core.text import human_bytes, printable
-from checkpoint_core.training.status import in_use
+from checkpoint_core.training import in_use
 
 RemoveOption = Annotated[
     list[str] | None,

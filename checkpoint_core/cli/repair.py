@@ -8,10 +8,7 @@ from typing import Annotated
 
 import typer
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport
-from checkpoint_core.audit.reports import RunReport
-from checkpoint_core.audit.single_state import run_folder
-from checkpoint_core.audit.wording import title
+from checkpoint_core.audit import Auditor, CheckpointReport, RunReport, run_folder, title
 from checkpoint_core.cli.options import (
     LayoutOption,
     PythonOption,
@@ -24,12 +21,20 @@ from checkpoint_core.cli.options import (
 )
 from checkpoint_core.cli.output import Usage, print_json, problems_told, say, show, stop, tell
 from checkpoint_core.cli.views import checkpoint_view, diff_view, recovery_view, repair_view
-from checkpoint_core.recovery import transaction
-from checkpoint_core.recovery.options import RecoveryOption, RecoveryPlan
-from checkpoint_core.recovery.planning import apply_option, change_of, look_again, plan_recovery, repair_of
-from checkpoint_core.recovery.repair import Choices, RepairPlan
-from checkpoint_core.recovery.script_fixes import FixChoices
-from checkpoint_core.report.json_schema import recovery_json, repair_json
+from checkpoint_core.recovery import (
+    Choices,
+    FixChoices,
+    RecoveryOption,
+    RecoveryPlan,
+    RepairPlan,
+    apply_option,
+    change_of,
+    look_again,
+    plan_recovery,
+    repair_of,
+    transaction,
+)
+from checkpoint_core.report import recovery_json, repair_json
 
 ApplyOption = Annotated[bool, typer.Option("--apply", help="Carry it out; without it nothing is written.")]
 InStateOption = Annotated[

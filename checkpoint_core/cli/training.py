@@ -14,18 +14,28 @@ from checkpoint_core.atomic_write import WriteFailed
 from checkpoint_core.cli.exit_codes import ExitCode
 from checkpoint_core.cli.options import LayoutOption, PythonOption, RunDirArgument, audited_run, auditor_of
 from checkpoint_core.cli.output import Usage, print_json, problems_told, say, stop, tell
-from checkpoint_core.environment.facts import EnvironmentFacts
-from checkpoint_core.report.training import training_json, training_lines
+from checkpoint_core.environment import EnvironmentFacts
+from checkpoint_core.report import training_json, training_lines
 from checkpoint_core.text import local_time
-from checkpoint_core.training import launcher, processes
-from checkpoint_core.training.launcher import CannotStart, DeviceBusy, NothingRuns, Start
-from checkpoint_core.training.log.files import JournalLine
-from checkpoint_core.training.record import ProcessState, TrainingRecord, read_record, write_record
-from checkpoint_core.training.restart_policy import Policy
-from checkpoint_core.training.status import Processes, training_status
-from checkpoint_core.training.training_process import TrainingProcess
-from checkpoint_core.training.watcher import LiveRun
-from checkpoint_core.training.watcher import watch as watch_run
+from checkpoint_core.training import (
+    CannotStart,
+    DeviceBusy,
+    JournalLine,
+    LiveRun,
+    NothingRuns,
+    Policy,
+    Processes,
+    ProcessState,
+    Start,
+    TrainingProcess,
+    TrainingRecord,
+    launcher,
+    processes,
+    read_record,
+    training_status,
+    write_record,
+)
+from checkpoint_core.training import watch as watch_run
 
 #: How long a watcher that was started for it waits for its claim to be written.
 _CLAIM_SECONDS = 20.0

@@ -9,14 +9,22 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from checkpoint_core.audit.auditor import CheckpointReport
-from checkpoint_core.audit.findings import Finding, Severity, Verdict
-from checkpoint_core.audit.reports import AuditReport, RunReport
-from checkpoint_core.audit.wording import VERDICT_WORDS, environment_line, headline, judgement, note
-from checkpoint_core.recovery.options import RecoveryOption, RecoveryPlan
-from checkpoint_core.recovery.repair import RepairPlan
+from checkpoint_core.audit import (
+    VERDICT_WORDS,
+    AuditReport,
+    CheckpointReport,
+    Finding,
+    RunReport,
+    Severity,
+    Verdict,
+    environment_line,
+    headline,
+    judgement,
+    note,
+)
+from checkpoint_core.recovery import RecoveryOption, RecoveryPlan, RepairPlan
 from checkpoint_core.text import human_bytes, local_time, printable
-from checkpoint_core.trainer.forecast import forecast_sentence
+from checkpoint_core.trainer import forecast_sentence
 
 _STYLES = {
     Verdict.READY: "green",

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from checkpoint_core.scripts.change import ScriptChange
-from checkpoint_core.states.facts import FileEntry
+from checkpoint_core.scripts import ScriptChange
+from checkpoint_core.states import FileEntry
 from checkpoint_core.text import human_bytes
 
 

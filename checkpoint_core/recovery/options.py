@@ -11,15 +11,12 @@ import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from checkpoint_core.audit.auditor import CheckpointReport
-from checkpoint_core.audit.findings import Severity, Verdict
-from checkpoint_core.audit.reports import RunReport
-from checkpoint_core.audit.wording import title_inside
+from checkpoint_core.audit import CheckpointReport, RunReport, Severity, Verdict, title_inside
 from checkpoint_core.recovery.repair import RepairPlan
 from checkpoint_core.recovery.script_fixes import KEPT_STATES, saving_edits
-from checkpoint_core.states.facts import LoraFacts
+from checkpoint_core.states import LoraFacts
 from checkpoint_core.text import human_bytes
-from checkpoint_core.trainer.forecast import forecast_sentence
+from checkpoint_core.trainer import forecast_sentence
 
 #: What a way loses that loses nothing.
 NOTHING = "Nothing."

@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport
-from checkpoint_core.audit.reports import RunReport
-from checkpoint_core.environment.rehearsal.run import rehearse_state
+from checkpoint_core.audit import Auditor, CheckpointReport, RunReport
+from checkpoint_core.environment import rehearse_state
 from checkpoint_core.recovery.options import OptionKind, RecoveryOption, RecoveryPlan, rank_options
 from checkpoint_core.recovery.repair import Choices, RepairPlan, plan_repair
 from checkpoint_core.recovery.script_fixes import saving_edits
-from checkpoint_core.scripts.change import (
+from checkpoint_core.scripts import (
     Edit,
+    InexpressiblePath,
     NoScript,
     Receipt,
     Remove,
     ScriptChange,
+    ScriptNotUnderstood,
     SetValue,
     plan_edits,
     plan_fresh,
     plan_resume,
     value_in_script,
 )
-from checkpoint_core.scripts.script import InexpressiblePath, ScriptNotUnderstood
-from checkpoint_core.states.repair_records import RepairRecord
+from checkpoint_core.states import RepairRecord
 
 #: Why a script cannot be changed; the run's own findings say so, and no way leads through it.
 _NO_WAY = (NoScript, ScriptNotUnderstood, InexpressiblePath)

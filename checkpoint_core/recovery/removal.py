@@ -17,14 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint_core.atomic_write import WriteFailed, locked, remove_confirmed, remove_set_aside
-from checkpoint_core.audit.auditor import Auditor
-from checkpoint_core.audit.manifest import forget_manifest
-from checkpoint_core.audit.reports import RunReport
+from checkpoint_core.audit import Auditor, RunReport, forget_manifest
 from checkpoint_core.recovery import transaction
 from checkpoint_core.recovery.planning import plan_recovery
 from checkpoint_core.recovery.retention import RetentionPlan, plan_retention
-from checkpoint_core.states import repair_records
-from checkpoint_core.states.facts import FileEntry
+from checkpoint_core.states import FileEntry, repair_records
 from checkpoint_core.text import human_bytes
 
 _ASIDE = re.compile(r"\.removing-[0-9a-f]{16}\Z")

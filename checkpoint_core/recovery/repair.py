@@ -9,19 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport
-from checkpoint_core.audit.findings import Verdict
-from checkpoint_core.audit.reports import RunReport
-from checkpoint_core.audit.verdict import judge
+from checkpoint_core.audit import Auditor, CheckpointReport, RunReport, Verdict, judge
 from checkpoint_core.recovery import transaction
 from checkpoint_core.recovery.changes import ChangeSet
-from checkpoint_core.recovery.script_fixes import FixChoices, ScriptFix, script_fixes
+from checkpoint_core.recovery.fix import FixChoices, ScriptFix
+from checkpoint_core.recovery.script_fixes import script_fixes
 from checkpoint_core.recovery.state_fixes import fixed_state
-from checkpoint_core.scripts.change import ScriptChange, plan_resume
-from checkpoint_core.scripts.reading import script_facts
-from checkpoint_core.scripts.script import TrainScript, dialect_of
-from checkpoint_core.states.repair_records import RepairRecord
-from checkpoint_core.trainer.forecast import forecast_sentence
+from checkpoint_core.scripts import ScriptChange, TrainScript, dialect_of, plan_resume, script_facts
+from checkpoint_core.states import RepairRecord
+from checkpoint_core.trainer import forecast_sentence
 
 #: More than anybody trains; a number from a page is held against it.
 MAX_EPOCHS = 1_000_000

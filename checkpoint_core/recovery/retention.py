@@ -10,13 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PureWindowsPath
 
-from checkpoint_core.audit.auditor import CheckpointReport
-from checkpoint_core.audit.findings import Subject, Verdict
-from checkpoint_core.audit.reports import RunReport
-from checkpoint_core.audit.wording import note, title, title_inside
+from checkpoint_core.audit import CheckpointReport, RunReport, Subject, Verdict, note, title, title_inside
 from checkpoint_core.recovery.options import RecoveryPlan
-from checkpoint_core.states import layout
-from checkpoint_core.states.facts import LoraFacts
+from checkpoint_core.states import LoraFacts, layout
 from checkpoint_core.text import human_bytes
 
 #: Left free beside the saves: the trainer writes sample images and logs between them, and a disk that is filled to

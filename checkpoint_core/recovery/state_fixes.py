@@ -11,25 +11,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from checkpoint_core.audit.checks.reconstructible import LOST_SCHEDULER
-from checkpoint_core.audit.findings import Severity
-from checkpoint_core.audit.reports import CheckpointReport
-from checkpoint_core.formats.reader import FormatError
-from checkpoint_core.formats.train_state import TrainState
+from checkpoint_core.audit import LOST_SCHEDULER, CheckpointReport, Severity
+from checkpoint_core.formats import FormatError, TrainState
 from checkpoint_core.recovery.changes import CopyOf, FileRepair, NewBytes
 from checkpoint_core.recovery.new_files import fresh_random_states, rebuilt_scheduler, rewritten_random_states
-from checkpoint_core.scripts.facts import ScriptFacts
-from checkpoint_core.states import layout
-from checkpoint_core.states.facts import (
+from checkpoint_core.scripts import ScriptFacts
+from checkpoint_core.states import (
+    CUSTOM_OBJECT_PATTERN,
     EntryKind,
     FileEntry,
     LoraFacts,
     RandomStatesFacts,
     SchedulerFacts,
     StateFacts,
+    layout,
 )
-from checkpoint_core.states.layout import CUSTOM_OBJECT_PATTERN
-from checkpoint_core.trainer.reconstruction import lost_scheduler, lost_train_state
+from checkpoint_core.trainer import lost_scheduler, lost_train_state
 
 _DEFAULT_SEED = 42  # FluxGym's own (app.py, the field "Seed")
 _WEIGHTS = frozenset(

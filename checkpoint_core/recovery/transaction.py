@@ -28,15 +28,15 @@ from checkpoint_core.atomic_write import (
     stage,
 )
 from checkpoint_core.recovery.changes import ChangeSet, CopyOf, FileRepair, NewBytes
-from checkpoint_core.scripts.change import ScriptChange, ScriptChangedSinceShown
-from checkpoint_core.states import repair_records
-from checkpoint_core.states.discovery import list_directory
-from checkpoint_core.states.facts import FileEntry
-from checkpoint_core.states.repair_records import (
+from checkpoint_core.scripts import ScriptChange, ScriptChangedSinceShown
+from checkpoint_core.states import (
+    FileEntry,
     FileRecord,
     RepairRecord,
     ScriptRecord,
+    list_directory,
     read_records,
+    repair_records,
     with_status,
     write_record,
 )

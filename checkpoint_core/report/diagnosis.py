@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from checkpoint_core.audit.reports import RunReport
-from checkpoint_core.recovery.options import RecoveryPlan
+from checkpoint_core.audit import RunReport
+from checkpoint_core.recovery import RecoveryPlan
 from checkpoint_core.report.json_schema import (
     SCHEMA_VERSION,
     Json,
@@ -24,7 +24,7 @@ from checkpoint_core.report.json_schema import (
 from checkpoint_core.report.markdown import diagnosis_markdown
 from checkpoint_core.report.redaction import Redactor
 from checkpoint_core.report.versions import Versions
-from checkpoint_core.states.facts import LoraFacts
+from checkpoint_core.states import LoraFacts
 from checkpoint_core.text import file_name, utc_time
 from checkpoint_core.version import __version__
 

@@ -10,17 +10,20 @@ import math
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
-from checkpoint_core.audit.auditor import CheckpointReport
-from checkpoint_core.audit.findings import Finding
-from checkpoint_core.audit.next_steps import next_steps
-from checkpoint_core.audit.reports import AuditReport, RunReport, find_latest_resumable
-from checkpoint_core.audit.wording import headline, judgement
-from checkpoint_core.environment.facts import Environment, EnvironmentProblem
-from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome
-from checkpoint_core.recovery.options import RecoveryOption, RecoveryPlan
-from checkpoint_core.recovery.repair import RepairPlan
+from checkpoint_core.audit import (
+    AuditReport,
+    CheckpointReport,
+    Finding,
+    RunReport,
+    find_latest_resumable,
+    headline,
+    judgement,
+    next_steps,
+)
+from checkpoint_core.environment import Environment, EnvironmentProblem, RehearsalOutcome
+from checkpoint_core.recovery import RecoveryOption, RecoveryPlan, RepairPlan
 from checkpoint_core.report.versions import Versions
-from checkpoint_core.states.facts import (
+from checkpoint_core.states import (
     EntryKind,
     FileEntry,
     LoraFacts,
@@ -32,8 +35,7 @@ from checkpoint_core.states.facts import (
     WeightsFacts,
 )
 from checkpoint_core.text import utc_time
-from checkpoint_core.trainer.forecast import Forecast, forecast_sentence
-from checkpoint_core.trainer.position import launch_epoch
+from checkpoint_core.trainer import Forecast, forecast_sentence, launch_epoch
 
 #: Raised when a field changes its meaning or goes away; a new field alone does not raise it.
 SCHEMA_VERSION = 1

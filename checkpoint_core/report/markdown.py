@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
-from checkpoint_core.audit.findings import Verdict
-from checkpoint_core.audit.wording import VERDICT_WORDS
+from checkpoint_core.audit import VERDICT_WORDS, Verdict
 from checkpoint_core.report.json_schema import Json
 from checkpoint_core.text import human_bytes, markdown_block, markdown_code, markdown_text
 

@@ -7,18 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport
-from checkpoint_core.audit.findings import Verdict
-from checkpoint_core.audit.reports import AuditReport
-from checkpoint_core.audit.wording import VERDICT_WORDS, note
-from checkpoint_core.environment.interpreters import environment_source
-from checkpoint_core.states.facts import (
-    LoraFacts,
-    OptimizerFacts,
-    RandomStatesFacts,
-    SchedulerFacts,
-    WeightsFacts,
-)
+from checkpoint_core.audit import VERDICT_WORDS, Auditor, AuditReport, CheckpointReport, Verdict, note
+from checkpoint_core.environment import environment_source
+from checkpoint_core.states import LoraFacts, OptimizerFacts, RandomStatesFacts, SchedulerFacts, WeightsFacts
 from checkpoint_core.text import human_bytes, local_time
 
 #: Column to pandas dtype, in the table's order. Integers are nullable: ``<NA>`` where a value cannot be known.

@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from checkpoint_core.text import human_seconds, local_time, utc_time
-from checkpoint_core.training.log.progress import Progress
-from checkpoint_core.training.record import ProcessState
-from checkpoint_core.training.status import Life, TrainingStatus
+from checkpoint_core.training import Life, ProcessState, Progress, TrainingStatus
 
 _STATUS_WORDS = {
     ProcessState.STARTING: "Starting",

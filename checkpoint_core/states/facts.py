@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeVar
 
-from checkpoint_core.formats.reader import DamageKind
-from checkpoint_core.formats.train_state import TrainState
+from checkpoint_core.formats import DamageKind, TrainState
 from checkpoint_core.states.layout import Layout, StateName, is_saved_file
 
 T = TypeVar("T")

@@ -10,9 +10,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from checkpoint_core.formats.pickles import Tensor
-from checkpoint_core.formats.reader import MAX_COUNT, DamageKind, FormatError
-from checkpoint_core.formats.safetensors import SafetensorsHeader, TensorEntry
+from checkpoint_core.formats import MAX_COUNT, DamageKind, FormatError, SafetensorsHeader, Tensor, TensorEntry
 from checkpoint_core.states.facts import (
     CustomObjectFacts,
     LoraFacts,

@@ -13,12 +13,21 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from checkpoint_core.formats.pickles import Description, Tensor, describe
-from checkpoint_core.formats.reader import DamageKind, FileReader, FormatError
-from checkpoint_core.formats.safetensors import ITEM_BITS, SafetensorsHeader, TensorEntry, read_header
-from checkpoint_core.formats.torch_zip import TorchZip
-from checkpoint_core.formats.train_state import TrainState
-from checkpoint_core.formats.train_state import read_train_state as parse_train_state
+from checkpoint_core.formats import (
+    ITEM_BITS,
+    DamageKind,
+    Description,
+    FileReader,
+    FormatError,
+    SafetensorsHeader,
+    Tensor,
+    TensorEntry,
+    TorchZip,
+    TrainState,
+    describe,
+    read_header,
+)
+from checkpoint_core.formats import read_train_state as parse_train_state
 from checkpoint_core.states import interpret, layout
 from checkpoint_core.states.facts import (
     CustomObjectFacts,

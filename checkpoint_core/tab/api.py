@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from checkpoint_core.audit.auditor import CheckpointReport
-from checkpoint_core.audit.reports import find_latest_resumable
-from checkpoint_core.audit.wording import headline, phrase
-from checkpoint_core.report.diagnosis import checkpoint_json
-from checkpoint_core.scripts.change import plan_resume
-from checkpoint_core.scripts.paths import run_command
+from checkpoint_core.audit import CheckpointReport, find_latest_resumable, headline, phrase
+from checkpoint_core.report import checkpoint_json
+from checkpoint_core.scripts import plan_resume, run_command
 from checkpoint_core.tab.presenter import TROUBLE, TabPresenter
 from checkpoint_core.tab.views.markup import plain
 

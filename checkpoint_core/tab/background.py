@@ -5,15 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from checkpoint_core.audit.auditor import CheckpointReport
-from checkpoint_core.audit.reports import UnknownName
-from checkpoint_core.audit.wording import title
-from checkpoint_core.environment.facts import Environment
-from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome, RehearsalStage
-from checkpoint_core.environment.rehearsal.run import rehearse_state
-from checkpoint_core.states.discovery import OutputsFolderError
-from checkpoint_core.states.facts import StateFacts
-from checkpoint_core.states.verification import VerificationCancelled
+from checkpoint_core.audit import CheckpointReport, UnknownName, title
+from checkpoint_core.environment import Environment, RehearsalOutcome, RehearsalStage, rehearse_state
+from checkpoint_core.states import OutputsFolderError, StateFacts, VerificationCancelled
 from checkpoint_core.tab.long_work import LongWork
 from checkpoint_core.tab.lookup import RunLookup
 from checkpoint_core.tab.views.actions import (

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from checkpoint_core.atomic_write import WriteFailed
-from checkpoint_core.audit.wording import environment_line
-from checkpoint_core.environment.facts import EnvironmentFacts
-from checkpoint_core.environment.interpreters import choices, environment_source, remember, remembered
+from checkpoint_core.audit import environment_line
+from checkpoint_core.environment import EnvironmentFacts, choices, environment_source, remember, remembered
 from checkpoint_core.tab.views.actions import error_view, info_view, warning_view
 from checkpoint_core.tab.views.markup import safe_name
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport
-from checkpoint_core.audit.reports import RunReport
+from checkpoint_core.audit import Auditor, CheckpointReport, RunReport
 
 
 class RunLookup(Protocol):

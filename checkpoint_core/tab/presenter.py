@@ -14,27 +14,30 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint_core.atomic_write import new_file
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport
-from checkpoint_core.audit.findings import Verdict
-from checkpoint_core.audit.reports import RunReport, UnknownName, find_latest_resumable
-from checkpoint_core.audit.wording import run_summary, title, title_inside
-from checkpoint_core.recovery.planning import plan_recovery
-from checkpoint_core.recovery.repair import Choices, RepairPlan
-from checkpoint_core.report.collect import diagnosis_for
-from checkpoint_core.report.diagnosis import Diagnosis
-from checkpoint_core.scripts.change import (
+from checkpoint_core.audit import (
+    Auditor,
+    CheckpointReport,
+    RunReport,
+    UnknownName,
+    Verdict,
+    find_latest_resumable,
+    run_summary,
+    title,
+    title_inside,
+)
+from checkpoint_core.recovery import Choices, RepairPlan, plan_recovery
+from checkpoint_core.report import Diagnosis, diagnosis_for
+from checkpoint_core.scripts import (
     SCRIPT_TROUBLE,
+    Dialect,
     Receipt,
     ScriptChange,
     ScriptChangedSinceShown,
     plan_fresh,
     plan_resume,
+    run_command,
 )
-from checkpoint_core.scripts.paths import run_command
-from checkpoint_core.scripts.tokens import Dialect
-from checkpoint_core.states.discovery import OutputsFolderError
-from checkpoint_core.states.layout import Layout
-from checkpoint_core.states.repair_records import RepairRecord
+from checkpoint_core.states import Layout, OutputsFolderError, RepairRecord
 from checkpoint_core.tab import sample_images
 from checkpoint_core.tab.background import Trials
 from checkpoint_core.tab.host import gym

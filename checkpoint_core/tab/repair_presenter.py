@@ -6,19 +6,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport
-from checkpoint_core.audit.reports import RunReport, UnknownName
-from checkpoint_core.audit.wording import title_inside
-from checkpoint_core.recovery import transaction
-from checkpoint_core.recovery.options import OptionKind, RecoveryOption, RecoveryPlan
-from checkpoint_core.recovery.planning import apply_option, change_of, look_again, plan_recovery, repair_of
-from checkpoint_core.recovery.repair import Choices, RepairFailed, RepairPlan
-from checkpoint_core.recovery.transaction import NothingToUndo, StateChangedSinceShown
-from checkpoint_core.scripts.change import SCRIPT_TROUBLE, Receipt, ScriptChange
-from checkpoint_core.scripts.paths import run_command
-from checkpoint_core.scripts.script import find_script
-from checkpoint_core.states.discovery import OutputsFolderError
-from checkpoint_core.states.repair_records import RecordUnusable, RepairRecord, read_records
+from checkpoint_core.audit import Auditor, CheckpointReport, RunReport, UnknownName, title_inside
+from checkpoint_core.recovery import (
+    Choices,
+    NothingToUndo,
+    OptionKind,
+    RecoveryOption,
+    RecoveryPlan,
+    RepairFailed,
+    RepairPlan,
+    StateChangedSinceShown,
+    apply_option,
+    change_of,
+    look_again,
+    plan_recovery,
+    repair_of,
+    transaction,
+)
+from checkpoint_core.scripts import SCRIPT_TROUBLE, Receipt, ScriptChange, find_script, run_command
+from checkpoint_core.states import OutputsFolderError, RecordUnusable, RepairRecord, read_records
 from checkpoint_core.tab.lookup import RunLookup
 from checkpoint_core.tab.views.actions import done_view, error_view, info_view
 from checkpoint_core.tab.views.recovery import (

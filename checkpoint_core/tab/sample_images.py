@@ -15,10 +15,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from checkpoint_core.audit.auditor import CheckpointReport
-from checkpoint_core.states.discovery import list_directory
-from checkpoint_core.states.facts import EntryKind
-from checkpoint_core.states.layout import SavePoint
+from checkpoint_core.audit import CheckpointReport
+from checkpoint_core.states import EntryKind, SavePoint, list_directory
 from checkpoint_core.tab.views.panel import Thumbnail
 
 MAX_SAMPLES = 6

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from checkpoint_core.recovery.repair import Choices
+from checkpoint_core.recovery import Choices
 from checkpoint_core.tab.presenter import RunView, TabPresenter
 from checkpoint_core.tab.training_presenter import TrainingView
 from checkpoint_core.tab.views.table import DEFAULT_SORT

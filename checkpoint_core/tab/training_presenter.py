@@ -8,34 +8,44 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from checkpoint_core.atomic_write import WriteFailed
-from checkpoint_core.audit.reports import RunReport, UnknownName
-from checkpoint_core.audit.wording import title
-from checkpoint_core.environment.facts import EnvironmentFacts
-from checkpoint_core.recovery.options import RecoveryPlan
-from checkpoint_core.recovery.removal import (
+from checkpoint_core.audit import RunReport, UnknownName, title
+from checkpoint_core.environment import EnvironmentFacts
+from checkpoint_core.recovery import (
+    RecoveryPlan,
     Removal,
     RemovalRefused,
+    disk_forecast,
     links_in,
     look_again_at_run,
     plan_removal,
+    plan_retention,
 )
-from checkpoint_core.recovery.retention import disk_forecast, plan_retention
-from checkpoint_core.states.discovery import OutputsFolderError
-from checkpoint_core.states.repair_records import RecordUnusable
+from checkpoint_core.states import OutputsFolderError, RecordUnusable
 from checkpoint_core.tab.lookup import RunLookup
 from checkpoint_core.tab.views.actions import error_view, good_view, info_view, warning_view
 from checkpoint_core.tab.views.disk import chosen_names, retention_choices, retention_view
 from checkpoint_core.tab.views.loss_plot import Mark
 from checkpoint_core.tab.views.training import journal_view, log_view, training_view
 from checkpoint_core.text import human_bytes, human_seconds
-from checkpoint_core.trainer.save_plan import save_rules
-from checkpoint_core.training import launcher
-from checkpoint_core.training.launcher import CannotStart, DeviceBusy, NothingRuns, Start
-from checkpoint_core.training.log.progress import Progress
-from checkpoint_core.training.processes import members
-from checkpoint_core.training.record import Request, TrainingRecord, send_request
-from checkpoint_core.training.status import Processes, TrainingStatus, has_trace, in_use, training_status
-from checkpoint_core.training.tensorboard import EventLosses
+from checkpoint_core.trainer import save_rules
+from checkpoint_core.training import (
+    CannotStart,
+    DeviceBusy,
+    EventLosses,
+    NothingRuns,
+    Processes,
+    Progress,
+    Request,
+    Start,
+    TrainingRecord,
+    TrainingStatus,
+    has_trace,
+    in_use,
+    launcher,
+    members,
+    send_request,
+    training_status,
+)
 
 TROUBLE = (
     CannotStart,

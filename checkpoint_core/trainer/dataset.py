@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
 
-from checkpoint_core.scripts.facts import ScriptFacts
-from checkpoint_core.scripts.paths import is_of_this_machine, path_here
+from checkpoint_core.scripts import ScriptFacts, is_of_this_machine, path_here
 from checkpoint_core.trainer.dataset_config import (
     FALLBACKS,
     Dataset,

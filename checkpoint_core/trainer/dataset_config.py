@@ -14,8 +14,8 @@ from typing import Any
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
-from checkpoint_core.formats.reader import MAX_COUNT
-from checkpoint_core.scripts.facts import ScriptFacts
+from checkpoint_core.formats import MAX_COUNT
+from checkpoint_core.scripts import ScriptFacts
 
 
 class Undetermined(Exception):

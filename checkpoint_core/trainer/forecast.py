@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from checkpoint_core.formats.train_state import TrainState
-from checkpoint_core.scripts.facts import ScriptFacts
-from checkpoint_core.states import layout
-from checkpoint_core.states.facts import Damage, LoraFacts, OptimizerFacts, StateFacts
-from checkpoint_core.states.layout import Layout
+from checkpoint_core.formats import TrainState
+from checkpoint_core.scripts import ScriptFacts
+from checkpoint_core.states import Damage, Layout, LoraFacts, OptimizerFacts, StateFacts, layout
 from checkpoint_core.trainer.dataset_config import DatasetFacts
 from checkpoint_core.trainer.learning_rate import differs, learning_rate_at, rate_text, saved_rates
 from checkpoint_core.trainer.position import (
@@ -22,8 +20,8 @@ from checkpoint_core.trainer.position import (
     why_undecided,
 )
 from checkpoint_core.trainer.save_plan import (
-    SaveEvent,
     Launch,
+    SaveEvent,
     changes,
     most_room,
     overwritten_steps,

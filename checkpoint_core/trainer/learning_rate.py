@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from checkpoint_core.scripts.facts import ScriptFacts
-from checkpoint_core.states.facts import SchedulerFacts, StateFacts
+from checkpoint_core.scripts import ScriptFacts
+from checkpoint_core.states import SchedulerFacts, StateFacts
 
 #: ``train_util.py`` (``add_optimizer_arguments``): the default of ``--learning_rate``.
 _DEFAULT_RATE = 2e-6

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from checkpoint_core.scripts.facts import ScriptFacts
+from checkpoint_core.scripts import ScriptFacts
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
-from checkpoint_core.scripts.facts import ScriptFacts
+from checkpoint_core.scripts import ScriptFacts
 
 #: A script that makes more changes than that is none that anyone waits for.
 MAX_CHANGES = 20_000

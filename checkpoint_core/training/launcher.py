@@ -18,10 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint_core.atomic_write import WriteFailed, locked
-from checkpoint_core.audit.reports import RunReport
-from checkpoint_core.scripts.reading import read_script
-from checkpoint_core.scripts.script import dialect_of, find_script
-from checkpoint_core.scripts.tokens import Dialect
+from checkpoint_core.audit import RunReport
+from checkpoint_core.scripts import Dialect, dialect_of, find_script, read_script
 from checkpoint_core.training import processes
 from checkpoint_core.training.log.files import (
     JournalLine,

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from checkpoint_core.audit.auditor import Auditor
-from checkpoint_core.audit.findings import Verdict
-from checkpoint_core.audit.reports import RunReport
-from checkpoint_core.environment.rehearsal.run import rehearse_state
-from checkpoint_core.recovery import transaction
-from checkpoint_core.recovery.options import OptionKind, RecoveryOption
-from checkpoint_core.recovery.planning import apply_option, change_of, look_again, plan_recovery
-from checkpoint_core.recovery.repair import RepairFailed
-from checkpoint_core.recovery.transaction import StateChangedSinceShown
-from checkpoint_core.scripts.change import SCRIPT_TROUBLE
-from checkpoint_core.states.facts import LoraFacts
-from checkpoint_core.states.repair_records import RecordUnusable
-from checkpoint_core.states.verification import VerificationCancelled
+from checkpoint_core.audit import Auditor, RunReport, Verdict
+from checkpoint_core.environment import rehearse_state
+from checkpoint_core.recovery import (
+    OptionKind,
+    RecoveryOption,
+    RepairFailed,
+    StateChangedSinceShown,
+    apply_option,
+    change_of,
+    look_again,
+    plan_recovery,
+    transaction,
+)
+from checkpoint_core.scripts import SCRIPT_TROUBLE
+from checkpoint_core.states import LoraFacts, RecordUnusable, VerificationCancelled
 
 #: Ways that keep the training as it is: any other is a person's to choose.
 _FROM_CHECKPOINTS = (OptionKind.RESUME, OptionKind.REPAIR, OptionKind.OLDER)

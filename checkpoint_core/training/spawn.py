@@ -15,8 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from checkpoint_core.scripts.script import dialect_of
-from checkpoint_core.scripts.tokens import Dialect
+from checkpoint_core.scripts import Dialect, dialect_of
 
 PROJECT = Path(__file__).resolve().parents[2]
 _SMI_SECONDS = 10.0

@@ -12,11 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from checkpoint_core.atomic_write import WriteFailed
-from checkpoint_core.audit.auditor import Auditor
-from checkpoint_core.audit.findings import Verdict
-from checkpoint_core.recovery.retention import disk_forecast
-from checkpoint_core.scripts.script import find_script
-from checkpoint_core.states.facts import LoraFacts
+from checkpoint_core.audit import Auditor, Verdict
+from checkpoint_core.recovery import disk_forecast
+from checkpoint_core.scripts import find_script
+from checkpoint_core.states import LoraFacts
 from checkpoint_core.text import human_bytes
 from checkpoint_core.training import processes
 from checkpoint_core.training.interfaces import Running

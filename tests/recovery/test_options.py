@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from checkpoint_core.audit.auditor import Auditor
+from checkpoint_core.recovery.fix import FixChoices
 from checkpoint_core.recovery.options import OptionKind, RecoveryPlan
 from checkpoint_core.recovery.planning import apply_option, change_of, plan_recovery
 from checkpoint_core.recovery.repair import Choices
-from checkpoint_core.recovery.script_fixes import FixChoices
 from tests.damage import remove, truncate
 from tests.world import World
 

@@ -12,9 +12,10 @@ from checkpoint_core.audit.auditor import Auditor, CheckpointReport
 from checkpoint_core.audit.context import CheckContext
 from checkpoint_core.audit.findings import Severity
 from checkpoint_core.audit.verdict import judge
+from checkpoint_core.recovery.fix import FixChoices, ScriptFix
 from checkpoint_core.recovery.planning import repair_of
 from checkpoint_core.recovery.repair import Choices, RepairPlan
-from checkpoint_core.recovery.script_fixes import FixChoices, ScriptFix, saving_edits, script_fixes
+from checkpoint_core.recovery.script_fixes import saving_edits, script_fixes
 from checkpoint_core.scripts.change import Remove, SetSwitch, SetValue, SetValues, plan_edits
 from checkpoint_core.scripts.facts import ScriptFacts
 from checkpoint_core.scripts.reading import read_script, script_facts

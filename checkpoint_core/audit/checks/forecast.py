@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from checkpoint_core.audit.catalogue.states import finding
 from checkpoint_core.audit.context import CheckContext
 from checkpoint_core.audit.findings import Finding
-from checkpoint_core.scripts.facts import ScriptFacts
-from checkpoint_core.states import layout
-from checkpoint_core.states.facts import StateFacts
-from checkpoint_core.states.layout import Layout
+from checkpoint_core.scripts import ScriptFacts
+from checkpoint_core.states import Layout, StateFacts, layout
 from checkpoint_core.text import human_bytes
-from checkpoint_core.trainer.forecast import Forecast
-from checkpoint_core.trainer.learning_rate import (
+from checkpoint_core.trainer import (
+    Forecast,
+    Position,
     differs,
+    epoch_length,
     highest_rate,
     learning_rate_at,
     rate_text,
     saved_rates,
+    total_steps,
 )
-from checkpoint_core.trainer.position import Position, epoch_length, total_steps
 
 #: A rate below this share of the base rate teaches nothing.
 _NOTHING = 1e-3

@@ -10,13 +10,8 @@ from collections.abc import Iterable
 
 from checkpoint_core.audit.catalogue.rehearsal import REHEARSAL
 from checkpoint_core.audit.findings import Finding, Severity
-from checkpoint_core.environment.rehearsal.outcome import (
-    RehearsalOutcome,
-    RehearsalStage,
-    RehearsalStatus,
-    Restored,
-)
-from checkpoint_core.states.layout import (
+from checkpoint_core.environment import RehearsalOutcome, RehearsalStage, RehearsalStatus, Restored
+from checkpoint_core.states import (
     CUSTOM_OBJECT,
     OPTIMIZER,
     RANDOM_STATES,

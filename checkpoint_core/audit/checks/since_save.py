@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from checkpoint_core.audit.catalogue.states import finding
 from checkpoint_core.audit.findings import Finding, Severity, Subject, Verdict
-from checkpoint_core.states import layout
-from checkpoint_core.states.facts import EntryKind, FileChange, ManifestFacts, StateFacts
+from checkpoint_core.states import EntryKind, FileChange, ManifestFacts, StateFacts, layout
 
 #: Of these files a changed byte trains wrongly, and where nothing else tells it, it is damage.
 _DECISIVE = ("model", "pytorch_model", layout.OPTIMIZER, layout.SCHEDULER)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from checkpoint_core.states.layout import Layout
+from checkpoint_core.states import Layout
 
 MAX_TEXT = 2_000
 MAX_LINES = 100

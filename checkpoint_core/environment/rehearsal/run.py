@@ -32,7 +32,7 @@ from checkpoint_core.environment.rehearsal.outcome import (
 )
 from checkpoint_core.environment.rehearsal.plan import plan_rehearsal
 from checkpoint_core.environment.trainer_side.rehearse import state_stamp
-from checkpoint_core.states.facts import StateFacts
+from checkpoint_core.states import StateFacts
 
 __all__ = ["Limits", "child_environment", "plan_rehearsal", "rehearse_state", "run_rehearsal"]
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from checkpoint_core.audit.auditor import CheckpointReport
-from checkpoint_core.audit.findings import Subject, Verdict
-from checkpoint_core.audit.wording import judgement, title
-from checkpoint_core.environment.rehearsal.outcome import RehearsalStage, RehearsalStatus
+from checkpoint_core.audit import CheckpointReport, Subject, Verdict, judgement, title
+from checkpoint_core.environment import RehearsalStage, RehearsalStatus
 from checkpoint_core.tab.views.markup import diff_block, notice, text
 
 _REASONS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from checkpoint_core.recovery.retention import Candidate, DiskForecast, RetentionPlan
+from checkpoint_core.recovery import Candidate, DiskForecast, RetentionPlan
 from checkpoint_core.tab.views.markup import notice, safe_name, text
 from checkpoint_core.text import human_bytes
 

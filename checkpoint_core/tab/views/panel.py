@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from checkpoint_core.audit.auditor import CheckpointReport
-from checkpoint_core.audit.findings import Finding, Severity
-from checkpoint_core.audit.wording import judgement, title
-from checkpoint_core.report.table import learning_rate
-from checkpoint_core.states.facts import LoraFacts, OptimizerFacts, RandomStatesFacts, WeightsFacts
+from checkpoint_core.audit import CheckpointReport, Finding, Severity, judgement, title
+from checkpoint_core.report import learning_rate
+from checkpoint_core.states import LoraFacts, OptimizerFacts, RandomStatesFacts, WeightsFacts
 from checkpoint_core.tab.views.markup import badge, notice, severity_word, text
 from checkpoint_core.text import human_bytes, local_time
-from checkpoint_core.trainer.forecast import forecast_sentence
-from checkpoint_core.trainer.learning_rate import rate_text
+from checkpoint_core.trainer import forecast_sentence, rate_text
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from checkpoint_core.recovery.options import NOTHING, OptionKind, RecoveryOption, RecoveryPlan
-from checkpoint_core.recovery.repair import RepairPlan
-from checkpoint_core.states.repair_records import RepairRecord
+from checkpoint_core.recovery import NOTHING, OptionKind, RecoveryOption, RecoveryPlan, RepairPlan
+from checkpoint_core.states import RepairRecord
 from checkpoint_core.tab.views.markup import WAY_BOX, diff_block, notice, sets, text
 
 #: What is written into the box in the place of a number: take a repair back, finish one that was interrupted.

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from checkpoint_core.report.training import progress_facts, share_done, status_sentence, status_word
+from checkpoint_core.report import progress_facts, share_done, status_sentence, status_word
 from checkpoint_core.tab.views.loss_plot import Mark, loss_plot
 from checkpoint_core.tab.views.markup import notice, text
 from checkpoint_core.text import human_seconds, local_time
-from checkpoint_core.training.log.files import JournalLine
-from checkpoint_core.training.record import ProcessState
-from checkpoint_core.training.status import Life, TrainingStatus
+from checkpoint_core.training import JournalLine, Life, ProcessState, TrainingStatus
 
 #: On the page while there is something to see at once: ``tab.js`` asks every two seconds then.
 _LIVE = " data-ck-live"

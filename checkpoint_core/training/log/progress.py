@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any
 
-from checkpoint_core.formats.reader import MAX_COUNT
+from checkpoint_core.formats import MAX_COUNT
 
 #: A loss above it is as good as infinite, and sums of what is below stay finite.
 _LARGEST_LOSS = 1e100
