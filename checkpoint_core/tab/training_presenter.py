@@ -170,7 +170,7 @@ class TrainingPresenter:
                 return Told(warning_view(f"{error} Start it all the same?"), question)
             back = " If it crashes, it is brought back." if bring_back else ""
             told = (
-                "The training is launcher. It goes on when this page is closed and when FluxGym is restarted."
+                "The training is starting. It goes on when this page is closed and when FluxGym is restarted."
                 f"{back} It stands above, with its log."
             )
             return Told(good_view(told), done=True)

@@ -1,4 +1,4 @@
-"""The training Python probed: real environments, everything that can go wrong with one, and what is remembered."""
+"""The training interpreter asked: real environments, everything that can go wrong with one, and what is remembered."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_real_environment_tells_what_it_is_made_of(python: Path, tmp_path: Pat
 
     assert (facts.executable, facts.source) == (str(python), "env/ in FluxGym's folder")
     assert (facts.version("accelerate"), facts.version("torch")) == ("0.33.0", "2.6.0")
-    assert (facts.version("numpy"), facts.version("never-probed-for")) == (None, None)
+    assert (facts.version("numpy"), facts.version("never-asked-for")) == (None, None)
     assert facts.trainer is trainer
     assert str(site_packages(python)) in facts.folders
 
