@@ -46,7 +46,8 @@ def try_contents(wheel: Path) -> None:
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     files = (path for path in (CLONE / "checkpoint_core").rglob("*") if path.is_file())
     wanted = {path.relative_to(CLONE).as_posix() for path in files if path.suffix != ".pyc"}
-    assert packed == {*wanted, "fluxgym_resume_tab.py"}, packed ^ wanted
+    wanted.add("fluxgym_resume_tab.py")
+    assert packed == wanted, packed ^ wanted
     assert "checkpoint_core/py.typed" in packed
     assert any(name.endswith(".css") for name in packed)
     assert any(name.endswith(".js") for name in packed)
