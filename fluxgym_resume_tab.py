@@ -21,6 +21,7 @@ import gradio as gr
 import typer
 
 from checkpoint_core.atomic_write import WriteFailed
+from checkpoint_core.installation import PROJECT, is_installed, module_folder
 from checkpoint_core.recovery import Choices
 from checkpoint_core.states import OutputsFolderError
 from checkpoint_core.tab import (
@@ -637,7 +638,7 @@ def demo(folder: _Folder = None, port: _Port = 0, listen: _Listen = "127.0.0.1")
     target = folder or Path(tempfile.mkdtemp(prefix="fluxgym-demo-"))
     typer.echo(f"Training a few small LoRAs for real, to have something to look at: {target}")
     maker = [sys.executable, "-m", "checkpoint_core.demo.make_outputs", str(target)]
-    made = subprocess.run(maker, cwd=Path(__file__).parent)
+    made = subprocess.run(maker, cwd=module_folder())
     if made.returncode:
         raise typer.Exit(made.returncode)
     _serve(target / "outputs", port, listen, Path(sys.executable))
@@ -662,7 +663,9 @@ def launch_command(context: typer.Context, fluxgym: _FluxGym) -> None:
 def install(fluxgym: _FluxGym) -> None:
     """Add two marked lines to FluxGym's app.py, so that the tab is there at every start."""
     with _telling_refusals():
-        typer.echo(add_tab(app_in(fluxgym), Path(__file__).resolve().parent))
+        typer.echo(add_tab(app_in(fluxgym), None if is_installed() else PROJECT))
+    if is_installed():
+        typer.echo(f"FluxGym has to be started with the Python of {sys.prefix}: the tab is installed there.")
 
 
 @cli.command()

@@ -29,7 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("audit",),
     ("environment", "trainer"),
     ("states", "scripts"),
-    ("formats", "atomic_write", "text", "version"),
+    ("formats", "atomic_write", "text", "installation", "version"),
 )
 #: The example stands beside the house: only the top floor starts it, as a process of its own.
 BESIDE = "demo"
@@ -114,8 +114,10 @@ def offence_against_floors(found: Import) -> str | None:
         return "imports are written in full: a relative one hides the room it leads to"
     if found.target == found.room:
         return None
-    if BESIDE in (found.target, found.room):
+    if found.target == BESIDE:
         return f"{BESIDE}/ stands beside the house: it is started as a process of its own, never imported"
+    if found.room == BESIDE:
+        return None if found.target in GROUND else f"{BESIDE}/ may use only the ground floor"
     if found.room in GROUND and found.target in GROUND:
         right_of = GROUND.index(found.target) > GROUND.index(found.room)
         return None if right_of else f"on the ground floor {found.room} may use only what stands to its right"

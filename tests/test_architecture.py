@@ -252,6 +252,7 @@ def test_every_module_lies_in_a_room_of_the_plan() -> None:
         ("formats/reader.py", "from checkpoint_core.version import __version__", ""),
         ("version.py", "from checkpoint_core.text import printable", "to its right"),
         ("tab/presenter.py", "from checkpoint_core.demo.runs import SAMPLES", "process of its own"),
+        ("demo/runs.py", "from checkpoint_core.states import layout", "ground floor"),
         ("tab/presenter.py", "from .session import PageSession", "written in full"),
         ("tab/presenter.py", "from checkpoint_core import __version__", "lower floors"),
     ],

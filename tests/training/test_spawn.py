@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from checkpoint_core import installation
 from checkpoint_core.training.spawn import (
     GpuMeter,
     script_command,
@@ -81,6 +83,16 @@ def test_the_watcher_is_found_without_changing_the_training_s_variables(tmp_path
     assert asked["command"][1:] == ["-m", "checkpoint_core", "watch", "/run"]
     assert (Path(asked["cwd"]) / "checkpoint_core").is_dir()
     assert asked["env"].get("PYTHONPATH") == os.environ.get("PYTHONPATH")
+
+
+def test_an_installed_watcher_does_not_start_among_the_packages(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(installation, "is_installed", lambda: True)
+    with (tmp_path / "log").open("wb") as log:
+        start_watcher(["/run"], log, lambda command, **options: asked.update(options))
+    assert asked["cwd"] == sys.prefix
 
 
 class Smi:

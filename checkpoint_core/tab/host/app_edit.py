@@ -42,10 +42,10 @@ def outputs_in(fluxgym: Path) -> Path:
     return fluxgym.absolute() / "outputs"
 
 
-def add_tab(app: Path, project_dir: Path) -> str:
+def add_tab(app: Path, project_dir: Path | None) -> str:
     """Put the two lines into ``app.py``; returns what was done, in words.
 
-    :param project_dir: the folder that holds ``fluxgym_resume_tab.py``.
+    :param project_dir: the folder that holds ``fluxgym_resume_tab.py``; none where FluxGym's environment holds it.
     :raises NotEdited: when the app is not recognised or cannot be written.
     """
     return _edit(app, lambda source: install.install(source, project_dir), "it has the tab already")
