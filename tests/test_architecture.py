@@ -18,7 +18,7 @@ MODULES = sorted(CORE.rglob("*.py"))
 MOST_LINES = 400
 
 IMPORT_HOMES = {
-    "gradio": (),
+    "gradio": ("tab/ui/",),
     "torch": ("environment/trainer_side/", "demo/"),
     "accelerate": ("environment/trainer_side/", "demo/"),
     "pandas": ("report/table.py",),
