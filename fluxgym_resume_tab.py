@@ -9,7 +9,7 @@ import logging
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,21 +35,28 @@ def mount(demo: gr.Blocks, fluxgym: Path | str | None = None) -> None:
     :param demo: FluxGym's page.
     :param fluxgym: FluxGym's folder; by default the one that the running ``app.py`` lies in.
     """
-    restore = snapshot(demo)
+    restore = None
     try:
-        tabs = _tabs_of(demo)
-        if tabs is None:
-            raise LookupError("the page has no tabs")
-        root = fluxgym or Path(getattr(sys.modules["__main__"], "__file__", None) or "app.py").parent
-        with tabs, gr.TabItem("Checkpoints", id="checkpoints", elem_id="ck-tab") as tab:
-            gym = find_gym(demo.blocks.values(), demo.fns.values())
-            build_tab(Path(root).absolute() / "outputs", gym, hosting=True)
-        # A tab that is opened shows what is on the disk now; opened or not, it costs FluxGym's page nothing.
-        tab.select(None, None, None, js=OPENED, **UNLISTED)
-        demo.load(None, None, None, js=SCRIPT, **UNLISTED)
-    except Exception:  # whatever happens, FluxGym starts
-        restore()
+        restore = snapshot(demo)
+        _add_tab(demo, fluxgym or Path(getattr(sys.modules["__main__"], "__file__", None) or "app.py").parent)
+    except BaseException as error:  # whatever happens, FluxGym starts
+        if restore:
+            restore()
+        if not isinstance(error, Exception):
+            raise
         logging.getLogger(__name__).exception("The Checkpoints tab was not added.")
+
+
+def _add_tab(demo: gr.Blocks, fluxgym: Path | str) -> None:
+    tabs = _tabs_of(demo)
+    if tabs is None:
+        raise LookupError("the page has no tabs")
+    with tabs, gr.TabItem("Checkpoints", id="checkpoints", elem_id="ck-tab") as tab:
+        gym = find_gym(demo.blocks.values(), demo.fns.values())
+        build_tab(Path(fluxgym).absolute() / "outputs", gym, hosting=True)
+    # A tab that is opened shows what is on the disk now; opened or not, it costs FluxGym's page nothing.
+    tab.select(None, None, None, js=OPENED, **UNLISTED)
+    demo.load(None, None, None, js=SCRIPT, **UNLISTED)
 
 
 def _tabs_of(page: gr.Blocks) -> gr.Tabs | None:
@@ -75,16 +82,31 @@ def launch(fluxgym: Path, arguments: list[str]) -> None:
     The tab is added just before the page's own ``with`` closes, so theme, css, js, events and the arguments of
     ``demo.launch()`` stay FluxGym's own.
     """
+    folder = fluxgym.absolute()
+    with _before_the_page_closes(lambda page: mount(page, folder)):
+        run_app(folder, arguments)
+
+
+@contextmanager
+def _before_the_page_closes(add: Callable[[gr.Blocks], None]) -> Iterator[None]:
+    """Call ``add`` once, with the first page that has tabs; Gradio is as it was from then on, and after the block."""
     close = gr.Blocks.__exit__
 
-    def mount_then_close(self: gr.Blocks, kind: Any = None, error: Any = None, trace: Any = None) -> Any:
+    def add_then_close(self: gr.Blocks, kind: Any = None, error: Any = None, trace: Any = None) -> Any:
         if kind is None and self.parent is None and _tabs_of(self) is not None:
             gr.Blocks.__exit__ = close  # type: ignore[method-assign]
-            mount(self, fluxgym)
+            try:
+                add(self)
+            except BaseException as stopped:
+                close(self, type(stopped), stopped, stopped.__traceback__)
+                raise
         return close(self, kind, error, trace)
 
-    gr.Blocks.__exit__ = mount_then_close  # type: ignore[method-assign]
-    run_app(fluxgym, arguments)
+    gr.Blocks.__exit__ = add_then_close  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        gr.Blocks.__exit__ = close  # type: ignore[method-assign]
 
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, help="The Checkpoints tab for FluxGym.")
