@@ -74,7 +74,9 @@ def test_an_app_runs_as_it_would_by_itself(tmp_path: Path) -> None:
     assert done.stdout == f"__main__ True {tmp_path} ['--share', 'x'] the host\n"
 
 
-MESSY = "import os, sys; os.chdir('/'); sys.path += 'x'; sys.path = ['y']; sys.argv += 'a'; sys.argv = ['b']\n"
+MESSY = (
+    "import os, sys; os.chdir('/'); sys.path += 'x'; sys.path = ['y']; sys.argv += 'a'; sys.argv = ['b']\n"
+)
 ENDS = {
     "returns": ("", None),
     "fails": ("1 / 0", ZeroDivisionError),
