@@ -34,7 +34,7 @@ MOST_LINES = 400
 FACES = sorted({room_of(module) for module in MODULES if module.parent != CORE})
 
 IMPORT_HOMES = {
-    "gradio": (),
+    "gradio": ("tab/ui/",),
     "torch": ("environment/trainer_side/", "demo/"),
     "accelerate": ("environment/trainer_side/", "demo/"),
     "pandas": ("report/table.py",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from checkpoint_core.report.collect import diagnosis_for
@@ -49,13 +50,17 @@ __all__ = [
     "training_lines",
 ]
 
-_LATER = frozenset({"learning_rate", "load_table", "to_dataframe", "to_display"})
+#: Imported on first use: pandas and Gradio take time that the command line need not spend.
+_LATER = {
+    "learning_rate": "checkpoint_core.report.table",
+    "load_table": "checkpoint_core.report.table",
+    "to_dataframe": "checkpoint_core.report.table",
+    "to_display": "checkpoint_core.report.table",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import the table on first use: pandas takes half a second that the command line need not spend."""
+    """Import what is not always needed when somebody asks for it."""
     if name in _LATER:
-        from checkpoint_core.report import table
-
-        return getattr(table, name)
+        return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

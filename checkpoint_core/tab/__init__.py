@@ -2,50 +2,43 @@
 
 from __future__ import annotations
 
-from checkpoint_core.tab.api import apply_resume, check, checkpoint_table, preview_resume, runs
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from checkpoint_core.tab.host.app_edit import NotEdited, NotFluxGym, add_tab, app_in, outputs_in, remove_tab
-from checkpoint_core.tab.host.gym import Gym, find_gym
+from checkpoint_core.tab.host.gym import find_gym
 from checkpoint_core.tab.host.mounting import run_app, snapshot
-from checkpoint_core.tab.presenter import LAYOUTS, Outcome, RunView, TabPresenter
-from checkpoint_core.tab.session import PageSession
-from checkpoint_core.tab.training_presenter import Told, TrainingView
-from checkpoint_core.tab.views.actions import error_view, info_view
-from checkpoint_core.tab.views.assets import ASKED, DOWNLOAD, OPENED, SCRIPT, STYLE
-from checkpoint_core.tab.views.markup import SELECTED_BOX, SORT_BOX, WAY_BOX
-from checkpoint_core.tab.views.table import DEFAULT_SORT
+from checkpoint_core.tab.views.assets import OPENED, SCRIPT
+
+if TYPE_CHECKING:
+    from checkpoint_core.tab.ui.build import build_tab
+    from checkpoint_core.tab.ui.compat import UNLISTED
 
 __all__ = [
-    "ASKED",
-    "DEFAULT_SORT",
-    "DOWNLOAD",
-    "LAYOUTS",
     "OPENED",
     "SCRIPT",
-    "SELECTED_BOX",
-    "SORT_BOX",
-    "STYLE",
-    "WAY_BOX",
-    "Gym",
+    "UNLISTED",
     "NotEdited",
     "NotFluxGym",
-    "Outcome",
-    "PageSession",
-    "RunView",
-    "TabPresenter",
-    "Told",
-    "TrainingView",
     "add_tab",
     "app_in",
-    "apply_resume",
-    "check",
-    "checkpoint_table",
-    "error_view",
+    "build_tab",
     "find_gym",
-    "info_view",
     "outputs_in",
-    "preview_resume",
     "remove_tab",
     "run_app",
-    "runs",
     "snapshot",
 ]
+
+#: Imported on first use: pandas and Gradio take time that the command line need not spend.
+_LATER = {
+    "UNLISTED": "checkpoint_core.tab.ui.compat",
+    "build_tab": "checkpoint_core.tab.ui.build",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is not always needed when somebody asks for it."""
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

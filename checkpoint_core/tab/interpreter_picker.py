@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint_core.atomic_write import WriteFailed
@@ -9,6 +10,15 @@ from checkpoint_core.audit import environment_line
 from checkpoint_core.environment import EnvironmentFacts, choices, environment_source, remember, remembered
 from checkpoint_core.tab.views.actions import error_view, info_view, warning_view
 from checkpoint_core.tab.views.markup import safe_name
+
+
+@dataclass(frozen=True)
+class InterpreterView:
+    """What the page shows: the picker's choices and value, and the Python that trains with its versions, as HTML."""
+
+    choices: list[tuple[str, str]]
+    chosen: str
+    environment: str
 
 
 class TrainingPython:
@@ -24,6 +34,10 @@ class TrainingPython:
     def __init__(self, root: Path, chosen: Path | None, hosting: bool) -> None:
         self._root = root
         self.environment = environment_source(root, chosen=chosen, hosting=hosting)
+
+    def show(self) -> InterpreterView:
+        """All that the page shows of it."""
+        return InterpreterView(self.choices(), self.chosen(), self.view())
 
     def choices(self) -> list[tuple[str, str]]:
         """The Pythons for the picker: what is shown, and the value."""

@@ -39,7 +39,7 @@ from checkpoint_core.scripts import (
 )
 from checkpoint_core.states import Layout, OutputsFolderError, RepairRecord
 from checkpoint_core.tab import sample_images
-from checkpoint_core.tab.background import Trials
+from checkpoint_core.tab.background import BackgroundTasks
 from checkpoint_core.tab.host import gym
 from checkpoint_core.tab.interpreter_picker import TrainingPython
 from checkpoint_core.tab.repair_presenter import Done, Question, RepairPresenter
@@ -117,7 +117,7 @@ class TabPresenter:
         self.outputs = Path(outputs).absolute()
         self.python = TrainingPython(self.outputs.parent, python, hosting)
         self._auditors: dict[Layout | None, Auditor] = {}
-        self.trials = Trials(self)
+        self.trials = BackgroundTasks(self)
         self.repairs = RepairPresenter(self)
         self.training = TrainingPresenter(self)
         self._thumbnail = lru_cache(maxsize=256)(lambda path, _: sample_images.thumbnail(path))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 from checkpoint_core.audit import CheckpointReport, Subject, Verdict, judgement, title
 from checkpoint_core.environment import RehearsalStage, RehearsalStatus
 from checkpoint_core.tab.views.markup import diff_block, notice, text
@@ -12,6 +14,8 @@ _REASONS = {
     "saving": "It is being written; wait until the save is finished.",
     "unknown": "It could not be judged; see above.",
 }
+#: How much of an unexpected error's own text is shown.
+_MOST_CHARACTERS = 300
 
 
 def refusal_text(item: CheckpointReport) -> str:
@@ -92,6 +96,22 @@ def rehearsed_view(item: CheckpointReport) -> str:
 def error_view(message: str) -> str:
     """Something that did not work, in words."""
     return notice("bad", f"<p>{text(message)}</p>")
+
+
+def failed_view(what: str, error: BaseException) -> str:
+    """Something that an error nobody foresaw has stopped before it changed anything.
+
+    :param what: what did not happen, without the full stop.
+    """
+    named = traceback.format_exception_only(error)[-1].strip()
+    if len(named) > _MOST_CHARACTERS:
+        named = f"{named[:_MOST_CHARACTERS]}…"
+    return notice(
+        "bad",
+        f"<p>{text(what)}: an unexpected error stopped it. Nothing was changed.</p><p>{text(named)}</p>"
+        "<p>Try again. If it happens again, please report it: add the file that “Download diagnosis” gives you, and "
+        "what the terminal that this page is served from says about it.</p>",
+    )
 
 
 def good_view(message: str) -> str:
