@@ -96,7 +96,7 @@ class _Reader:
     def _simple_command(self) -> list[Word]:
         """The words up to the next separator, redirections left out; the separator is consumed."""
         words: list[Word] = []
-        target_wanted = False
+        awaiting_target = ""
         while self.at < len(self.text):
             if self._skip_space():
                 continue
@@ -106,19 +106,23 @@ class _Reader:
             here = self.text[self.at]
             redirection = _REDIRECTION.match(self._ahead(3))
             if redirection:
-                self._redirect(words, redirection.group())
-                target_wanted = True
+                awaiting_target = redirection.group()
+                self._redirect(words, awaiting_target)
             elif here in ";&|":
                 self._step()
                 return words
             elif here in "()":
                 self._group(here)
                 return words
+            elif here == "-" and awaiting_target in ("<&", ">&"):
+                # What follows this hyphen is a word of its own (parse.y, `read_token`).
+                self._step()
+                awaiting_target = ""
             else:
                 word = self._word()
-                if not target_wanted:
+                if not awaiting_target:
                     words.append(word)
-                target_wanted = False
+                awaiting_target = ""
         return words
 
     def _redirect(self, words: list[Word], operator: str) -> None:
