@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.world import PROJECT, SETTLED_SECONDS, World, age, copy_world, make_world, once, unpack_real_runs
 
-# A landing must not hang on chance: there the generated examples are the same each time, at a desk always new ones.
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+# On top of Hypothesis' own defaults by name: the current ones hang on variables such as CI. No deadline and no limit
+# to slowness: another program on the same processor is no failure of a test.
+settings.register_profile(
+    "fixed",
+    settings.get_profile("default"),
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Generate the same examples each time, whatever the environment says; tests/random_rounds.py makes new ones."""
+    if config.getoption("--hypothesis-profile") is None:
+        settings.load_profile("fixed")
+        providers = sys.modules.get("hypothesis.internal.conjecture.providers")
+        if hasattr(providers, "is_local_module_file"):
+            # Else examples hold constants of whichever of our modules are loaded so far, by other tests too.
+            providers.is_local_module_file = lambda path: False
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Started with `&`: all that the tests start would ignore Ctrl-C, which at a terminal it does not.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -57,15 +59,36 @@ def start_training(
 
     :raises OSError: when it could not be started.
     """
-    return popen(
-        script_command(script),
-        cwd=str(script.parent.parent.parent),
-        env=dict(environment),
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        **_detached(),
-    )
+    with _heeding_interrupts():
+        return popen(
+            script_command(script),
+            cwd=str(script.parent.parent.parent),
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            **_detached(),
+        )
+
+
+@contextlib.contextmanager
+def _heeding_interrupts() -> Iterator[None]:
+    """Let what is started within end when it is asked to by SIGINT, even where this process ignores it.
+
+    A script's ``&`` leaves SIGINT ignored in all that is below (Bash Reference Manual, 3.7.6 "Signals"), a FluxGym that
+    it starts among them, and no Python below raises KeyboardInterrupt then. What is ignored stays so through exec, a
+    handler does not (signal(7)); ``preexec_fn`` is not safe where there are threads.
+    """
+    # Only the main thread may set a handler; from another the training still ends, by SIGTERM.
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def start_watcher(

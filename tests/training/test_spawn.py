@@ -19,6 +19,7 @@ from checkpoint_core.training.spawn import (
     training_environment,
 )
 
+PROJECT = Path(__file__).resolve().parents[2]
 RUN = Path("/fluxgym/outputs/my lora")
 
 
@@ -40,6 +41,39 @@ def test_it_starts_in_fluxgym_s_folder_detached_and_prints_into_the_log(tmp_path
     assert asked["stdin"] is subprocess.DEVNULL
     if os.name != "nt":
         assert asked["start_new_session"] is True
+
+
+#: Starts a training as one does whom a script started with `&`, and tells whether it still ignores Ctrl-C itself.
+_IN_THE_BACKGROUND = """
+import os, signal, sys, threading
+from pathlib import Path
+from checkpoint_core.training.spawn import start_training
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+def start():
+    with open(sys.argv[2], "wb") as log:
+        start_training(Path(sys.argv[1]), log, os.environ).wait()
+if sys.argv[3] == "thread":
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+else:
+    start()
+print(signal.getsignal(signal.SIGINT).name)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to ignore")
+@pytest.mark.parametrize(("where", "heeds"), [("main", True), ("thread", False)])
+def test_a_training_heeds_a_stop_though_fluxgym_was_started_in_the_background(
+    tmp_path: Path, where: str, heeds: bool
+) -> None:
+    script = tmp_path / "outputs" / "my lora" / "train.sh"
+    script.parent.mkdir(parents=True)
+    script.write_text(f'"{sys.executable}" -c "import signal; print(signal.getsignal(signal.SIGINT))"\n')
+    command = [sys.executable, "-c", _IN_THE_BACKGROUND, str(script), str(tmp_path / "log"), where]
+    ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert ("default_int_handler" in (tmp_path / "log").read_text()) is heeds
+    assert ended.stdout.strip() == "SIG_IGN"
 
 
 def test_on_windows_it_gets_a_group_of_its_own_and_no_window(

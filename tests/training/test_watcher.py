@@ -157,6 +157,26 @@ def test_a_stop_ends_the_whole_tree_and_the_last_save_is_whole(tmp_path: Path) -
         clear(run)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to ignore")
+def test_a_stop_is_gentle_though_fluxgym_was_started_in_the_background(run: Path) -> None:
+    script = run / "train.sh"
+    script.write_text(script.read_text().replace("--max_train_epochs 6", "--max_train_epochs 300"))
+    program = (
+        "import signal, sys; from pathlib import Path\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a script's `&` leaves it\n"
+        "from checkpoint_core.training.launcher import Start, start_detached\n"
+        "start_detached(Start(Path(sys.argv[1]), True, python=sys.executable))\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(run)], cwd=PROJECT, check=True)
+    trainer(run)
+    starting.stop(run)
+    until(lambda: is_over(run))
+    record = read_record(run)
+    assert record is not None
+    assert record.status is Status.STOPPED
+    assert "KeyboardInterrupt" in "\n".join(status(run).log)
+
+
 def test_a_script_that_fails_at_once_is_not_started_again(run: Path) -> None:
     script = run / "train.sh"
     script.write_text(script.read_text().replace("--max_train_epochs 6", "--max_train_epochs six"))
