@@ -19,19 +19,18 @@ import typer
 
 from checkpoint_core.installation import PROJECT, is_installed, module_folder
 from checkpoint_core.tab import (
-    OPENED,
-    SCRIPT,
-    UNLISTED,
     NotEdited,
     NotFluxGym,
     add_tab,
+    add_to_page,
     app_in,
     build_tab,
-    find_gym,
+    make_app,
     outputs_in,
     remove_tab,
     run_app,
     snapshot,
+    tabs_of,
 )
 
 __all__ = ["build_tab", "cli", "launch", "make_app", "mount"]
@@ -48,42 +47,14 @@ def mount(demo: gr.Blocks, fluxgym: Path | str | None = None) -> None:
     restore = None
     try:
         restore = snapshot(demo)
-        _add_tab(demo, fluxgym or Path(getattr(sys.modules["__main__"], "__file__", None) or "app.py").parent)
+        root = fluxgym or Path(getattr(sys.modules["__main__"], "__file__", None) or "app.py").parent
+        add_to_page(demo, Path(root).absolute() / "outputs")
     except BaseException as error:  # whatever happens, FluxGym starts
         if restore:
             restore()
         if not isinstance(error, Exception):
             raise
         logging.getLogger(__name__).exception("The Checkpoints tab was not added.")
-
-
-def _add_tab(demo: gr.Blocks, fluxgym: Path | str) -> None:
-    tabs = _tabs_of(demo)
-    if tabs is None:
-        raise LookupError("the page has no tabs")
-    with tabs, gr.TabItem("Checkpoints", id="checkpoints", elem_id="ck-tab") as tab:
-        gym = find_gym(demo.blocks.values(), demo.fns.values())
-        build_tab(Path(fluxgym).absolute() / "outputs", gym, hosting=True)
-    # A tab that is opened shows what is on the disk now; opened or not, it costs FluxGym's page nothing.
-    tab.select(None, None, None, js=OPENED, **UNLISTED)
-    demo.load(None, None, None, js=SCRIPT, **UNLISTED)
-
-
-def _tabs_of(page: gr.Blocks) -> gr.Tabs | None:
-    return next((block for block in page.blocks.values() if isinstance(block, gr.Tabs)), None)
-
-
-def make_app(outputs: Path | str, python: Path | None = None) -> gr.Blocks:
-    """The tab alone, as a page of its own.
-
-    :param python: the Python that trains, if it is not found in FluxGym's folder.
-    """
-    demo = gr.Blocks(title="Checkpoints")
-    with demo:
-        build_tab(outputs, python=python)
-        demo.load(None, None, None, js=SCRIPT, **UNLISTED)
-        demo.load(None, None, None, js=OPENED, **UNLISTED)
-    return demo
 
 
 def launch(fluxgym: Path, arguments: list[str]) -> None:
@@ -103,7 +74,7 @@ def _before_the_page_closes(add: Callable[[gr.Blocks], None]) -> Iterator[None]:
     close = gr.Blocks.__exit__
 
     def add_then_close(self: gr.Blocks, kind: Any = None, error: Any = None, trace: Any = None) -> Any:
-        if kind is None and self.parent is None and _tabs_of(self) is not None:
+        if kind is None and self.parent is None and tabs_of(self) is not None:
             gr.Blocks.__exit__ = close  # type: ignore[method-assign]
             try:
                 add(self)

@@ -12,6 +12,7 @@ import pytest
 from gradio.context import Context
 
 import fluxgym_resume_tab
+from checkpoint_core.tab.ui import build
 from checkpoint_core.tab.ui.wiring import script
 
 PAGE = """
@@ -135,7 +136,7 @@ def test_a_page_is_as_it_was_when_the_tab_cannot_be_built(
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(fluxgym_resume_tab, breaks, fail)
+    monkeypatch.setattr(build, breaks, fail)
     assert_page_is_left_alone(tmp_path, error)
 
 

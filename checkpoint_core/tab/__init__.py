@@ -1,4 +1,4 @@
-"""The Checkpoints tab: presenters, views as HTML, and the host FluxGym."""
+"""The Checkpoints tab: presenters, views as HTML, the host FluxGym, and ``ui/``, the page in Gradio."""
 
 from __future__ import annotations
 
@@ -6,39 +6,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from checkpoint_core.tab.host.app_edit import NotEdited, NotFluxGym, add_tab, app_in, outputs_in, remove_tab
-from checkpoint_core.tab.host.gym import find_gym
 from checkpoint_core.tab.host.mounting import run_app, snapshot
-from checkpoint_core.tab.views.assets import OPENED, SCRIPT
 
 if TYPE_CHECKING:
-    from checkpoint_core.tab.ui.build import build_tab
-    from checkpoint_core.tab.ui.compat import UNLISTED
+    from checkpoint_core.tab.ui.build import add_to_page, build_tab, make_app, tabs_of
 
 __all__ = [
-    "OPENED",
-    "SCRIPT",
-    "UNLISTED",
     "NotEdited",
     "NotFluxGym",
     "add_tab",
+    "add_to_page",
     "app_in",
     "build_tab",
-    "find_gym",
+    "make_app",
     "outputs_in",
     "remove_tab",
     "run_app",
     "snapshot",
+    "tabs_of",
 ]
 
-#: Imported on first use: pandas and Gradio take time that the command line need not spend.
-_LATER = {
-    "UNLISTED": "checkpoint_core.tab.ui.compat",
-    "build_tab": "checkpoint_core.tab.ui.build",
-}
+_FROM_UI = frozenset({"add_to_page", "build_tab", "make_app", "tabs_of"})
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is not always needed when somebody asks for it."""
-    if name in _LATER:
-        return getattr(import_module(_LATER[name]), name)
+    """Import the page on first use: the presenters and the install command need no Gradio."""
+    if name in _FROM_UI:
+        return getattr(import_module("checkpoint_core.tab.ui.build"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
