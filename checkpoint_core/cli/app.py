@@ -47,9 +47,10 @@ from checkpoint_core.environment.interpreters import asker
 from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome, Stage
 from checkpoint_core.environment.rehearsal.run import rehearse_state
 from checkpoint_core.recovery.planning import plan_recovery
+from checkpoint_core.recovery.resume import plan_checked
 from checkpoint_core.report.collect import diagnosis_for
 from checkpoint_core.report.json_schema import check_json, scan_json
-from checkpoint_core.scripts.change import NoScript, ScriptChange, plan_fresh, plan_resume
+from checkpoint_core.scripts.change import NoScript, ScriptChange, plan_fresh
 from checkpoint_core.scripts.script import find_script
 from checkpoint_core.states.facts import StateFacts
 
@@ -287,7 +288,7 @@ def _tried(auditor: Auditor, checkpoint: CheckpointReport, wanted: bool) -> Chec
 
 def _plan(run: RunReport, checkpoint: CheckpointReport) -> ScriptChange:
     say(f"Resuming from {title(checkpoint)}: {checkpoint.name}")
-    return plan_resume(run.facts.path, checkpoint.name)
+    return plan_checked(run, checkpoint)
 
 
 def _plan_undo(folder: Path) -> ScriptChange:

@@ -17,6 +17,7 @@ from checkpoint_core.audit.reports import AuditReport, UnknownName
 from checkpoint_core.audit.single_state import ScriptUnusable
 from checkpoint_core.cli.exit_codes import ExitCode
 from checkpoint_core.recovery.repair import MendFailed
+from checkpoint_core.recovery.resume import ResumeRefused
 from checkpoint_core.recovery.transaction import NothingToUndo, StateChangedSinceShown
 from checkpoint_core.scripts.change import SCRIPT_TROUBLE
 from checkpoint_core.states.discovery import OutputsFolderError
@@ -42,7 +43,14 @@ def problems_told() -> Iterator[None]:
         yield
     except (Usage, UnknownName, OutputsFolderError, ScriptUnusable) as error:
         stop(str(error), ExitCode.COULD_NOT_TELL)
-    except (*SCRIPT_TROUBLE, StateChangedSinceShown, NothingToUndo, RecordUnusable, MendFailed) as error:
+    except (
+        *SCRIPT_TROUBLE,
+        StateChangedSinceShown,
+        NothingToUndo,
+        RecordUnusable,
+        MendFailed,
+        ResumeRefused,
+    ) as error:
         stop(f"Refused: {error}")
     except OSError as error:
         stop(

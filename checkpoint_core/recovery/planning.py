@@ -10,6 +10,7 @@ from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.environment.rehearsal.run import rehearse_state
 from checkpoint_core.recovery.options import Kind, Recovery, Way, recovery_of
 from checkpoint_core.recovery.repair import Choices, Mend, plan_mend
+from checkpoint_core.recovery.resume import check_resume
 from checkpoint_core.recovery.script_fixes import saving_edits
 from checkpoint_core.scripts.change import (
     Edit,
@@ -107,11 +108,14 @@ def take(way: Way, change: ScriptChange | None, look: Callable[[], CheckpointRep
 
     :param change: of the script, as it was shown; not used for a repair, which brings its own.
     :param look: judges the way's checkpoint as it then lies on the disk.
+    :raises ResumeRefused: when the checkpoint may not be resumed from as it lies there now; nothing was changed.
     :raises MendFailed: when a repair did not do what it promised; it was taken back.
     :raises StateChangedSinceShown, ScriptChangedSinceShown, WriteFailed, RecordUnusable: nothing was changed.
     """
     if way.mend is not None:
         return Taken(record=way.mend.execute(look))
+    if way.kind in (Kind.RESUME, Kind.OLDER):
+        check_resume(look())
     return Taken(receipt=change.execute()) if change is not None else Taken()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from checkpoint_core.audit.auditor import CheckpointReport
 from checkpoint_core.audit.reports import find_latest_resumable
 from checkpoint_core.audit.wording import headline, phrase
+from checkpoint_core.recovery.resume import resume
 from checkpoint_core.report.diagnosis import checkpoint_json
 from checkpoint_core.scripts.change import plan_resume
 from checkpoint_core.scripts.paths import run_command
@@ -83,12 +84,10 @@ def apply_resume(desk: Desk, run_name: str, checkpoint: str) -> Any:
     refused = {"applied": False, "reason": "", "command": None, "folder": None, "backup": None}
     for _ in desk.trials.rehearse_unusual(run_name, checkpoint):
         pass  # versions that nobody has tried are tried before anything is written
-    shown = preview_resume(desk, run_name, checkpoint)
-    if not shown["resumes"]:
-        return {**refused, "reason": shown["reason"]}
     run = desk.run(run_name)
+    item = desk.checkpoint(run, checkpoint)
     try:
-        receipt = plan_resume(run.facts.path, desk.checkpoint(run, checkpoint).name).execute()
+        receipt = resume(run, item).receipt
     except TROUBLE as error:
         return plain({**refused, "reason": str(error)})
     run_it = run_command(receipt.path, run.facts.script.output_dir if run.facts.script else None)

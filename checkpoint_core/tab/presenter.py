@@ -17,9 +17,10 @@ from checkpoint_core.atomic_write import new_file
 from checkpoint_core.audit.auditor import Auditor, CheckpointReport
 from checkpoint_core.audit.findings import Verdict
 from checkpoint_core.audit.reports import RunReport, UnknownName, find_latest_resumable
-from checkpoint_core.audit.wording import run_summary, title, title_inside
+from checkpoint_core.audit.wording import run_summary, title_inside
 from checkpoint_core.recovery.planning import plan_recovery
 from checkpoint_core.recovery.repair import Choices, Mend
+from checkpoint_core.recovery.resume import ResumeRefused, resume
 from checkpoint_core.report.collect import diagnosis_for
 from checkpoint_core.report.diagnosis import Diagnosis
 from checkpoint_core.scripts.change import (
@@ -48,7 +49,7 @@ from checkpoint_core.tab.views.markup import safe_name
 from checkpoint_core.tab.views.recovery import mend_view
 
 #: What can go wrong with a press on a run's script, each with a text for the user.
-TROUBLE = (*SCRIPT_TROUBLE, UnknownName, OutputsFolderError)
+TROUBLE = (*SCRIPT_TROUBLE, ResumeRefused, UnknownName, OutputsFolderError)
 
 #: The choices of layout: what is shown, and the name; any that is no layout's leaves it to the script.
 LAYOUTS = (
@@ -228,19 +229,9 @@ class Desk:
         try:
             run = self.run(run_name, layout)
             item = self.checkpoint(run, selected)
-            if not item.verdict.resumes:
-                return Outcome(
-                    action_view.error_view(f"{title(item)} does not resume. {action_view.refusal(item)}")
-                )
-            if item.needs_rehearsal:
-                return Outcome(action_view.info_view("It was not rehearsed to the end; nothing was changed."))
-            change = plan_resume(run.facts.path, item.name)
-            # What is written is what was shown: not another run's plan, nor a plan for a script since changed.
-            if shown is not None and not _is_same(shown, change):
-                raise ScriptChangedSinceShown(change.path)
-            return self._done(
-                f"The train script now resumes from {title_inside(item)}.", run, change, item.facts.path
-            )
+            done = resume(run, item, shown)
+            what = f"The train script now resumes from {title_inside(item)}."
+            return self._done(what, run, *done, item.facts.path)
         except TROUBLE as error:
             return Outcome(action_view.error_view(str(error)))
 
@@ -260,7 +251,11 @@ class Desk:
         written = self.resume_shown(view, layout)
         if view is None or not written.written:
             return written
-        started = self.training.start(view.run, bring_back)
+        try:
+            started = self.training.start(view.run, bring_back)
+        except Exception as error:  # noqa: BLE001 - the script is written, and what takes it back must not be lost
+            told = f"The train script was changed, but the training could not be started: {error}"
+            return replace(written, message=written.message + action_view.error_view(told))
         message = started.message if started.done else written.message + started.message
         return replace(written, message=message, question=started.question)
 
@@ -269,15 +264,16 @@ class Desk:
         try:
             run = self.run(run_name)
             change = plan_fresh(run.facts.path)
-            if shown is None or not _is_same(shown, change):
+            if shown is None or not shown.writes_as(change):
                 raise ScriptChangedSinceShown(change.path)
             what = "The train script now starts from the beginning: --resume is gone."
-            return self._done(what, run, change, None)
+            return self._done(what, run, change, change.execute(), None)
         except TROUBLE as error:
             return Outcome(action_view.error_view(str(error)))
 
-    def _done(self, what: str, run: RunReport, change: ScriptChange, state: Path | None) -> Outcome:
-        receipt = change.execute()
+    def _done(
+        self, what: str, run: RunReport, change: ScriptChange, receipt: Receipt, state: Path | None
+    ) -> Outcome:
         backup = receipt.backup.name if receipt.backup else None
         lines = (*change.summary, *change.notes) if not change.is_noop else ("The script already said so.",)
         run_it = run_command(change.path, run.facts.script.output_dir if run.facts.script else None)
@@ -323,7 +319,7 @@ class Desk:
         try:
             run = self.run(run_name)
             return run.checkpoint(run.facts.resume_target.state_name or "").facts.path
-        except (UnknownName, OutputsFolderError):
+        except Exception:  # noqa: BLE001 - something was written, and what takes it back must not be lost
             return None
 
     def preview_fresh(self, run_name: str) -> tuple[str, ScriptChange | None]:
@@ -380,7 +376,3 @@ class Desk:
 def _mendable(run: RunReport) -> Iterator[CheckpointReport]:
     """The checkpoints that a fix would let resume, newest first: their panel says which."""
     return (item for item in run.checkpoints if item.verdict is Verdict.NEEDS_FIX)
-
-
-def _is_same(shown: ScriptChange, now: ScriptChange) -> bool:
-    return (shown.path, shown.before, shown.after) == (now.path, now.before, now.after)

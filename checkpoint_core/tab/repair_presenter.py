@@ -13,6 +13,7 @@ from checkpoint_core.recovery import transaction as workshop
 from checkpoint_core.recovery.options import Kind, Recovery, Way
 from checkpoint_core.recovery.planning import change_of, look_again, mend_of, plan_recovery, take
 from checkpoint_core.recovery.repair import Choices, Mend, MendFailed
+from checkpoint_core.recovery.resume import ResumeRefused
 from checkpoint_core.recovery.transaction import NothingToUndo, StateChangedSinceShown
 from checkpoint_core.scripts.change import SCRIPT_TROUBLE, Receipt, ScriptChange
 from checkpoint_core.scripts.paths import run_command
@@ -32,6 +33,7 @@ TROUBLE = (
     NothingToUndo,
     RecordUnusable,
     MendFailed,
+    ResumeRefused,
 )
 
 
@@ -119,9 +121,9 @@ class RepairDesk:
     def _repair(self, run_name: str, layout: str, mend: Mend) -> Done:
         run = self._desk.run(run_name, layout)
         auditor = self._desk.auditor(layout)
+        # No further look: were it to fail, the repair would stand behind an error, and nothing could take it back.
         record = mend.execute(look_again(auditor, run.name, mend.checkpoint.name))
-        now = auditor.audit_run(run.name).checkpoint(mend.checkpoint.name)
-        return Done(self._told(run, now, mend.does), record, written=True)
+        return Done(self._told(run, mend.after, mend.does), record, written=True)
 
     def _told(self, run: RunReport, item: CheckpointReport, lines: tuple[str, ...]) -> str:
         script = find_script(run.facts.path)
@@ -188,7 +190,8 @@ class RepairDesk:
             return self._repair(question.run, question.layout, question.way.mend)
         auditor = self._desk.auditor(question.layout)
         run = auditor.audit_run(question.run)
-        taken = take(question.way, question.change, lambda: run.checkpoints[0])
+        look = look_again(auditor, run.name, question.way.checkpoint)
+        taken = take(question.way, question.change, look)
         script = find_script(run.facts.path)
         run_it = run_command(
             script or run.facts.path, run.facts.script.output_dir if run.facts.script else None

@@ -13,6 +13,7 @@ from checkpoint_core.recovery import transaction as workshop
 from checkpoint_core.recovery.options import Kind, Way
 from checkpoint_core.recovery.planning import change_of, look_again, plan_recovery, take
 from checkpoint_core.recovery.repair import MendFailed
+from checkpoint_core.recovery.resume import ResumeRefused
 from checkpoint_core.recovery.transaction import StateChangedSinceShown
 from checkpoint_core.scripts.change import SCRIPT_TROUBLE
 from checkpoint_core.states.facts import LoraFacts
@@ -27,7 +28,14 @@ _FINISHED = (
     "The training had reached its last epoch; there is nothing left to train. To train further, choose more epochs in "
     "the tab."
 )
-_TROUBLE = (*SCRIPT_TROUBLE, MendFailed, StateChangedSinceShown, RecordUnusable, VerificationCancelled)
+_TROUBLE = (
+    *SCRIPT_TROUBLE,
+    MendFailed,
+    ResumeRefused,
+    StateChangedSinceShown,
+    RecordUnusable,
+    VerificationCancelled,
+)
 
 
 @dataclass(frozen=True)

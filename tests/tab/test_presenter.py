@@ -15,9 +15,13 @@ from PIL import Image
 
 from checkpoint_core.audit.reports import UnknownName
 from checkpoint_core.environment.facts import EnvironmentFacts
+from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome, Status
+from checkpoint_core.recovery.repair import Choices
 from checkpoint_core.states.discovery import OutputsFolderError
 from checkpoint_core.tab import api as answers
+from checkpoint_core.tab import background
 from checkpoint_core.tab.presenter import LAYOUTS, Desk
+from tests.damage import truncate
 from tests.tab.conftest import DAMAGED, EPOCH_1, EPOCH_2, EPOCH_3, GOOD, RESUMED
 
 NOT_NAMES = ["", ".", "..", "../outputs", "/etc", f"{GOOD}/..", f"./{GOOD}", "a/b", "nothing", "\0"]
@@ -479,6 +483,45 @@ def test_versions_that_nobody_has_tried_are_tried_before_a_program_s_resume(
 
     assert done["applied"]
     assert "rehearsal-passed" in [found.code for found in desk.checkpoint(desk.run(GOOD), EPOCH_2).findings]
+
+
+@pytest.mark.parametrize("ended", [Status.CANCELLED, None])
+def test_a_program_s_resume_is_held_to_what_the_page_s_is(
+    desk: Desk, outputs: Path, monkeypatch: pytest.MonkeyPatch, ended: Status | None
+) -> None:
+    """A rehearsal that is needed and was not finished, or not even begun, stops both."""
+    known = desk.python.environment()
+    assert isinstance(known, EnvironmentFacts)
+    packages = tuple((name, "9.0" if name == "accelerate" else version) for name, version in known.packages)
+    desk = Desk(outputs)
+    monkeypatch.setattr(desk.python, "environment", lambda: replace(known, packages=packages))
+    if ended is None:
+        monkeypatch.setattr(desk.trials, "rehearse_unusual", lambda *_: iter(()))
+    else:
+        monkeypatch.setattr(background, "rehearse_state", lambda *_, **__: RehearsalOutcome(ended))
+    before = script(outputs).read_bytes()
+
+    by_program = answers.apply_resume(desk, GOOD, EPOCH_2)
+    by_page = desk.resume_shown(desk.show(GOOD, EPOCH_2, ""))
+
+    assert (by_program["applied"], by_page.written) == (False, False)
+    assert by_program["reason"] == "It was not rehearsed to the end; nothing was changed."
+    assert by_program["reason"] in by_page.message
+    assert script(outputs).read_bytes() == before
+
+
+def test_a_way_that_resumes_is_held_to_the_same(desk: Desk, outputs: Path) -> None:
+    asked = (desk.repairs.ask(GOOD, "", number, "", Choices())[1] for number in "123")
+    question = next(each for each in asked if each and each.way and each.way.mend is None)
+    assert question.way is not None
+    truncate(outputs / GOOD / question.way.checkpoint / "optimizer.bin")
+    before = script(outputs).read_bytes()
+
+    done = desk.answer(GOOD, question)
+
+    assert "does not resume" in done.message
+    assert not done.written
+    assert script(outputs).read_bytes() == before
 
 
 def test_where_none_resumes_the_newest_that_can_be_mended_is_shown(desk: Desk, outputs: Path) -> None:
