@@ -11,6 +11,7 @@ from checkpoint_core.recovery.resume import resume
 from checkpoint_core.report.diagnosis import checkpoint_json
 from checkpoint_core.scripts.change import plan_resume
 from checkpoint_core.scripts.paths import run_command
+from checkpoint_core.tab.page_names import PageName, page_name
 from checkpoint_core.tab.presenter import TROUBLE, Desk
 from checkpoint_core.tab.views.markup import plain
 
@@ -23,17 +24,19 @@ def runs(desk: Desk) -> Any:
     return plain(
         [
             {
-                "run": run.name,
+                "run": page_name(run.name),
                 "checkpoints": len(run.checkpoints),
                 "headline": headline(run),
-                "latest_resumable": best.name if (best := find_latest_resumable(run).checkpoint) else None,
+                "latest_resumable": page_name(best.name)
+                if (best := find_latest_resumable(run).checkpoint)
+                else None,
             }
             for run in desk.newest_first()
         ]
     )
 
 
-def checkpoint_table(desk: Desk, run_name: str) -> Any:
+def checkpoint_table(desk: Desk, run_name: PageName) -> Any:
     """A run's checkpoints, newest first, each as :func:`check` gives it.
 
     :raises UnknownName: when there is no such run.
@@ -41,7 +44,7 @@ def checkpoint_table(desk: Desk, run_name: str) -> Any:
     return [_object(item) for item in desk.run(run_name).checkpoints]
 
 
-def check(desk: Desk, run_name: str, checkpoint: str) -> Any:
+def check(desk: Desk, run_name: PageName, checkpoint: PageName) -> Any:
     """One checkpoint, in the form of the command line's ``check --json``, but its ``path`` is called ``directory``.
 
     :raises UnknownName: when there is no such run or checkpoint.
@@ -53,10 +56,11 @@ def _object(item: CheckpointReport) -> Any:
     value = plain(checkpoint_json(item))
     # gradio_client takes an object with a `path` for a file and tries to download it.
     value["directory"] = value.pop("path")
+    value["run"], value["state"] = str(page_name(item.run)), str(page_name(item.name))
     return value
 
 
-def preview_resume(desk: Desk, run_name: str, checkpoint: str) -> Any:
+def preview_resume(desk: Desk, run_name: PageName, checkpoint: PageName) -> Any:
     """What a resume would change: ``resumes``, ``reason``, ``diff``, ``notes``.
 
     :raises UnknownName: when there is no such run or checkpoint.
@@ -74,7 +78,7 @@ def preview_resume(desk: Desk, run_name: str, checkpoint: str) -> Any:
     return plain({"resumes": True, "reason": "", "diff": change.diff, "notes": notes})
 
 
-def apply_resume(desk: Desk, run_name: str, checkpoint: str) -> Any:
+def apply_resume(desk: Desk, run_name: PageName, checkpoint: PageName) -> Any:
     """Write what :func:`preview_resume` shows: ``applied``, ``reason``, ``command``, ``folder``, ``backup``.
 
     Where nothing was written, ``applied`` is false and ``reason`` says why; the others are ``None``.

@@ -16,6 +16,7 @@ from checkpoint_core.states.facts import StateFacts
 from checkpoint_core.states.verification import VerificationCancelled
 from checkpoint_core.tab.long_work import LongWork
 from checkpoint_core.tab.lookup import Names
+from checkpoint_core.tab.page_names import PageName
 from checkpoint_core.tab.views import actions as action_view
 
 
@@ -26,7 +27,7 @@ class Trials:
         self._desk = desk
         self._working = LongWork()
 
-    def verify(self, run_name: str, selected: str, layout: str = "") -> Iterator[str]:
+    def verify(self, run_name: PageName, selected: PageName, layout: str = "") -> Iterator[str]:
         """Read every byte of a checkpoint; yields what to show meanwhile, at the end nothing but an error's text."""
         counts = [0, 1]
 
@@ -42,7 +43,7 @@ class Trials:
 
         yield from self._long(run_name, selected, layout, "verified", work, progress)
 
-    def rehearse(self, run_name: str, selected: str, layout: str = "") -> Iterator[str]:
+    def rehearse(self, run_name: PageName, selected: PageName, layout: str = "") -> Iterator[str]:
         """Load a checkpoint for trial with the Python that trains; yields what to show, at the end how it went."""
         stages, began = [Stage.STARTING], time.monotonic()
 
@@ -58,7 +59,7 @@ class Trials:
 
         yield from self._long(run_name, selected, layout, "rehearsed", work, progress)
 
-    def rehearse_unusual(self, run_name: str, selected: str, layout: str = "") -> Iterator[str]:
+    def rehearse_unusual(self, run_name: PageName, selected: PageName, layout: str = "") -> Iterator[str]:
         """Rehearse before a resume where nobody has tried the environment's versions; else nothing."""
         try:
             item = self._desk.checkpoint(self._desk.run(run_name, layout), selected)
@@ -69,8 +70,8 @@ class Trials:
 
     def _long(
         self,
-        run_name: str,
-        selected: str,
+        run_name: PageName,
+        selected: PageName,
         layout: str,
         what: str,
         work: Callable[[CheckpointReport, Callable[[], bool]], str],
@@ -92,7 +93,7 @@ class Trials:
         busy = action_view.info_view(f"{title(item)} is being {what} already.")
         yield from self._working.run((run_name, selected), guarded, lambda: progress(item), busy)
 
-    def cancel(self, run_name: str, selected: str) -> None:
+    def cancel(self, run_name: PageName, selected: PageName) -> None:
         """Stop the long work on a checkpoint, if there is any."""
         self._working.cancel((run_name, selected))
 

@@ -8,6 +8,7 @@ from checkpoint_core.atomic_write import WriteFailed
 from checkpoint_core.audit.wording import environment_line
 from checkpoint_core.environment.facts import EnvironmentFacts
 from checkpoint_core.environment.interpreters import asker, choices, remember, remembered
+from checkpoint_core.tab.page_names import NOTHING, PageName, page_name
 from checkpoint_core.tab.views import actions as action_view
 from checkpoint_core.tab.views.markup import safe_name
 
@@ -26,19 +27,19 @@ class TrainingPython:
         self._root = root
         self.environment = asker(root, chosen=chosen, hosting=hosting)
 
-    def choices(self) -> list[tuple[str, str]]:
+    def choices(self) -> list[tuple[str, PageName]]:
         """The Pythons for the picker: what is shown, and the value."""
         found = [(f"{item.path} ({item.source})", str(item.path)) for item in choices(self._root)]
-        return [("Automatic", ""), *((safe_name(label), safe_name(path)) for label, path in found)]
+        return [("Automatic", NOTHING), *((safe_name(label), page_name(path)) for label, path in found)]
 
-    def chosen(self) -> str:
+    def chosen(self) -> PageName:
         """The value of the picker; empty where the Python is found automatically."""
         known = remembered(self._root)
-        return safe_name(str(known)) if known else ""
+        return page_name(str(known)) if known else NOTHING
 
-    def choose(self, value: str) -> str:
+    def choose(self, value: PageName) -> str:
         """Keep which Python trains in this FluxGym; empty for automatic. Returns what to show, as HTML."""
-        offered = {safe_name(str(item.path)): item.path for item in choices(self._root)}
+        offered = {page_name(str(item.path)): item.path for item in choices(self._root)}
         if value and value not in offered:
             return action_view.error_view(f"There is no Python {value} any more; nothing was changed.")
         try:

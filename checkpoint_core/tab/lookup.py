@@ -6,6 +6,7 @@ from typing import Protocol
 
 from checkpoint_core.audit.auditor import Auditor, CheckpointReport
 from checkpoint_core.audit.reports import RunReport
+from checkpoint_core.tab.page_names import PageName
 
 
 class Names(Protocol):
@@ -15,10 +16,10 @@ class Names(Protocol):
         """The auditor for a layout."""
         ...
 
-    def run(self, name: str, layout: str = "") -> RunReport:
+    def run(self, name: PageName, layout: str = "") -> RunReport:
         """A run by the name that the page shows."""
         ...
 
-    def checkpoint(self, run: RunReport, name: str) -> CheckpointReport:
+    def checkpoint(self, run: RunReport, name: PageName) -> CheckpointReport:
         """A checkpoint by the name that the page shows."""
         ...

@@ -40,6 +40,7 @@ from checkpoint_core.tab import sample_images as samples
 from checkpoint_core.tab.background import Trials
 from checkpoint_core.tab.host import gym
 from checkpoint_core.tab.interpreter_picker import TrainingPython
+from checkpoint_core.tab.page_names import NOTHING, PageName, on_disk, page_name
 from checkpoint_core.tab.repair_presenter import Done, Question, RepairDesk
 from checkpoint_core.tab.training_presenter import Room, TrainingDesk, TrainingQuestion
 from checkpoint_core.tab.views import actions as action_view
@@ -71,13 +72,13 @@ class RunView:
     ``run`` is its name, empty where there is none to show; ``selected`` a checkpoint's name or empty.
     """
 
-    run: str
+    run: PageName
     headline: str
     table: str
     ways: str = ""
     panel: str = ""
     preview: str = ""
-    selected: str = ""
+    selected: PageName = NOTHING
     resumes: bool = False
     refusal: str = ""
     change: ScriptChange | None = None
@@ -119,14 +120,14 @@ class Desk:
         fresh = Auditor(self.outputs, chosen, environment=self.python.environment)
         return self._auditors.setdefault(chosen, fresh)
 
-    def choices(self) -> list[tuple[str, str]]:
+    def choices(self) -> list[tuple[str, PageName]]:
         """The runs for the picker, newest first: what is shown, and the name; none where the folder is missing."""
         try:
             newest = self.newest_first()
         except OutputsFolderError:
             return []
         return [
-            (f"{safe_name(run.name)} ({safe_name(run_summary(run))})", safe_name(run.name)) for run in newest
+            (f"{safe_name(run.name)} ({safe_name(run_summary(run))})", page_name(run.name)) for run in newest
         ]
 
     def newest_first(self) -> list[RunReport]:
@@ -136,34 +137,39 @@ class Desk:
         """
         return sorted(self.auditor().audit().runs, key=lambda run: run.facts.modified_ns, reverse=True)
 
-    def run(self, name: str, layout: str = "") -> RunReport:
+    def run(self, name: PageName, layout: str = "") -> RunReport:
         """A run by the name that the page shows.
 
         :raises UnknownName: when it is no plain child of the outputs folder.
         :raises OutputsFolderError: when the folder is missing.
         """
         auditor = self.auditor(layout)
-        real = next((each for each in auditor.run_names() if safe_name(each) == name), None)
+        real = on_disk(name, auditor.run_names())
         if real is None:
             raise UnknownName(
                 f"There is no run “{name}” in {self.outputs}. It may have been removed; refresh."
             )
         return auditor.audit_run(real)
 
-    def checkpoint(self, run: RunReport, name: str) -> CheckpointReport:
+    def checkpoint(self, run: RunReport, name: PageName) -> CheckpointReport:
         """A checkpoint by the name that the page shows.
 
         :raises UnknownName: when the run has none of that name.
         """
-        found = next((item for item in run.checkpoints if safe_name(item.name) == name), None)
-        if found is None:
+        real = on_disk(name, (item.name for item in run.checkpoints))
+        if real is None:
             raise UnknownName(
                 f"The run “{safe_name(run.name)}” has no checkpoint “{name}”. It may have been removed."
             )
-        return found
+        return run.checkpoint(real)
 
     def show(
-        self, run_name: str, selected: str, sort: str, layout: str = "", choices: Choices | None = None
+        self,
+        run_name: PageName,
+        selected: PageName,
+        sort: str,
+        layout: str = "",
+        choices: Choices | None = None,
     ) -> RunView:
         """A run's page. Where the selected checkpoint is gone, the one that is best to resume takes its place.
 
@@ -171,15 +177,15 @@ class Desk:
         """
         choices = choices or Choices()
         if not run_name:
-            return RunView("", action_view.info_view(self._nothing()), "")
+            return RunView(NOTHING, action_view.info_view(self._nothing()), "")
         try:
             run = self.run(run_name, layout)
         except (UnknownName, OutputsFolderError) as error:
-            return RunView("", action_view.error_view(str(error)), "")
-        names = {safe_name(item.name) for item in run.checkpoints}
+            return RunView(NOTHING, action_view.error_view(str(error)), "")
+        names = {page_name(item.name) for item in run.checkpoints}
         if selected not in names:
             best = find_latest_resumable(run).checkpoint or next(iter(_mendable(run)), None)
-            selected = safe_name(best.name) if best else ""
+            selected = page_name(best.name) if best else NOTHING
         view = RunView(
             run_name,
             table_view.headline_view(run),
@@ -217,14 +223,16 @@ class Desk:
             view,
             panel=panel + self.repairs.repaired(run, item),
             preview=preview + (mend_view(mend) if mend else ""),
-            selected=safe_name(item.name),
+            selected=page_name(item.name),
             resumes=resumes,
             refusal=refusal,
             change=change,
             mend=mend,
         )
 
-    def resume(self, run_name: str, selected: str, shown: ScriptChange | None, layout: str = "") -> Outcome:
+    def resume(
+        self, run_name: PageName, selected: PageName, shown: ScriptChange | None, layout: str = ""
+    ) -> Outcome:
         """Check the checkpoint once more and write what was shown; where the script changed since, nothing."""
         try:
             run = self.run(run_name, layout)
@@ -259,7 +267,7 @@ class Desk:
         message = started.message if started.done else written.message + started.message
         return replace(written, message=message, question=started.question)
 
-    def start_fresh(self, run_name: str, shown: ScriptChange | None) -> Outcome:
+    def start_fresh(self, run_name: PageName, shown: ScriptChange | None) -> Outcome:
         """Remove ``--resume`` from the run's script as it was shown; where the script changed since, nothing."""
         try:
             run = self.run(run_name)
@@ -282,22 +290,22 @@ class Desk:
 
     def repair_shown(self, view: RunView | None, layout: str = "") -> Outcome:
         """Carry out the repair that a page showed; where anything changed since, nothing."""
-        run_name, mend = (view.run, view.mend) if view else ("", None)
+        run_name, mend = (view.run, view.mend) if view else (NOTHING, None)
         return self._outcome(self.repairs.repair(run_name, layout, mend), run_name)
 
-    def answer(self, run_name: str, question: Question | TrainingQuestion | None) -> Outcome:
+    def answer(self, run_name: PageName, question: Question | TrainingQuestion | None) -> Outcome:
         """Do what a question asked."""
         if isinstance(question, TrainingQuestion):
             told = self.training.answer(question)
             return Outcome(told.message, question=told.question)
         return self._outcome(self.repairs.answer(question), run_name)
 
-    def _outcome(self, done: Done, run_name: str) -> Outcome:
+    def _outcome(self, done: Done, run_name: PageName) -> Outcome:
         if not done.written:
             return Outcome(done.message, done.undo)
         return Outcome(done.message, done.undo, self._present_target(run_name), written=True)
 
-    def undo(self, run_name: str, receipt: Receipt | RepairRecord | None) -> Outcome:
+    def undo(self, run_name: PageName, receipt: Receipt | RepairRecord | None) -> Outcome:
         """Bring back what a press changed, unless somebody changed it since."""
         if isinstance(receipt, RepairRecord):
             done = self.repairs.undo(run_name, receipt)
@@ -310,11 +318,11 @@ class Desk:
             return Outcome(action_view.error_view(str(error)), receipt)
         return Outcome(
             action_view.info_view(f"{receipt.path.name} is as it was before."),
-            state_path=self._present_target(safe_name(receipt.path.parent.name)),
+            state_path=self._present_target(page_name(receipt.path.parent.name)),
             written=True,
         )
 
-    def _present_target(self, run_name: str) -> Path | None:
+    def _present_target(self, run_name: PageName) -> Path | None:
         """The state that a run's script resumes from now, if it is one of its run."""
         try:
             run = self.run(run_name)
@@ -322,7 +330,7 @@ class Desk:
         except Exception:  # noqa: BLE001 - something was written, and what takes it back must not be lost
             return None
 
-    def preview_fresh(self, run_name: str) -> tuple[str, ScriptChange | None]:
+    def preview_fresh(self, run_name: PageName) -> tuple[str, ScriptChange | None]:
         """What “Start fresh” would change, as HTML and as the change; ``None`` where there is nothing to change."""
         try:
             change = plan_fresh(self.run(run_name).facts.path)
@@ -334,24 +342,31 @@ class Desk:
         return action_view.fresh_view(change.diff), change
 
     def carry(
-        self, host: gym.Gym, values: Sequence[Any], run_name: str, state: str | bool
+        self, host: gym.Gym, values: Sequence[Any], run_name: PageName, state: str | bool
     ) -> tuple[list[Any] | None, str]:
         """:meth:`checkpoint_core.tab.host.gym.Gym.carry` of a run's script as it is now.
 
         :param state: the path that is resumed from; any other value clears FluxGym's ``--resume``.
         """
         try:
-            script = self.run(run_name).facts.script
+            run = self.run(run_name)
+            name, script = run.name, run.facts.script
         except (UnknownName, OutputsFolderError):
-            script = None
-        return host.carry(values, run_name, self.box_value(state), script)
+            name, script = str(run_name), None
+        box = self.box_value(state)
+        if safe_name(name + box) != name + box:
+            return None, (
+                "The Gym tab was left alone: its boxes cannot hold a name whose bytes are no UTF-8. Run the script as "
+                "shown."
+            )
+        return host.carry(values, name, box, script)
 
     def box_value(self, state: str | bool) -> str:
         """What FluxGym's text box ``--resume`` must hold for a state's path, or to be cleared."""
         dialect = Dialect.BAT if os.name == "nt" else Dialect.SH
         return gym.box_value(Path(state) if isinstance(state, str) else None, dialect)
 
-    def diagnosis(self, run_name: str, layout: str = "") -> Diagnosis:
+    def diagnosis(self, run_name: PageName, layout: str = "") -> Diagnosis:
         """The report of a run.
 
         :raises UnknownName: when there is no such run.
@@ -360,7 +375,7 @@ class Desk:
         run = self.run(run_name, layout)
         return diagnosis_for(run, plan_recovery(self.auditor(layout), run))
 
-    def diagnosis_file(self, run_name: str, layout: str = "") -> Path:
+    def diagnosis_file(self, run_name: PageName, layout: str = "") -> Path:
         """The report of a run as a zip file, in a temporary folder of its own.
 
         :raises UnknownName: when there is no such run.

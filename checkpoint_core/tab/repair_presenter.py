@@ -21,6 +21,7 @@ from checkpoint_core.scripts.script import find_script
 from checkpoint_core.states.discovery import OutputsFolderError
 from checkpoint_core.states.repair_records import RecordUnusable, RepairRecord, read_records
 from checkpoint_core.tab.lookup import Names
+from checkpoint_core.tab.page_names import PageName, page_name
 from checkpoint_core.tab.views import actions as action_view
 from checkpoint_core.tab.views import recovery as ways_view
 
@@ -41,7 +42,7 @@ TROUBLE = (
 class Question:
     """What the user is asked before a way is gone, or a repair taken back: that was shown, and that alone is done."""
 
-    run: str
+    run: PageName
     layout: str = ""
     way: Way | None = None
     change: ScriptChange | None = None
@@ -112,13 +113,13 @@ class RepairDesk:
             return action_view.error_view(str(error))
         return ways_view.repaired_view(record) if record else ""
 
-    def repair(self, run_name: str, layout: str, shown: Mend | None) -> Done:
+    def repair(self, run_name: PageName, layout: str, shown: Mend | None) -> Done:
         """Carry out what was shown of a checkpoint's repair; where anything changed since, nothing."""
         if shown is None:
             return Done(action_view.info_view("There is nothing to repair any more; look again."))
         return self._guarded(lambda: self._repair(run_name, layout, shown))
 
-    def _repair(self, run_name: str, layout: str, mend: Mend) -> Done:
+    def _repair(self, run_name: PageName, layout: str, mend: Mend) -> Done:
         run = self._desk.run(run_name, layout)
         auditor = self._desk.auditor(layout)
         # No further look: were it to fail, the repair would stand behind an error, and nothing could take it back.
@@ -134,7 +135,7 @@ class RepairDesk:
         return action_view.done_view(what, run_it.command, run_it.folder, None, lines)
 
     def ask(
-        self, run_name: str, selected: str, wanted: str, layout: str, choices: Choices
+        self, run_name: PageName, selected: PageName, wanted: str, layout: str, choices: Choices
     ) -> tuple[str, Question | None]:
         """What a way, by its number, would change, or what an undo would bring back; and the question to answer."""
         told: list[Question] = []
@@ -163,7 +164,7 @@ class RepairDesk:
         if record is None:
             raise NothingToUndo("This repair was taken back already. Nothing was changed.")
         keeps = workshop.keeps_its_script(run.facts.path, record)
-        return ways_view.undo_question(record, keeps), Question(run.name, undo=record)
+        return ways_view.undo_question(record, keeps), Question(page_name(run.name), undo=record)
 
     def _ask_way(self, run: RunReport, wanted: str, layout: str, choices: Choices) -> tuple[str, Question]:
         ways = self.recovery(run, layout, choices).ways
@@ -173,7 +174,7 @@ class RepairDesk:
         way = ways[number - 1]
         change = change_of(run, way)
         return ways_view.question_view(way, change.diff if change else ""), Question(
-            run.name, layout, way, change
+            page_name(run.name), layout, way, change
         )
 
     def answer(self, question: Question | None) -> Done:
@@ -189,7 +190,7 @@ class RepairDesk:
         if question.way.mend is not None:
             return self._repair(question.run, question.layout, question.way.mend)
         auditor = self._desk.auditor(question.layout)
-        run = auditor.audit_run(question.run)
+        run = self._desk.run(question.run, question.layout)
         look = look_again(auditor, run.name, question.way.checkpoint)
         taken = take(question.way, question.change, look)
         script = find_script(run.facts.path)
@@ -203,11 +204,11 @@ class RepairDesk:
         message = action_view.done_view(what, run_it.command, run_it.folder, backup, lines)
         return Done(message, undo, written=True)
 
-    def undo(self, run_name: str, record: RepairRecord) -> Done:
+    def undo(self, run_name: PageName, record: RepairRecord) -> Done:
         """Take a repair back."""
 
         def work() -> Done:
-            run = self._desk.auditor().audit_run(run_name)
+            run = self._desk.run(run_name)
             keeps = workshop.keeps_its_script(run.facts.path, record)
             workshop.undo(run.facts.path, record.id)
             left = f" {record.script.name} was changed since and is left." if record.script and keeps else ""

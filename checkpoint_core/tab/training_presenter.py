@@ -17,6 +17,7 @@ from checkpoint_core.recovery.retention import disk_outlook, plan_retention
 from checkpoint_core.states.discovery import OutputsFolderError
 from checkpoint_core.states.repair_records import RecordUnusable
 from checkpoint_core.tab.lookup import Names
+from checkpoint_core.tab.page_names import PageName
 from checkpoint_core.tab.views import actions as action_view
 from checkpoint_core.tab.views import disk as retention_view
 from checkpoint_core.tab.views import training as training_view
@@ -62,7 +63,7 @@ class Room:
     """The disk of a run: what the page says, and what may be ticked to go, as label and name."""
 
     view: str = ""
-    choices: tuple[tuple[str, str], ...] = ()
+    choices: tuple[tuple[str, PageName], ...] = ()
     #: Whether the saves to come have too little, so that it is shown without being asked for.
     is_tight: bool = False
 
@@ -71,7 +72,7 @@ class Room:
 class TrainingQuestion:
     """What the user is asked before a training is started beside another, stopped, or checkpoints are removed."""
 
-    run: str
+    run: PageName
     kind: str
     removal: Removal | None = None
     bring_back: bool = False
@@ -98,7 +99,7 @@ class TrainingDesk:
         """How a run's training stands now."""
         return training_status(run.facts.path, self._processes)
 
-    def show(self, run_name: str) -> TrainingShown:
+    def show(self, run_name: PageName) -> TrainingShown:
         """A run's training; nothing for a run that is not there."""
         try:
             run = self._desk.run(run_name)
@@ -127,7 +128,7 @@ class TrainingDesk:
 
     # --- starting and stopping --------------------------------------------------------------------------------------
 
-    def may_start(self, run_name: str) -> str:
+    def may_start(self, run_name: PageName) -> str:
         """Why a run cannot be started now, as HTML; empty where it can, or only another training is in the way."""
         try:
             starting.check(self._start_of(self._desk.run(run_name), False, True))
@@ -135,7 +136,7 @@ class TrainingDesk:
             return action_view.error_view(str(error))
         return ""
 
-    def start(self, run_name: str, bring_back: bool, force: bool = False, fresh: bool = False) -> Told:
+    def start(self, run_name: PageName, bring_back: bool, force: bool = False, fresh: bool = False) -> Told:
         """Start a run's training as its script says.
 
         :param force: beside another training on the same GPU.
@@ -166,7 +167,7 @@ class TrainingDesk:
         python = environment.executable if isinstance(environment, EnvironmentFacts) else None
         return Start(run.facts.path, bring_back, force, python)
 
-    def watch(self, run_name: str, bring_back: bool) -> Told:
+    def watch(self, run_name: PageName, bring_back: bool) -> Told:
         """Watch a training that was started elsewhere."""
 
         def work() -> Told:
@@ -182,7 +183,7 @@ class TrainingDesk:
 
         return self._guarded(work)
 
-    def set_bring_back(self, run_name: str, bring_back: bool) -> None:
+    def set_bring_back(self, run_name: PageName, bring_back: bool) -> None:
         """Tell a watcher that is at work what to do at a crash; without one the next start is told."""
         try:
             run = self._desk.run(run_name)
@@ -192,7 +193,7 @@ class TrainingDesk:
         except TROUBLE:
             return  # the box shows what holds at the next look
 
-    def ask_stop(self, run_name: str) -> Told:
+    def ask_stop(self, run_name: PageName) -> Told:
         """What a stop would do, and the question whether to do it."""
 
         def work() -> Told:
@@ -233,7 +234,7 @@ class TrainingDesk:
         tight = outlook.is_enough is False
         return Room(retention_view.retention_view(outlook, plan), choices, tight)
 
-    def ask_remove(self, run_name: str, names: Sequence[str], layout: str) -> Told:
+    def ask_remove(self, run_name: PageName, names: Sequence[PageName], layout: str) -> Told:
         """Which checkpoints would be removed, and the question whether to do it."""
 
         def work() -> Told:
