@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 
 from checkpoint_core.audit.single_state import audit_state
-from checkpoint_core.environment.probing import ask
-from checkpoint_core.environment.rehearsal.outcome import Rehearsal, RehearsalOutcome, Status
+from checkpoint_core.environment.probing import probe
+from checkpoint_core.environment.rehearsal.outcome import Rehearsal, RehearsalOutcome, RehearsalStatus
 from checkpoint_core.environment.rehearsal.run import plan_rehearsal, run_rehearsal
 
 _RUNS = 5
@@ -56,10 +56,10 @@ def main() -> None:
 
 
 def _rehearse(state: Path) -> RehearsalOutcome:
-    plan = plan_rehearsal(audit_state(state).facts, ask(sys.executable, "the benchmark's own"))
+    plan = plan_rehearsal(audit_state(state).facts, probe(sys.executable, "the benchmark's own"))
     if not isinstance(plan, Rehearsal):
         raise RuntimeError(plan.reason)
     outcome = run_rehearsal(plan)
-    if outcome.status is not Status.LOADED:
+    if outcome.status is not RehearsalStatus.LOADED:
         raise RuntimeError(outcome.error)
     return outcome

@@ -30,7 +30,7 @@ from checkpoint_core.demo.options import TrainOptions
 from checkpoint_core.states.facts import OptimizerFacts
 from checkpoint_core.training.log.files import JournalLine, read_journal
 from checkpoint_core.training.processes import members
-from checkpoint_core.training.record import Status, TrainingRecord, read_record
+from checkpoint_core.training.record import ProcessState, TrainingRecord, read_record
 
 PROJECT = Path(__file__).resolve().parents[1]
 RUN, STEPS_PER_EPOCH = "soaked-cat", 8
@@ -82,7 +82,7 @@ class Soaked:
         """What is not as it must be; empty where all is well."""
         kinds = Counter(line.kind for line in self.journal)
         told = []
-        if self.record is None or self.record.status is not Status.EXITED:
+        if self.record is None or self.record.status is not ProcessState.EXITED:
             told.append(f"it did not reach its end: {self.record}")
         if self.updates != self.expected:
             told.append(f"{self.updates} updates instead of {self.expected}")
@@ -176,7 +176,7 @@ def _kill_once(run: Path, watcher: subprocess.Popen[bytes], chance: random.Rando
 def _attempt(run: Path) -> int:
     """The start that runs, 0 while none does."""
     record = read_record(run)
-    return record.attempt if record is not None and record.status is Status.RUNNING else 0
+    return record.attempt if record is not None and record.status is ProcessState.RUNNING else 0
 
 
 def _trainer(run: Path, watcher: subprocess.Popen[bytes]) -> psutil.Process:
@@ -185,7 +185,7 @@ def _trainer(run: Path, watcher: subprocess.Popen[bytes]) -> psutil.Process:
 
     def is_training() -> bool:
         record = read_record(run)
-        if record is None or record.training is None or record.status is not Status.RUNNING:
+        if record is None or record.training is None or record.status is not ProcessState.RUNNING:
             return False
         found[:] = [each for each in members(record.training) if _is_trainer(each)]
         return bool(found) and b"avr_loss" in _log(run)

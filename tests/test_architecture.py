@@ -1,7 +1,8 @@
 """The house rules that can be read off the source: who imports what, who writes, spawns and prints.
 
-Every rule is a function from one module's syntax tree to the lines that break it, and is itself tested on a line
-that must be caught: a rule that sees nothing would pass for ever.
+The floor plan itself is :mod:`tests.architecture`. Every other rule is a function from one module's syntax tree to
+the lines that break it, and is itself tested on a line that must be caught: a rule that sees nothing would pass for
+ever.
 """
 
 from __future__ import annotations
@@ -12,13 +13,28 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).parent.parent
-CORE = PROJECT / "checkpoint_core"
-MODULES = sorted(CORE.rglob("*.py"))
+from tests.architecture import (
+    CORE,
+    FLOORS,
+    MODULES,
+    PROJECT,
+    TAB,
+    Import,
+    all_imports,
+    drawn,
+    face_of,
+    imports_in,
+    offence_against_faces,
+    offence_against_floors,
+    room_of,
+    tree_of,
+)
+
 MOST_LINES = 400
+FACES = sorted({room_of(module) for module in MODULES if module.parent != CORE})
 
 IMPORT_HOMES = {
-    "gradio": (),
+    "gradio": ("tab/ui/",),
     "torch": ("environment/trainer_side/", "demo/"),
     "accelerate": ("environment/trainer_side/", "demo/"),
     "pandas": ("report/table.py",),
@@ -34,21 +50,37 @@ IMPORT_HOMES = {
 }
 """Where in checkpoint_core each of these may be imported; nowhere else."""
 
-KEEP_OFF_THE_DISK = (
+PURE = (
+    "trainer/",
     "audit/checks/",
+    "audit/findings.py",
+    "audit/verdict.py",
+    "recovery/options.py",
+    "recovery/script_fixes.py",
     "report/diagnosis.py",
     "report/markdown.py",
     "report/json_schema.py",
-    "report/recovery.py",
     "report/training.py",
     "report/table.py",
-    "recovery/options.py",
     "tab/host/install.py",
 )
+"""What never touches the disk, the clock or a process: the same facts always give the same answer."""
+IMPURE = ("trainer/dataset.py",)
+"""What of these rooms reads the disk all the same: the trainer counts images."""
 WRITERS = ("atomic_write.py", "training/log/files.py", "environment/trainer_side/", "demo/")
 PRINTERS = ("cli/output.py", "environment/trainer_side/", "demo/")
 
 DISK_MODULES = {"os", "shutil", "tempfile", "glob", "fileinput", "mmap"}
+PROCESS_MODULES = {"subprocess", "multiprocessing", "psutil", "signal", "threading"}
+CLOCKS = {
+    "time.time",
+    "time.time_ns",
+    "time.monotonic",
+    "time.sleep",
+    "datetime.now",
+    "datetime.utcnow",
+    "datetime.today",
+}
 READING = {
     "open",
     "exists",
@@ -112,6 +144,13 @@ def touching_the_disk(tree: ast.Module) -> list[int]:
     return by_import + by_call + writing(tree)
 
 
+def impure(tree: ast.Module) -> list[int]:
+    """Lines that could depend on anything but the arguments: the disk, the clock, a process."""
+    by_import = [line for name, line in imported(tree) if name in PROCESS_MODULES]
+    by_clock = [call.lineno for name, call in calls(tree) if name in CLOCKS]
+    return touching_the_disk(tree) + by_import + by_clock
+
+
 def writing(tree: ast.Module) -> list[int]:
     """Lines that change a file."""
     return [
@@ -165,7 +204,7 @@ def offences(rule: Rule, among: list[Path]) -> list[str]:
     return [
         f"{module.relative_to(PROJECT).as_posix()}:{line}"
         for module in among
-        for line in rule(ast.parse(module.read_bytes()))
+        for line in rule(tree_of(module))
     ]
 
 
@@ -174,10 +213,82 @@ def test_each_package_is_imported_only_at_its_home(package: str, homes: tuple[st
     assert offences(importing(package), [m for m in MODULES if not inside(m, homes)]) == []
 
 
-def test_judging_and_reporting_never_touch_the_disk() -> None:
-    judging = [module for module in MODULES if inside(module, KEEP_OFF_THE_DISK)]
-    assert judging
-    assert offences(touching_the_disk, judging) == []
+def test_a_room_uses_only_what_lies_on_lower_floors() -> None:
+    assert broken(offence_against_floors) == []
+
+
+def test_nobody_reaches_into_another_room_past_its_face() -> None:
+    assert broken(offence_against_faces) == []
+
+
+def broken(rule: Callable[[Import], str | None]) -> list[str]:
+    """Each import that breaks the rule: ``file:line: the rule in words``."""
+    return [f"{found.place}: {why}" for found in all_imports() if (why := rule(found))]
+
+
+@pytest.mark.parametrize("room", FACES)
+def test_a_face_offers_only_what_is_there_and_used(room: str) -> None:
+    """A face grows by itself otherwise; tests and benchmarks may use a room's insides."""
+    used = {found.name for found in all_imports() if found.target == room and found.room != room}
+    assert sorted(face_of(room) - used - PROMISED.get(room, frozenset())) == []
+
+
+PROMISED: dict[str, frozenset[str]] = {}
+"""What a face offers although no other room uses it."""
+
+
+def test_every_module_lies_in_a_room_of_the_plan() -> None:
+    planned = {room for floor in FLOORS for room in floor} | {"demo"}
+    assert {room_of(module) for module in (*MODULES, TAB)} == planned
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "why"),
+    [
+        ("states/facts.py", "from checkpoint_core.audit import Verdict", "lower floors"),
+        ("states/facts.py", "def f():\n    from checkpoint_core.scripts import Dialect", "one floor"),
+        ("cli/app.py", "from checkpoint_core.tab import find_gym", "one floor"),
+        ("audit/verdict.py", "import checkpoint_core.recovery.repair", "lower floors"),
+        ("formats/reader.py", "from checkpoint_core.version import __version__", ""),
+        ("version.py", "from checkpoint_core.text import printable", "to its right"),
+        ("tab/presenter.py", "from checkpoint_core.demo.runs import SAMPLES", "process of its own"),
+        ("demo/runs.py", "from checkpoint_core.states import layout", "ground floor"),
+        ("tab/presenter.py", "from .session import PageSession", "written in full"),
+        ("tab/presenter.py", "from checkpoint_core import __version__", "lower floors"),
+    ],
+)
+def test_the_plan_catches_what_goes_up_or_sideways(file: str, line: str, why: str) -> None:
+    (found,) = imports_in(CORE / file, ast.parse(line))
+    assert why in (offence_against_floors(found) or "")
+    assert bool(offence_against_floors(found)) == bool(why)
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("from checkpoint_core.states.facts import StateFacts", "from its face"),
+        ("import checkpoint_core.states.layout", "from its face"),
+        ("from checkpoint_core.states import readers", "not among what"),
+        ("from checkpoint_core.states import StateFacts", ""),
+        ("from checkpoint_core.recovery.options import RecoveryOption", ""),
+    ],
+)
+def test_a_face_keeps_others_out(line: str, why: str) -> None:
+    (found,) = imports_in(CORE / "recovery" / "repair.py", ast.parse(line))
+    assert why in (offence_against_faces(found) or "")
+    assert bool(offence_against_faces(found)) == bool(why)
+
+
+def test_the_plan_can_be_drawn() -> None:
+    told = drawn()
+    assert "floor 8" in told
+    assert "11 rooms" in told
+
+
+def test_what_is_pure_stays_so() -> None:
+    pure = [module for module in MODULES if inside(module, PURE) and not inside(module, IMPURE)]
+    assert pure
+    assert offences(impure, pure) == []
 
 
 def test_only_the_one_writer_writes() -> None:
@@ -190,7 +301,7 @@ def test_only_the_command_line_prints() -> None:
 
 def test_nothing_from_a_checkpoint_is_executed_in_the_interface() -> None:
     interface = [m for m in MODULES if not inside(m, ("environment/trainer_side/", "demo/"))]
-    assert offences(executing, [*interface, PROJECT / "fluxgym_resume_tab.py"]) == []
+    assert offences(executing, [*interface, TAB]) == []
 
 
 def test_nothing_happens_at_import() -> None:
@@ -210,6 +321,9 @@ def test_every_module_can_be_read_in_one_sitting() -> None:
         (touching_the_disk, "import shutil"),
         (touching_the_disk, "folder.iterdir()"),
         (touching_the_disk, "with open(name) as file: pass"),
+        (impure, "import subprocess"),
+        (impure, "now = time.time_ns()"),
+        (impure, "Path('x').exists()"),
         (writing, "path.write_text('x')"),
         (writing, "os.replace(a, b)"),
         (writing, "open(name, 'wb')"),

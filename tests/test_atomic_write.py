@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_core import atomic_write as safe_write
+from checkpoint_core import atomic_write
 from checkpoint_core.atomic_write import ChangedMeanwhile, WriteFailed, backups_of, new_file, replace_bytes
 
 OLD, NEW = b"old script\n" * 50, b"new script\n" * 60
-ROOT = str(Path(safe_write.__file__).resolve().parents[1])
+ROOT = str(Path(atomic_write.__file__).resolve().parents[1])
 posix_only = pytest.mark.skipif(os.name == "nt", reason="modes, links and limits of POSIX systems")
 
 # In the n-th folder the writer dies, as under SIGKILL, right before its n-th call to the operating system.
@@ -96,7 +96,7 @@ def test_a_change_during_the_write_is_noticed(script: Path, monkeypatch: pytest.
     def somebody_saves(path: Path, status: os.stat_result) -> None:
         script.write_bytes(b"somebody's edit")
 
-    monkeypatch.setattr(safe_write, "_keep_owner_and_mode", somebody_saves)
+    monkeypatch.setattr(atomic_write, "_keep_owner_and_mode", somebody_saves)
     with pytest.raises(ChangedMeanwhile):
         replace_bytes(script, NEW, expected=OLD)
     assert script.read_bytes() == b"somebody's edit"
@@ -155,7 +155,7 @@ def test_without_the_group_its_rights_go_to_nobody(script: Path, monkeypatch: py
     script.chmod(0o664)
     status = os.stat_result([*script.stat()[:5], script.stat().st_gid + 1, *script.stat()[6:]])
     monkeypatch.setattr(os, "chown", refused)
-    safe_write._keep_owner_and_mode(script, status)
+    atomic_write._keep_owner_and_mode(script, status)
     assert stat.S_IMODE(script.stat().st_mode) == 0o604
 
 
@@ -287,7 +287,7 @@ def test_leftovers_of_a_killed_writer_are_removed_once_they_are_old(script: Path
     ]
     for path in (old, fresh, *others):
         path.write_bytes(b"left")
-    long_ago = os.stat(old).st_mtime - safe_write.STALE_AFTER_SECONDS - 60
+    long_ago = os.stat(old).st_mtime - atomic_write.STALE_AFTER_SECONDS - 60
     for path in (old, *others):
         os.utime(path, (long_ago, long_ago))
     replace_bytes(script, NEW, expected=OLD)
@@ -311,8 +311,8 @@ def test_two_writers_at_once_lose_nothing(script: Path) -> None:
 
 
 def test_a_writer_that_waits_too_long_says_so(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(safe_write, "_LOCK_WAIT_SECONDS", 0.0)
-    with safe_write._locked(script), pytest.raises(WriteFailed, match="another window"):
+    monkeypatch.setattr(atomic_write, "_LOCK_WAIT_SECONDS", 0.0)
+    with atomic_write._locked(script), pytest.raises(WriteFailed, match="another window"):
         replace_bytes(script, NEW, expected=OLD)
     assert script.read_bytes() == OLD
 
@@ -333,10 +333,14 @@ def test_a_report_that_cannot_be_written_says_why(tmp_path: Path) -> None:
 def test_a_file_that_takes_its_own_other_place_leaves_the_first(tmp_path: Path) -> None:
     """For two names of one file rename(2) does nothing, and says that it did."""
     here, there = tmp_path / "here", tmp_path / "there"
-    for make in (lambda: safe_write.keep_as(here, there), lambda: there.write_bytes(b"other"), lambda: None):
+    for make in (
+        lambda: atomic_write.keep_as(here, there),
+        lambda: there.write_bytes(b"other"),
+        lambda: None,
+    ):
         here.write_bytes(NEW)
         make()
-        safe_write.put(here, there)
+        atomic_write.put(here, there)
         assert (here.exists(), there.read_bytes()) == (False, NEW)
         there.unlink()
 
@@ -346,5 +350,5 @@ def test_a_link_is_no_other_name_of_its_file(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     here.write_bytes(NEW)
     there.symlink_to(here)
-    safe_write.put(here, there)
+    atomic_write.put(here, there)
     assert (here.exists(), there.is_symlink(), there.read_bytes()) == (False, False, NEW)

@@ -11,25 +11,32 @@ from pathlib import Path
 
 from checkpoint_core.audit.checks.environment import check_run_environment
 from checkpoint_core.audit.checks.run_level import check_run
-from checkpoint_core.audit.context import RunFacts, Surroundings
+from checkpoint_core.audit.context import CheckContext, RunFacts
 from checkpoint_core.audit.manifest_diff import RunManifests
 from checkpoint_core.audit.reports import AuditReport, CheckpointReport, RunReport, UnknownName, state_name
 from checkpoint_core.audit.verdict import guarded, judge
-from checkpoint_core.environment.facts import Environment
-from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome
-from checkpoint_core.scripts.facts import ScriptFacts
-from checkpoint_core.scripts.paths import output_elsewhere
-from checkpoint_core.scripts.reading import read_script, resume_target
-from checkpoint_core.scripts.script import find_script
-from checkpoint_core.states import discovery, inspection
-from checkpoint_core.states.discovery import Listing, RunDir, StateDir
-from checkpoint_core.states.facts import FileEntry, LoraFacts, Reading, StateFacts
-from checkpoint_core.states.inspection import RECENT_NS
-from checkpoint_core.states.layout import CUSTOM_OBJECT, TRAIN_STATE, Layout, parse_state_name
-from checkpoint_core.states.verification import Progress, Verified, verify_state
-from checkpoint_core.trainer.dataset import dataset_key, read_dataset
-from checkpoint_core.trainer.dataset_config import DatasetFacts
-from checkpoint_core.trainer.position import locate
+from checkpoint_core.environment import Environment, RehearsalOutcome
+from checkpoint_core.scripts import ScriptFacts, find_script, output_elsewhere, read_script, resume_target
+from checkpoint_core.states import (
+    CUSTOM_OBJECT,
+    RECENT_NS,
+    TRAIN_STATE,
+    FileEntry,
+    Layout,
+    Listing,
+    LoraFacts,
+    Progress,
+    Reading,
+    RunDir,
+    StateDir,
+    StateFacts,
+    Verified,
+    discovery,
+    inspection,
+    parse_state_name,
+    verify_state,
+)
+from checkpoint_core.trainer import DatasetFacts, dataset_key, locate, read_dataset
 
 __all__ = [
     "AuditReport",
@@ -50,7 +57,7 @@ class _Remembered:
     key: object
     facts: StateFacts
     report: CheckpointReport | None = None
-    around: Surroundings | None = None
+    context: CheckContext | None = None
 
 
 class Auditor:
@@ -156,15 +163,15 @@ class Auditor:
         self._rehearsals[facts.path] = (listing, before.environment, outcome)
         return self.audit_run(run).checkpoint(checkpoint)
 
-    def surroundings(self, checkpoint: CheckpointReport) -> Surroundings:
+    def context(self, checkpoint: CheckpointReport) -> CheckContext:
         """What a checkpoint was judged against, without a rehearsal: to judge it as it would be after a change.
 
         :raises UnknownName: when it was not judged here.
         """
         known = self._states.get(checkpoint.facts.path)
-        if known is None or known.around is None:
+        if known is None or known.context is None:
             raise UnknownName(f"The checkpoint {checkpoint.name!r} is not known here; refresh.")
-        return replace(known.around, rehearsal=None, recent=False)
+        return replace(known.context, rehearsal=None, recent=False)
 
     def _rehearsal(self, facts: StateFacts, environment: Environment) -> RehearsalOutcome | None:
         known = self._rehearsals.get(facts.path)
@@ -196,18 +203,18 @@ class Auditor:
             free_bytes=inspection.free_bytes(found.path),
             problem=found.listing.problem,
         )
-        around = self._around(facts, frozenset(entries), environment)
-        reports = tuple(self._report(state, around) for state in states)
+        context = self._context_of(facts, frozenset(entries), environment)
+        reports = tuple(self._report(state, context) for state in states)
         ordered = tuple(sorted(reports, key=lambda report: (report.order, report.name), reverse=True))
         findings = (
             *guarded(lambda: check_run(facts)),
-            *guarded(lambda: check_run_environment(around.environment)),
+            *guarded(lambda: check_run_environment(context.environment)),
         )
-        return RunReport(facts, ordered, findings, around.environment)
+        return RunReport(facts, ordered, findings, context.environment)
 
-    def _around(self, facts: RunFacts, names: frozenset[str], environment: Environment) -> Surroundings:
+    def _context_of(self, facts: RunFacts, names: frozenset[str], environment: Environment) -> CheckContext:
         """What all states of a run are judged against."""
-        return Surroundings(
+        return CheckContext(
             run=facts.path,
             script=facts.script,
             steps_per_epoch=facts.steps_per_epoch or _implied(facts.states, facts.script),
@@ -278,15 +285,15 @@ class Auditor:
             return Layout.ACCELERATE_OBJECTS, "from the files, for want of a train script"
         return Layout.SD_SCRIPTS, "assumed, for want of a train script"
 
-    def _report(self, facts: StateFacts, around: Surroundings) -> CheckpointReport:
+    def _report(self, facts: StateFacts, context: CheckContext) -> CheckpointReport:
         recent = facts.changed or abs(self._clock() - facts.saved_ns) < RECENT_NS
-        rehearsal = self._rehearsal(facts, around.environment)
+        rehearsal = self._rehearsal(facts, context.environment)
         if recent or rehearsal:
-            around = replace(around, recent=recent, rehearsal=rehearsal)
+            context = replace(context, recent=recent, rehearsal=rehearsal)
         known = self._states[facts.path]
-        if known.report is None or known.report.facts is not facts or known.around != around:
-            report = judge(facts, around)
-            known = self._states[facts.path] = replace(known, report=report, around=around)
+        if known.report is None or known.report.facts is not facts or known.context != context:
+            report = judge(facts, context)
+            known = self._states[facts.path] = replace(known, report=report, context=context)
         assert known.report is not None  # noqa: S101 - made above
         return known.report
 

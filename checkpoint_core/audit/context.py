@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
-from checkpoint_core.environment.facts import Environment
-from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome
-from checkpoint_core.scripts.facts import ResumeTarget, ScriptFacts
-from checkpoint_core.states.facts import Damage, LoraFacts, Reading, Skipped, StateFacts
-from checkpoint_core.trainer.dataset_config import DatasetFacts
+from checkpoint_core.environment import Environment, RehearsalOutcome
+from checkpoint_core.scripts import ResumeTarget, ScriptFacts
+from checkpoint_core.states import Damage, LoraFacts, Reading, Skipped, StateFacts
+from checkpoint_core.trainer import DatasetFacts
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class RunFacts:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class CheckContext:
     """Everything around one state that its verdict depends on.
 
     :param run: the run's folder, above the state.

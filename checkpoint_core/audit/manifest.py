@@ -21,11 +21,17 @@ from urllib.parse import quote
 from checkpoint_core.atomic_write import WriteFailed, new_file, own_folder, remove_own_file
 from checkpoint_core.audit.findings import Finding, Severity, Subject, Verdict
 from checkpoint_core.audit.reports import CheckpointReport
-from checkpoint_core.formats.reader import MAX_COUNT, DamageKind, FileReader, FormatError
-from checkpoint_core.states.facts import Damage, EntryKind, FileEntry, ManifestFile, Reading
-from checkpoint_core.states.inspection import reading
-from checkpoint_core.states.layout import MANIFESTS_FOLDER
-from checkpoint_core.states.verification import digest_of
+from checkpoint_core.formats import MAX_COUNT, DamageKind, FileReader, FormatError
+from checkpoint_core.states import (
+    MANIFESTS_FOLDER,
+    Damage,
+    EntryKind,
+    FileEntry,
+    ManifestFile,
+    Reading,
+    digest_of,
+    reading,
+)
 
 __all__ = [
     "Manifest",

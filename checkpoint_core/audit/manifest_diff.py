@@ -10,11 +10,23 @@ from functools import cached_property
 from pathlib import Path
 
 from checkpoint_core.audit.manifest import Manifest, ManifestFile, manifest_name, read_manifest
-from checkpoint_core.states.discovery import RunDir, list_directory
-from checkpoint_core.states.facts import Change, EntryKind, FileEntry, ManifestFacts, StateFacts
-from checkpoint_core.states.layout import MANIFESTS_FOLDER, is_saved_file
-from checkpoint_core.states.repair_records import RECORD, UNDONE, RecordUnusable, RepairRecord, read_records
-from checkpoint_core.trainer.reconstruction import TOLERANCE_NS
+from checkpoint_core.states import (
+    MANIFESTS_FOLDER,
+    RECORD,
+    UNDONE,
+    EntryKind,
+    FileChange,
+    FileEntry,
+    ManifestFacts,
+    RecordUnusable,
+    RepairRecord,
+    RunDir,
+    StateFacts,
+    is_saved_file,
+    list_directory,
+    read_records,
+)
+from checkpoint_core.trainer import TOLERANCE_NS
 
 _SECOND = 1_000_000_000
 
@@ -121,10 +133,10 @@ def _is_later(entry: FileEntry, file: ManifestFile) -> bool:
     return abs(entry.modified_ns - file.modified_ns) > TOLERANCE_NS
 
 
-def _change(entry: FileEntry | None, file: ManifestFile) -> Change | None:
+def _change(entry: FileEntry | None, file: ManifestFile) -> FileChange | None:
     """How a file differs; copies and some disks keep times to two seconds only."""
     if entry is None or entry.kind is not EntryKind.FILE:
-        return Change.MISSING
+        return FileChange.MISSING
     if entry.size_bytes != file.size_bytes:
-        return Change.SIZE
-    return Change.TIME if _is_later(entry, file) else None
+        return FileChange.SIZE
+    return FileChange.TIME if _is_later(entry, file) else None

@@ -8,7 +8,7 @@ from checkpoint_core.audit.auditor import CheckpointReport
 from checkpoint_core.audit.findings import Severity, Verdict
 from checkpoint_core.audit.reports import RunReport, find_latest_resumable
 from checkpoint_core.audit.wording import title
-from checkpoint_core.states.facts import LoraFacts
+from checkpoint_core.states import LoraFacts
 
 _TO_CURE = (Severity.FIXABLE, Severity.WARNING, Severity.UNKNOWN)
 

@@ -7,12 +7,15 @@ from pathlib import Path
 
 from checkpoint_core.audit.context import RunFacts
 from checkpoint_core.audit.findings import Finding, Subject, Verdict, deciding_findings
-from checkpoint_core.environment.facts import Environment, EnvironmentFacts
-from checkpoint_core.environment.pickle_support import is_unusual
-from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome, Status
-from checkpoint_core.states.facts import Skipped, StateFacts
-from checkpoint_core.trainer.forecast import Outlook
-from checkpoint_core.trainer.position import Position
+from checkpoint_core.environment import (
+    Environment,
+    EnvironmentFacts,
+    RehearsalOutcome,
+    RehearsalStatus,
+    is_unusual,
+)
+from checkpoint_core.states import Skipped, StateFacts
+from checkpoint_core.trainer import Forecast, Position
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class CheckpointReport:
     position: Position
     findings: tuple[Finding, ...]
     verdict: Verdict
-    outlook: Outlook | None = None
+    forecast: Forecast | None = None
     environment: Environment = None
     rehearsal: RehearsalOutcome | None = None
 
@@ -42,7 +45,7 @@ class CheckpointReport:
     @property
     def needs_rehearsal(self) -> bool:
         """Whether nobody has tried the environment's versions, and this state was not loaded there for trial."""
-        tried = self.rehearsal is not None and self.rehearsal.status is not Status.CANCELLED
+        tried = self.rehearsal is not None and self.rehearsal.status is not RehearsalStatus.CANCELLED
         return (
             not tried
             and isinstance(self.environment, EnvironmentFacts)

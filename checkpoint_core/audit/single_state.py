@@ -10,29 +10,30 @@ from pathlib import Path
 
 from checkpoint_core.audit.auditor import Auditor, CheckpointReport, judge
 from checkpoint_core.audit.catalogue.states import finding
-from checkpoint_core.audit.context import Surroundings
+from checkpoint_core.audit.context import CheckContext
 from checkpoint_core.audit.findings import Finding, Verdict
 from checkpoint_core.audit.reports import RunReport, UnknownName
-from checkpoint_core.environment.facts import Environment
-from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome
-from checkpoint_core.scripts.facts import ScriptFacts
-from checkpoint_core.scripts.paths import output_elsewhere
-from checkpoint_core.scripts.reading import read_script
-from checkpoint_core.scripts.script import find_script
-from checkpoint_core.states import discovery, inspection
-from checkpoint_core.states.discovery import OutputsFolderError, StateDir, list_directory
-from checkpoint_core.states.facts import LoraFacts, Reading, StateFacts
-from checkpoint_core.states.inspection import RECENT_NS
-from checkpoint_core.states.layout import (
+from checkpoint_core.environment import Environment, RehearsalOutcome
+from checkpoint_core.scripts import ScriptFacts, find_script, output_elsewhere, read_script
+from checkpoint_core.states import (
     AUTOMATIC_FOLDER,
+    RECENT_NS,
     Layout,
+    LoraFacts,
+    OutputsFolderError,
+    Progress,
+    Reading,
     SavePoint,
+    StateDir,
+    StateFacts,
+    discovery,
+    inspection,
+    list_directory,
     looks_like_state,
     parse_state_name,
+    verify_state,
 )
-from checkpoint_core.states.verification import Progress, verify_state
-from checkpoint_core.trainer.dataset import read_dataset
-from checkpoint_core.trainer.position import Position, locate
+from checkpoint_core.trainer import Position, locate, read_dataset
 
 
 class ScriptUnusable(ValueError):
@@ -82,7 +83,7 @@ def audit_state(
         facts = replace(facts, deep=verify_state(facts, progress, cancelled))
     recent = facts.changed or abs(clock() - facts.saved_ns) < RECENT_NS
     names = frozenset(entry.name for entry in list_directory(folder, folder.parent).entries)
-    around = Surroundings(
+    context = CheckContext(
         run=folder,
         script=script,
         steps_per_epoch=_steps_per_epoch(run, script),
@@ -94,8 +95,8 @@ def audit_state(
         free_bytes=inspection.free_bytes(folder),
     )
     if rehearse is not None:
-        around = replace(around, rehearsal=rehearse(facts, environment))
-    return judge(facts, around)
+        context = replace(context, rehearsal=rehearse(facts, environment))
+    return judge(facts, context)
 
 
 def _given_script(path: Path) -> ScriptFacts:

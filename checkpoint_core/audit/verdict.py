@@ -15,7 +15,7 @@ from checkpoint_core.audit.checks.rehearsal import findings_of
 from checkpoint_core.audit.checks.run_level import unread_config
 from checkpoint_core.audit.checks.settings import check_settings
 from checkpoint_core.audit.checks.since_save import check_since_save
-from checkpoint_core.audit.context import Surroundings
+from checkpoint_core.audit.context import CheckContext
 from checkpoint_core.audit.findings import (
     Finding,
     Severity,
@@ -25,59 +25,58 @@ from checkpoint_core.audit.findings import (
     fold,
 )
 from checkpoint_core.audit.reports import CheckpointReport, state_name
-from checkpoint_core.environment.facts import EnvironmentFacts
-from checkpoint_core.states.facts import StateFacts
-from checkpoint_core.trainer.forecast import Outlook, make_outlook
-from checkpoint_core.trainer.position import Position, locate
+from checkpoint_core.environment import EnvironmentFacts
+from checkpoint_core.states import StateFacts
+from checkpoint_core.trainer import Forecast, Position, locate, make_forecast
 
 
-def judge(facts: StateFacts, around: Surroundings) -> CheckpointReport:
+def judge(facts: StateFacts, context: CheckContext) -> CheckpointReport:
     """Facts to a verdict; pure."""
-    position = locate(facts, around.script, around.steps_per_epoch)
-    outlook, crash = _outlook(facts, position, around)
-    told = tuple(_findings(facts, position, around, outlook))
-    softened = _softened(told, facts, position, around)
+    position = locate(facts, context.script, context.steps_per_epoch)
+    forecast, crash = _forecast(facts, position, context)
+    told = tuple(_findings(facts, position, context, forecast))
+    softened = _softened(told, facts, position, context)
     since = tuple(guarded(lambda: check_since_save(facts, softened)))
     findings = (*softened, *since, *crash)
-    if around.rehearsal:
-        outcome, known = around.rehearsal, findings
+    if context.rehearsal:
+        outcome, known = context.rehearsal, findings
         findings += tuple(guarded(lambda: iter(findings_of(outcome, known))))
-    if facts.changed or (around.recent and any(_is_unfinished(found) for found in findings)):
+    if facts.changed or (context.recent and any(_is_unfinished(found) for found in findings)):
         findings = (finding("save-in-progress"),)
     ordered = by_weight(findings)
     verdict = fold(ordered)
     return CheckpointReport(
-        run=around.run.name,
-        name=state_name(facts.path, around.run),
+        run=context.run.name,
+        name=state_name(facts.path, context.run),
         facts=facts,
         position=position,
         findings=ordered,
         verdict=verdict,
-        outlook=outlook if verdict in _WITH_OUTLOOK else None,
-        environment=around.environment,
-        rehearsal=around.rehearsal,
+        forecast=forecast if verdict in _WITH_OUTLOOK else None,
+        environment=context.environment,
+        rehearsal=context.rehearsal,
     )
 
 
 def _findings(
-    facts: StateFacts, position: Position, around: Surroundings, outlook: Outlook | None
+    facts: StateFacts, position: Position, context: CheckContext, forecast: Forecast | None
 ) -> Iterator[Finding]:
-    environment, script = around.environment, around.script
+    environment, script = context.environment, context.script
     trainer = environment.trainer if isinstance(environment, EnvironmentFacts) else None
     yield from guarded(lambda: in_environment(check_integrity(facts), environment, hostile_files(facts)))
     yield from guarded(lambda: check_consistency(facts))
-    yield from guarded(lambda: check_compatibility(facts, position, script, around.dataset))
+    yield from guarded(lambda: check_compatibility(facts, position, script, context.dataset))
     yield from guarded(lambda: check_settings(facts, script, trainer))
     yield from guarded(lambda: unread_config(script))
-    yield from guarded(lambda: check_plan(facts, position, around, outlook))
+    yield from guarded(lambda: check_plan(facts, position, context, forecast))
     yield from guarded(lambda: check_environment(facts, environment, script))
 
 
 def _softened(
-    told: tuple[Finding, ...], facts: StateFacts, position: Position, around: Surroundings
+    told: tuple[Finding, ...], facts: StateFacts, position: Position, context: CheckContext
 ) -> tuple[Finding, ...]:
     try:
-        return tuple(rebuildable(told, facts, position, around.script))
+        return tuple(rebuildable(told, facts, position, context.script))
     except Exception as error:  # noqa: BLE001 - as in `guarded`
         return (*told, _crashed(error))
 
@@ -86,11 +85,11 @@ def _softened(
 _WITH_OUTLOOK = (Verdict.READY, Verdict.READY_WITH_WARNINGS, Verdict.NEEDS_FIX, Verdict.UNKNOWN)
 
 
-def _outlook(
-    facts: StateFacts, position: Position, around: Surroundings
-) -> tuple[Outlook | None, tuple[Finding, ...]]:
+def _forecast(
+    facts: StateFacts, position: Position, context: CheckContext
+) -> tuple[Forecast | None, tuple[Finding, ...]]:
     try:
-        return make_outlook(facts, position, around.script, around.dataset, around.names_where_saved), ()
+        return make_forecast(facts, position, context.script, context.dataset, context.names_where_saved), ()
     except Exception as error:  # noqa: BLE001 - as in `guarded`
         return None, (_crashed(error),)
 

@@ -1,1 +1,7 @@
-"""The command line."""
+"""Commands, printing and exit codes."""
+
+from __future__ import annotations
+
+from checkpoint_core.cli.app import app
+
+__all__ = ["app"]

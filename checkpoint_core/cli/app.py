@@ -11,15 +11,17 @@ import typer
 from rich.progress import DownloadColumn, MofNCompleteColumn, TextColumn
 
 from checkpoint_core.atomic_write import backups_of, new_file
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport
-from checkpoint_core.audit.reports import AuditReport, RunReport, find_latest_resumable
-from checkpoint_core.audit.single_state import audit_state, fluxgym_root
-from checkpoint_core.audit.wording import title
-from checkpoint_core.cli import exit_codes as exit_code
-from checkpoint_core.cli import prune as cli_prune
-from checkpoint_core.cli import repair as cli_repair
-from checkpoint_core.cli import training as cli_training
-from checkpoint_core.cli import views as console_view
+from checkpoint_core.audit import (
+    Auditor,
+    AuditReport,
+    CheckpointReport,
+    RunReport,
+    audit_state,
+    find_latest_resumable,
+    fluxgym_root,
+    title,
+)
+from checkpoint_core.cli import exit_codes
 from checkpoint_core.cli.options import (
     LayoutOption,
     PythonOption,
@@ -42,17 +44,24 @@ from checkpoint_core.cli.output import (
     show,
     stop,
 )
-from checkpoint_core.environment.facts import Environment
-from checkpoint_core.environment.interpreters import asker
-from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome, Stage
-from checkpoint_core.environment.rehearsal.run import rehearse_state
-from checkpoint_core.recovery.planning import plan_recovery
-from checkpoint_core.recovery.resume import plan_checked
-from checkpoint_core.report.collect import diagnosis_for
-from checkpoint_core.report.json_schema import check_json, scan_json
-from checkpoint_core.scripts.change import NoScript, ScriptChange, plan_fresh
-from checkpoint_core.scripts.script import find_script
-from checkpoint_core.states.facts import StateFacts
+from checkpoint_core.cli.prune import prune as prune_command
+from checkpoint_core.cli.repair import recover as recover_command
+from checkpoint_core.cli.repair import repair as repair_command
+from checkpoint_core.cli.training import status as status_command
+from checkpoint_core.cli.training import stop_training as stop_command
+from checkpoint_core.cli.training import watch as watch_command
+from checkpoint_core.cli.views import checkpoint_view, diff_view, scan_view
+from checkpoint_core.environment import (
+    Environment,
+    RehearsalOutcome,
+    RehearsalStage,
+    environment_source,
+    rehearse_state,
+)
+from checkpoint_core.recovery import plan_checked, plan_recovery
+from checkpoint_core.report import check_json, diagnosis_for, scan_json
+from checkpoint_core.scripts import NoScript, ScriptChange, find_script, plan_fresh
+from checkpoint_core.states import StateFacts
 
 app = typer.Typer(
     add_completion=False,
@@ -100,8 +109,8 @@ def scan(
         elif as_csv:
             print_csv(report)
         else:
-            show(console_view.scan_view(report))
-        raise typer.Exit(exit_code.of_runs(report.runs))
+            show(scan_view(report))
+        raise typer.Exit(exit_codes.of_runs(report.runs))
 
 
 @app.command()
@@ -134,14 +143,14 @@ def check(
                 layout,
                 deep,
                 lambda done, total: bar.update(task, completed=done, total=total),
-                environment=asker(fluxgym_root(state), chosen=usable_python(python))(),
+                environment=environment_source(fluxgym_root(state), chosen=usable_python(python))(),
                 rehearse=_rehearse if rehearse else None,
             )
         if as_json:
             print_json(check_json(checkpoint))
         else:
-            show(console_view.checkpoint_view(checkpoint))
-        raise typer.Exit(exit_code.of_checkpoint(checkpoint))
+            show(checkpoint_view(checkpoint))
+        raise typer.Exit(exit_codes.of_checkpoint(checkpoint))
 
 
 @app.command()
@@ -225,13 +234,13 @@ def report(
         say("Look through diagnosis.md in it before you send it: prompts and names of runs are still there.")
 
 
-# In the order of the help; their functions stand in a module of their own.
-repair = app.command()(cli_repair.repair)
-recover = app.command()(cli_repair.recover)
-watch = app.command()(cli_training.watch)
-status = app.command()(cli_training.status)
-stop_training = app.command(name="stop")(cli_training.stop_training)
-prune = app.command()(cli_prune.prune)
+# In the order of the help; their functions stand in modules of their own.
+repair = app.command()(repair_command)
+recover = app.command()(recover_command)
+watch = app.command()(watch_command)
+status = app.command()(status_command)
+stop_training = app.command(name="stop")(stop_command)
+prune = app.command()(prune_command)
 
 
 def _scanned(auditor: Auditor, run: str | None) -> AuditReport:
@@ -247,7 +256,7 @@ def _chosen(run: RunReport, state: str | None) -> CheckpointReport:
     if state is not None:
         checkpoint = named_checkpoint(run, state)
         if not checkpoint.verdict.resumes:
-            show(console_view.checkpoint_view(checkpoint))
+            show(checkpoint_view(checkpoint))
             stop("Refused: this checkpoint will not resume as it is. The train script was not changed.")
         return checkpoint
     found = find_latest_resumable(run)
@@ -264,10 +273,10 @@ def _chosen(run: RunReport, state: str | None) -> CheckpointReport:
 def _rehearse(facts: StateFacts, environment: Environment) -> RehearsalOutcome:
     """A rehearsal with its stages shown."""
     with progress("Rehearsing", TextColumn("{task.description}")) as bar:
-        task = bar.add_task("", total=len(Stage))
+        task = bar.add_task("", total=len(RehearsalStage))
 
-        def on_stage(stage: Stage) -> None:
-            bar.update(task, completed=list(Stage).index(stage), description=stage.value)
+        def on_stage(stage: RehearsalStage) -> None:
+            bar.update(task, completed=list(RehearsalStage).index(stage), description=stage.value)
 
         return rehearse_state(facts, environment, on_stage)
 
@@ -278,7 +287,7 @@ def _tried(auditor: Auditor, checkpoint: CheckpointReport, wanted: bool) -> Chec
         return checkpoint
     tried = auditor.rehearse(checkpoint.run, checkpoint.name, _rehearse)
     if not tried.verdict.resumes:
-        show(console_view.checkpoint_view(tried))
+        show(checkpoint_view(tried))
         stop("Refused: it did not load for trial. The train script was not changed.")
     for found in tried.findings:
         if found.code.startswith("rehearsal-"):
@@ -316,7 +325,7 @@ def _carry_out(change: ScriptChange, folder: Path, dry_run: bool) -> None:
     else:
         for line in change.summary:
             say(f"Change: {line}")
-        show(console_view.diff_view(change.diff))
+        show(diff_view(change.diff))
     if dry_run:
         say("Dry run: nothing was written.")
         return

@@ -5,9 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 
-from checkpoint_core.audit.auditor import CheckpointReport
-from checkpoint_core.audit.findings import Verdict
-from checkpoint_core.audit.reports import RunReport
+from checkpoint_core.audit import CheckpointReport, RunReport, Verdict
 
 
 class ExitCode(enum.IntEnum):

@@ -9,16 +9,11 @@ from typing import Annotated
 
 import typer
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport
-from checkpoint_core.audit.reports import RunReport, UnknownName
+from checkpoint_core.audit import Auditor, CheckpointReport, RunReport, UnknownName
 from checkpoint_core.cli.output import Usage, say
-from checkpoint_core.environment.interpreters import asker
-from checkpoint_core.scripts.change import Receipt
-from checkpoint_core.scripts.paths import run_command
-from checkpoint_core.scripts.reading import read_script
-from checkpoint_core.scripts.script import find_script
-from checkpoint_core.states.discovery import find_runs
-from checkpoint_core.states.layout import Layout
+from checkpoint_core.environment import environment_source
+from checkpoint_core.scripts import Receipt, find_script, read_script, run_command
+from checkpoint_core.states import Layout, find_runs
 
 LayoutOption = Annotated[
     Layout | None,
@@ -49,7 +44,7 @@ RunDirArgument = Annotated[
 def auditor_of(outputs: Path, layout: Layout | None, python: Path | None) -> Auditor:
     """Who judges the runs of an outputs folder."""
     root = Path(os.path.abspath(outputs)).parent
-    return Auditor(outputs, layout, environment=asker(root, chosen=usable_python(python)))
+    return Auditor(outputs, layout, environment=environment_source(root, chosen=usable_python(python)))
 
 
 def usable_python(python: Path | None) -> Path | None:

@@ -13,15 +13,11 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.text import Text
 
-from checkpoint_core.audit.reports import AuditReport, UnknownName
-from checkpoint_core.audit.single_state import ScriptUnusable
+from checkpoint_core.audit import AuditReport, ScriptUnusable, UnknownName
 from checkpoint_core.cli.exit_codes import ExitCode
-from checkpoint_core.recovery.repair import MendFailed
-from checkpoint_core.recovery.resume import ResumeRefused
-from checkpoint_core.recovery.transaction import NothingToUndo, StateChangedSinceShown
-from checkpoint_core.scripts.change import SCRIPT_TROUBLE
-from checkpoint_core.states.discovery import OutputsFolderError
-from checkpoint_core.states.repair_records import RecordUnusable
+from checkpoint_core.recovery import NothingToUndo, RepairFailed, ResumeRefused, StateChangedSinceShown
+from checkpoint_core.scripts import SCRIPT_TROUBLE
+from checkpoint_core.states import OutputsFolderError, RecordUnusable
 from checkpoint_core.text import printable
 
 
@@ -48,7 +44,7 @@ def problems_told() -> Iterator[None]:
         StateChangedSinceShown,
         NothingToUndo,
         RecordUnusable,
-        MendFailed,
+        RepairFailed,
         ResumeRefused,
     ) as error:
         stop(f"Refused: {error}")
@@ -94,7 +90,7 @@ def print_json(value: dict[str, Any]) -> None:
 def print_csv(report: AuditReport) -> None:
     """Print the table as CSV and nothing else."""
     # pandas takes half a second that the other commands need not spend.
-    from checkpoint_core.report.table import to_dataframe
+    from checkpoint_core.report import to_dataframe
 
     text = to_dataframe(report).to_csv(index=False, date_format="%Y-%m-%dT%H:%M:%S.%fZ", lineterminator="\n")
     typer.echo(text.encode("utf-8", "surrogateescape"), nl=False)

@@ -12,8 +12,7 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from checkpoint_core.audit.auditor import Auditor
-from checkpoint_core.audit.reports import RunReport
+from checkpoint_core.audit import Auditor, RunReport
 from checkpoint_core.cli.exit_codes import ExitCode
 from checkpoint_core.cli.options import (
     LayoutOption,
@@ -24,18 +23,20 @@ from checkpoint_core.cli.options import (
     named_checkpoint,
 )
 from checkpoint_core.cli.output import Usage, print_json, problems_told, say, show, stop, tell
-from checkpoint_core.recovery import transaction as workshop
-from checkpoint_core.recovery.removal import (
+from checkpoint_core.recovery import (
+    DiskForecast,
     RemovalRefused,
+    RetentionPlan,
+    disk_forecast,
     finish_removals,
-    look_again,
+    look_again_at_run,
     plan_removal,
     retention_of,
+    transaction,
 )
-from checkpoint_core.recovery.retention import DiskOutlook, RetentionPlan, disk_outlook
-from checkpoint_core.report.json_schema import SCHEMA_VERSION, Json
+from checkpoint_core.report import SCHEMA_VERSION, Json
 from checkpoint_core.text import human_bytes, printable
-from checkpoint_core.training.status import in_use
+from checkpoint_core.training import in_use
 
 RemoveOption = Annotated[
     list[str] | None,
@@ -73,17 +74,17 @@ def prune(
         if remove:
             _remove(auditor, run, remove, plan)
             return
-        outlook = disk_outlook(run)
+        forecast = disk_forecast(run)
         if as_json:
-            print_json(retention_json(run.name, outlook, plan))
+            print_json(retention_json(run.name, forecast, plan))
         else:
-            show(_view(outlook, plan))
-        raise typer.Exit(_exit_code(outlook))
+            show(_view(forecast, plan))
+        raise typer.Exit(_exit_code(forecast))
 
 
 def _settled(auditor: Auditor, run: RunReport) -> RunReport:
     """The run, after what an earlier repair or removal left half done is finished."""
-    done = workshop.settle(run.facts.path)
+    done = transaction.finish_interrupted(run.facts.path)
     for record in done:
         tell(f"A repair of {record.state} had been interrupted; it is finished now ({record.status}).")
     removed = finish_removals(run.facts.path)
@@ -98,15 +99,15 @@ def _remove(auditor: Auditor, run: RunReport, wanted: Sequence[str], plan: Reten
         removal = plan_removal(run, names, plan)
         for line in removal.lines:
             say(line)
-        done = removal.execute(look_again(auditor, run.name, lambda: in_use(run.facts.path)))
+        done = removal.execute(look_again_at_run(auditor, run.name, lambda: in_use(run.facts.path)))
     except RemovalRefused as error:
         stop(f"Refused: {error}")
     say(f"Removed: {', '.join(done.names)}. {human_bytes(done.freed_bytes)} are free again.")
-    say(disk_outlook(auditor.audit_run(run.name)).sentence)
+    say(disk_forecast(auditor.audit_run(run.name)).sentence)
 
 
-def _view(outlook: DiskOutlook, plan: RetentionPlan) -> RenderableType:
-    parts: list[RenderableType] = [Text(printable(outlook.sentence), style="bold")]
+def _view(forecast: DiskForecast, plan: RetentionPlan) -> RenderableType:
+    parts: list[RenderableType] = [Text(printable(forecast.sentence), style="bold")]
     if plan.candidates:
         parts.append(Text(f"These checkpoints could go and free {human_bytes(plan.gain_bytes)}:"))
     for each in plan.candidates:
@@ -123,18 +124,18 @@ def _indented(line: str) -> RenderableType:
     return Padding(Text(printable(line)), (0, 0, 0, 3), expand=False)
 
 
-def retention_json(run: str, outlook: DiskOutlook, plan: RetentionPlan) -> Json:
+def retention_json(run: str, forecast: DiskForecast, plan: RetentionPlan) -> Json:
     """The document of ``prune --json``."""
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "retention",
         "run": run,
         "disk": {
-            "free_bytes": outlook.free_bytes,
-            "needed_bytes": outlook.needed_bytes,
-            "next_save_bytes": outlook.next_save_bytes,
-            "is_enough": outlook.is_enough,
-            "sentence": outlook.sentence,
+            "free_bytes": forecast.free_bytes,
+            "needed_bytes": forecast.needed_bytes,
+            "next_save_bytes": forecast.next_save_bytes,
+            "is_enough": forecast.is_enough,
+            "sentence": forecast.sentence,
         },
         "candidates": [vars(each) for each in plan.candidates],
         "kept": [vars(each) for each in plan.kept],
@@ -142,7 +143,7 @@ def retention_json(run: str, outlook: DiskOutlook, plan: RetentionPlan) -> Json:
     }
 
 
-def _exit_code(outlook: DiskOutlook) -> ExitCode:
-    if outlook.is_enough is None:
+def _exit_code(forecast: DiskForecast) -> ExitCode:
+    if forecast.is_enough is None:
         return ExitCode.COULD_NOT_TELL
-    return ExitCode.RESUMES if outlook.is_enough else ExitCode.DOES_NOT
+    return ExitCode.RESUMES if forecast.is_enough else ExitCode.DOES_NOT

@@ -14,19 +14,28 @@ from checkpoint_core.atomic_write import WriteFailed
 from checkpoint_core.cli.exit_codes import ExitCode
 from checkpoint_core.cli.options import LayoutOption, PythonOption, RunDirArgument, audited_run, auditor_of
 from checkpoint_core.cli.output import Usage, print_json, problems_told, say, stop, tell
-from checkpoint_core.environment.facts import EnvironmentFacts
-from checkpoint_core.report.training import training_json, training_lines
+from checkpoint_core.environment import EnvironmentFacts
+from checkpoint_core.report import training_json, training_lines
 from checkpoint_core.text import local_time
-from checkpoint_core.training import launcher as starting
-from checkpoint_core.training import processes
-from checkpoint_core.training.launcher import CannotStart, DeviceBusy, NothingRuns, Start
-from checkpoint_core.training.log.files import JournalLine
-from checkpoint_core.training.record import Status, TrainingRecord, read_record, write_record
-from checkpoint_core.training.restart_policy import Policy
-from checkpoint_core.training.status import Processes, training_status
-from checkpoint_core.training.training_process import Attempt
-from checkpoint_core.training.watcher import RunWorld
-from checkpoint_core.training.watcher import watch as watch_run
+from checkpoint_core.training import (
+    CannotStart,
+    DeviceBusy,
+    JournalLine,
+    LiveRun,
+    NothingRuns,
+    Policy,
+    Processes,
+    ProcessState,
+    Start,
+    TrainingProcess,
+    TrainingRecord,
+    launcher,
+    processes,
+    read_record,
+    training_status,
+    write_record,
+)
+from checkpoint_core.training import watch as watch_run
 
 #: How long a watcher that was started for it waits for its claim to be written.
 _CLAIM_SECONDS = 20.0
@@ -72,11 +81,11 @@ def watch(
         auditor = auditor_of(folder.parent, layout, python)
         run = audited_run(folder, layout, python, auditor)
         policy = Policy(restarts, fruitless, wait, max(wait, _POLICY.longest_wait), hang_minutes)
-        world = RunWorld(auditor, run.name, starting.device_here(), on_line=_print_line)
+        world = LiveRun(auditor, run.name, launcher.device_here(), on_line=_print_line)
         environment = run.environment
         found = environment.executable if isinstance(environment, EnvironmentFacts) else None
         start = Start(folder, bring_back, force, found)
-        lost = "" if fresh else starting.overwrites(run)
+        lost = "" if fresh else launcher.overwrites(run)
         try:
             record, running = _claimed(folder, world, claimed) if claimed else _claim(start, world, lost)
             record = watch_run(world, record, policy, running)
@@ -88,20 +97,20 @@ def watch(
             tell("The watch is over; the training goes on. To end it: python -m checkpoint_core stop RUN_DIR")
             raise typer.Exit(ExitCode.DOES_NOT) from None
         say(record.message)
-        raise typer.Exit(ExitCode.RESUMES if record.status is Status.EXITED else ExitCode.DOES_NOT)
+        raise typer.Exit(ExitCode.RESUMES if record.status is ProcessState.EXITED else ExitCode.DOES_NOT)
 
 
 def _print_line(line: JournalLine) -> None:
     say(f"{local_time(line.at_ns)}  {line.text}")
 
 
-def _claim(start: Start, world: RunWorld, lost: str) -> tuple[TrainingRecord, Attempt | None]:
+def _claim(start: Start, world: LiveRun, lost: str) -> tuple[TrainingRecord, TrainingProcess | None]:
     """Claim a run for this process: one that runs unwatched is taken over, else its script is to be started."""
-    record, adopts = starting.claim_here(start, lost)
+    record, adopts = launcher.claim_here(start, lost)
     return record, _running(world, record) if adopts else None
 
 
-def _claimed(run: Path, world: RunWorld, token: str) -> tuple[TrainingRecord, Attempt | None]:
+def _claimed(run: Path, world: LiveRun, token: str) -> tuple[TrainingRecord, TrainingProcess | None]:
     """The claim that was made for this process by the one that started it."""
     until = time.monotonic() + _CLAIM_SECONDS
     while time.monotonic() < until:
@@ -114,7 +123,7 @@ def _claimed(run: Path, world: RunWorld, token: str) -> tuple[TrainingRecord, At
     raise CannotStart("Another process took this training over meanwhile.")
 
 
-def _running(world: RunWorld, record: TrainingRecord) -> Attempt | None:
+def _running(world: LiveRun, record: TrainingRecord) -> TrainingProcess | None:
     """The training of a run that runs already, if one does."""
     if record.training is not None and processes.is_alive(record.training):
         return world.adopt(record.training, prints_here=not record.is_adopted)
@@ -132,7 +141,7 @@ def stop_training(
     """
     with problems_told():
         try:
-            say(starting.stop(Path(os.path.abspath(run_dir)), now))
+            say(launcher.stop(Path(os.path.abspath(run_dir)), now))
         except NothingRuns as error:
             raise Usage(str(error)) from error
         except (CannotStart, WriteFailed) as error:
@@ -161,4 +170,4 @@ def status(
             return
         if told.record is None:
             raise typer.Exit(ExitCode.COULD_NOT_TELL)
-        raise typer.Exit(ExitCode.RESUMES if told.record.status is Status.EXITED else ExitCode.DOES_NOT)
+        raise typer.Exit(ExitCode.RESUMES if told.record.status is ProcessState.EXITED else ExitCode.DOES_NOT)

@@ -9,14 +9,22 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from checkpoint_core.audit.auditor import CheckpointReport
-from checkpoint_core.audit.findings import Finding, Severity, Verdict
-from checkpoint_core.audit.reports import AuditReport, RunReport
-from checkpoint_core.audit.wording import VERDICT_WORDS, environment_line, headline, judgement, note
-from checkpoint_core.recovery.options import Recovery, Way
-from checkpoint_core.recovery.repair import Mend
+from checkpoint_core.audit import (
+    VERDICT_WORDS,
+    AuditReport,
+    CheckpointReport,
+    Finding,
+    RunReport,
+    Severity,
+    Verdict,
+    environment_line,
+    headline,
+    judgement,
+    note,
+)
+from checkpoint_core.recovery import RecoveryOption, RecoveryPlan, RepairPlan
 from checkpoint_core.text import human_bytes, local_time, printable
-from checkpoint_core.trainer.forecast import outlook_sentence
+from checkpoint_core.trainer import forecast_sentence
 
 _STYLES = {
     Verdict.READY: "green",
@@ -108,8 +116,8 @@ def checkpoint_view(checkpoint: CheckpointReport) -> RenderableType:
                 f"{human_bytes(facts.size_bytes)}, layout {facts.layout.value} ({printable(facts.layout_source)})"
             )
         )
-    if checkpoint.outlook:
-        parts.append(Text(outlook_sentence(checkpoint.outlook)))
+    if checkpoint.forecast:
+        parts.append(Text(forecast_sentence(checkpoint.forecast)))
     if checkpoint.environment:
         parts.append(Text(f"Training environment: {printable(environment_line(checkpoint.environment))}"))
     return Group(*parts, *findings_view(checkpoint.findings))
@@ -145,27 +153,34 @@ def _left_out(name: str, reason: str) -> Text:
     return Text(f"Not looked into: {printable(name)}, because {printable(reason)}.")
 
 
-def recovery_view(recovery: Recovery) -> RenderableType:
+def recovery_view(recovery: RecoveryPlan) -> RenderableType:
     """The ways on, numbered, the best first."""
     parts: list[RenderableType] = [Text(printable(recovery.headline), style="bold")]
-    for number, way in enumerate(recovery.ways, 1):
-        parts += _way(number, way, is_best=way is recovery.recommended)
+    for number, option in enumerate(recovery.options, 1):
+        parts += _way(number, option, is_best=option is recovery.recommended)
     return Group(*parts)
 
 
-def _way(number: int, way: Way, is_best: bool) -> Iterator[RenderableType]:
+def _way(number: int, option: RecoveryOption, is_best: bool) -> Iterator[RenderableType]:
     best = (" (recommended)", "green") if is_best else ("", "")
-    yield Text.assemble((f"{number}. {printable(way.title)}", "bold"), best)
-    told = [f"Keeps: {way.keeps}", f"Loses: {way.loses}", *([way.outlook] if way.outlook else [])]
+    yield Text.assemble((f"{number}. {printable(option.title)}", "bold"), best)
+    told = [
+        f"Keeps: {option.keeps}",
+        f"Loses: {option.loses}",
+        *([option.forecast] if option.forecast else []),
+    ]
     yield Padding(Text("\n".join(printable(line) for line in told)), (0, 0, 0, 3), expand=False)
 
 
-def mend_view(mend: Mend) -> RenderableType:
+def repair_view(repair_plan: RepairPlan) -> RenderableType:
     """Everything that a repair changes, what it costs, and what will come of it."""
-    lines = [*(f"Change: {line}" for line in mend.does), *(f"Loses: {line}" for line in mend.costs)]
-    lines += [f"Note: {line}" for line in mend.notes]
+    lines = [
+        *(f"Change: {line}" for line in repair_plan.does),
+        *(f"Loses: {line}" for line in repair_plan.costs),
+    ]
+    lines += [f"Note: {line}" for line in repair_plan.notes]
     parts: list[RenderableType] = [Text("\n".join(printable(line) for line in lines))] if lines else []
-    parts.append(diff_view(mend.diff))
-    if mend.outlook:
-        parts.append(Text(printable(mend.outlook)))
+    parts.append(diff_view(repair_plan.diff))
+    if repair_plan.forecast:
+        parts.append(Text(printable(repair_plan.forecast)))
     return Group(*parts)

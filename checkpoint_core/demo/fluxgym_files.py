@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint_core.demo.options import TrainOptions
+from checkpoint_core.installation import PROJECT, is_installed
 
 REPEATS = 2
 """Repeats of each training image in an epoch, FluxGym's `num_repeats`."""
@@ -96,14 +97,12 @@ def write_trainer(root: Path, options: Sequence[str] = ()) -> Path:
     """
     path = root / "sd-scripts" / "flux_train_network.py"
     path.parent.mkdir(parents=True, exist_ok=True)
-    project = Path(__file__).resolve().parents[2]
+    found = "" if is_installed() else f"sys.path.insert(0, {str(PROJECT)!r})\n\n"
     text = f'''"""A small real training in the place of sd-scripts' Flux trainer, for this folder's runs."""
 
 import sys
 
-sys.path.insert(0, {str(project)!r})
-
-from checkpoint_core.demo.trainer import main
+{found}from checkpoint_core.demo.trainer import main
 
 if __name__ == "__main__":
     main([*sys.argv[1:], *{list(options)!r}])

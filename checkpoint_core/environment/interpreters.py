@@ -18,7 +18,7 @@ from checkpoint_core.environment.facts import (
     EnvironmentFacts,
     EnvironmentProblem,
 )
-from checkpoint_core.environment.probing import Asked
+from checkpoint_core.environment.probing import CachedProbe
 from checkpoint_core.environment.sd_scripts import read_trainer
 
 #: Names the training's Python where it cannot be found: a container, a rented machine's start script.
@@ -38,7 +38,7 @@ class Interpreter:
 
 
 def find_environment(
-    root: Path, asked: Asked, *, chosen: Path | None = None, hosting: bool = False
+    root: Path, probed: CachedProbe, *, chosen: Path | None = None, hosting: bool = False
 ) -> Environment:
     """The environment that trains in a FluxGym folder.
 
@@ -48,9 +48,9 @@ def find_environment(
     """
     trainer = read_trainer(root / "sd-scripts")
     for found in _certain(root, chosen, hosting):
-        return asked.ask(found.path, found.source, trainer)
+        return probed.probe(found.path, found.source, trainer)
     for found in _active():
-        answer = asked.ask(found.path, found.source, trainer)
+        answer = probed.probe(found.path, found.source, trainer)
         if isinstance(answer, EnvironmentFacts) and all(answer.version(name) for name in _NEEDED):
             return answer
     places = ", ".join(f"{name}/" for name in _FOLDERS)
@@ -159,7 +159,9 @@ def remember(root: Path, python: Path | None) -> None:
     new_file(own_folder(_memory().parent) / _memory().name, json.dumps(known, indent=2).encode())
 
 
-def asker(root: Path, *, chosen: Path | None = None, hosting: bool = False) -> Callable[[], Environment]:
+def environment_source(
+    root: Path, *, chosen: Path | None = None, hosting: bool = False
+) -> Callable[[], Environment]:
     """What asks for a FluxGym folder's environment again and again, and answers from memory while nothing changed."""
-    asked = Asked()
-    return lambda: find_environment(root, asked, chosen=chosen, hosting=hosting)
+    probed = CachedProbe()
+    return lambda: find_environment(root, probed, chosen=chosen, hosting=hosting)

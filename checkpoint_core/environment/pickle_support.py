@@ -14,7 +14,7 @@ from dataclasses import replace
 from packaging.version import InvalidVersion, Version
 
 from checkpoint_core.environment.facts import EnvironmentFacts
-from checkpoint_core.states.facts import RandomStatesFacts, Reading
+from checkpoint_core.states import RandomStatesFacts, Reading
 
 #: The versions that this was held against (``docs/conformance.md``); others are unusual, and worth a rehearsal.
 TESTED = {"accelerate": ("0.25", "1.15"), "torch": ("2.0", "2.13")}

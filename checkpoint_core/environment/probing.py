@@ -27,7 +27,7 @@ _DECIDING_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "PYTHONNOUSERSITE", "CUDA_VIS
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
-def ask(
+def probe(
     executable: Path | str,
     source: str,
     trainer: TrainerFacts | None = None,
@@ -105,7 +105,7 @@ def _facts(
     )
 
 
-class Asked:
+class CachedProbe:
     """Answers kept until the Python, its packages or the variables that decide about them change.
 
     Installing or removing a package changes its ``site-packages`` folder's time. A Python that did not answer is left
@@ -120,10 +120,10 @@ class Asked:
         self._silent: dict[tuple[str, str], tuple[float, EnvironmentProblem]] = {}
         self._lock = threading.Lock()
 
-    def ask(
+    def probe(
         self, executable: Path | str, source: str, trainer: TrainerFacts | None = None
     ) -> EnvironmentFacts | EnvironmentProblem:
-        """As :func:`ask`, from memory where nothing has changed."""
+        """As :func:`probe`, from memory where nothing has changed."""
         key = (str(executable), source)
         with self._lock:
             known, silent = self._known.get(key), self._silent.get(key)
@@ -131,7 +131,7 @@ class Asked:
                 return known[1]
             if silent and self._clock() - silent[0] < SILENT_SECONDS:
                 return silent[1]
-            answer = ask(executable, source, trainer, run=self._run)
+            answer = probe(executable, source, trainer, run=self._run)
             if isinstance(answer, EnvironmentFacts):
                 self._known[key] = (_stamp(answer), answer)
             else:

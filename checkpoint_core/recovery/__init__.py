@@ -1,1 +1,61 @@
 """Plans that change a run: repair, resume, remove, undo."""
+
+from __future__ import annotations
+
+from checkpoint_core.recovery import transaction
+from checkpoint_core.recovery.fix import FixChoices
+from checkpoint_core.recovery.options import NOTHING, OptionKind, RecoveryOption, RecoveryPlan
+from checkpoint_core.recovery.planning import apply_option, change_of, look_again, plan_recovery, repair_of
+from checkpoint_core.recovery.removal import (
+    Removal,
+    RemovalRefused,
+    finish_removals,
+    links_in,
+    look_again_at_run,
+    plan_removal,
+    retention_of,
+)
+from checkpoint_core.recovery.repair import Choices, RepairFailed, RepairPlan
+from checkpoint_core.recovery.resume import ResumeRefused, plan_checked, resume
+from checkpoint_core.recovery.retention import (
+    Candidate,
+    DiskForecast,
+    RetentionPlan,
+    disk_forecast,
+    plan_retention,
+)
+from checkpoint_core.recovery.transaction import NothingToUndo, StateChangedSinceShown
+
+__all__ = [
+    "NOTHING",
+    "Candidate",
+    "Choices",
+    "DiskForecast",
+    "FixChoices",
+    "NothingToUndo",
+    "OptionKind",
+    "RecoveryOption",
+    "RecoveryPlan",
+    "Removal",
+    "RemovalRefused",
+    "RepairFailed",
+    "RepairPlan",
+    "ResumeRefused",
+    "RetentionPlan",
+    "StateChangedSinceShown",
+    "apply_option",
+    "change_of",
+    "disk_forecast",
+    "finish_removals",
+    "links_in",
+    "look_again",
+    "look_again_at_run",
+    "plan_checked",
+    "plan_recovery",
+    "plan_removal",
+    "plan_retention",
+    "repair_of",
+    "resume",
+    "retention_of",
+    "transaction",
+]

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from checkpoint_core.scripts.change import ScriptChange
-from checkpoint_core.states.facts import FileEntry
+from checkpoint_core.scripts import ScriptChange
+from checkpoint_core.states import FileEntry
 from checkpoint_core.text import human_bytes
 
 
@@ -59,7 +59,7 @@ class FileRepair:
 
 
 @dataclass(frozen=True)
-class Repair:
+class ChangeSet:
     """A planned repair of one state directory, and the change of the script that goes with it.
 
     ``listing`` is the directory as it was when planned.

@@ -16,11 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from checkpoint_core.formats.pickles import Storage, Stub, Tensor, describe
-from checkpoint_core.formats.reader import DamageKind, FileReader, FormatError
-from checkpoint_core.formats.torch_writer import write_torch
-from checkpoint_core.formats.torch_zip import TorchZip
-from checkpoint_core.states.layout import RANDOM_STATES, SCHEDULER
+from checkpoint_core.formats import (
+    DamageKind,
+    FileReader,
+    FormatError,
+    Storage,
+    Stub,
+    Tensor,
+    TorchZip,
+    describe,
+    write_torch,
+)
+from checkpoint_core.states import RANDOM_STATES, SCHEDULER
 
 _FOLDER = RANDOM_STATES.removesuffix(".pkl")
 _PYTHON, _NUMPY, _TORCH = "random_state", "numpy_random_seed", "torch_manual_seed"

@@ -11,15 +11,12 @@ import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from checkpoint_core.audit.auditor import CheckpointReport
-from checkpoint_core.audit.findings import Severity, Verdict
-from checkpoint_core.audit.reports import RunReport
-from checkpoint_core.audit.wording import title_inside
-from checkpoint_core.recovery.repair import Mend
+from checkpoint_core.audit import CheckpointReport, RunReport, Severity, Verdict, title_inside
+from checkpoint_core.recovery.repair import RepairPlan
 from checkpoint_core.recovery.script_fixes import KEPT_STATES, saving_edits
-from checkpoint_core.states.facts import LoraFacts
+from checkpoint_core.states import LoraFacts
 from checkpoint_core.text import human_bytes
-from checkpoint_core.trainer.forecast import outlook_sentence
+from checkpoint_core.trainer import forecast_sentence
 
 #: What a way loses that loses nothing.
 NOTHING = "Nothing."
@@ -27,7 +24,7 @@ NOTHING = "Nothing."
 OTHER_ORDER = "Images come in another order and with other noise than without the interruption."
 
 
-class Kind(enum.Enum):
+class OptionKind(enum.Enum):
     """What a way on is."""
 
     RESUME = "resume"
@@ -40,15 +37,15 @@ class Kind(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Way:
+class RecoveryOption:
     """One way on.
 
     ``checkpoint`` is the state directory's name inside the run, ``lora`` the LoRA file's; empty where there is none.
     ``lost_steps`` are updates of training that have to be trained again, counted from the furthest point that is known;
-    ``None`` where it cannot be told. ``mend`` is the plan of a repair. ``next_epoch`` is where a warm start goes on.
+    ``None`` where it cannot be told. ``repair_plan`` is a repair's. ``next_epoch`` is where a warm start goes on.
     """
 
-    kind: Kind
+    kind: OptionKind
     title: str
     keeps: str
     loses: str
@@ -56,56 +53,58 @@ class Way:
     lora: str = ""
     next_epoch: int | None = None
     lost_steps: int | None = None
-    outlook: str = ""
-    mend: Mend | None = None
+    forecast: str = ""
+    repair_plan: RepairPlan | None = None
 
 
 @dataclass(frozen=True)
-class Recovery:
+class RecoveryPlan:
     """The ways on, best first, and one sentence on where the run stands; ``wait`` while a save is going on."""
 
     headline: str
-    ways: tuple[Way, ...]
+    options: tuple[RecoveryOption, ...]
     wait: bool = False
 
     @property
-    def recommended(self) -> Way | None:
+    def recommended(self) -> RecoveryOption | None:
         """The best way, if there is a reason to choose one now."""
-        return None if self.wait else next(iter(self.ways), None)
+        return None if self.wait else next(iter(self.options), None)
 
 
-def recovery_of(run: RunReport, mends: Mapping[str, Mend]) -> Recovery:
+def rank_options(run: RunReport, repair_plans: Mapping[str, RepairPlan]) -> RecoveryPlan:
     """The ways on for a run.
 
     :param mends: by the checkpoint's name, the repairs that were planned.
     """
-    ways = (*_from_checkpoints(run, mends), *_warm_starts(run), _fresh(run), *_saving(run))
+    options = (*_from_checkpoints(run, repair_plans), *_warm_starts(run), _fresh(run), *_saving(run))
     wait = bool(run.checkpoints) and run.checkpoints[0].verdict is Verdict.SAVING
-    return Recovery(_headline(run, ways, wait), ways, wait)
+    return RecoveryPlan(_headline(run, options, wait), options, wait)
 
 
-def _headline(run: RunReport, ways: tuple[Way, ...], wait: bool) -> str:
+def _headline(run: RunReport, options: tuple[RecoveryOption, ...], wait: bool) -> str:
     if wait:
         return "The newest checkpoint is being saved at this moment. Wait until the save is finished."
     if not run.checkpoints:
         return "There are no checkpoints to go on from."
-    if ways[0].kind in (Kind.RESUME, Kind.OLDER):
-        return f"{ways[0].title}: nothing has to be repaired."
-    best = ways[0].mend
+    if options[0].kind in (OptionKind.RESUME, OptionKind.OLDER):
+        return f"{options[0].title}: nothing has to be repaired."
+    best = options[0].repair_plan
     if best is not None and best.more_epochs:
         finished = next(found for found in best.checkpoint.findings if found.code == "run-finished")
-        return f"{finished.message} {_with_loss(ways[0])}"
+        return f"{finished.message} {_with_loss(options[0])}"
     if best is not None:
-        return _with_loss(ways[0])
+        return _with_loss(options[0])
     only = "the only checkpoint is" if len(run.checkpoints) == 1 else "all checkpoints are"
-    return f"No checkpoint can be resumed ({only} damaged beyond repair). {_with_loss(ways[0])}"
+    return f"No checkpoint can be resumed ({only} damaged beyond repair). {_with_loss(options[0])}"
 
 
-def _with_loss(way: Way) -> str:
-    return f"{way.title}; nothing is lost." if way.loses == NOTHING else f"{way.title}. {way.loses}"
+def _with_loss(option: RecoveryOption) -> str:
+    return (
+        f"{option.title}; nothing is lost." if option.loses == NOTHING else f"{option.title}. {option.loses}"
+    )
 
 
-def _from_checkpoints(run: RunReport, mends: Mapping[str, Mend]) -> Iterator[Way]:
+def _from_checkpoints(run: RunReport, repair_plans: Mapping[str, RepairPlan]) -> Iterator[RecoveryOption]:
     """Checkpoints from the newest on, down to the first that is ready: older ones only lose more.
 
     Of those that can be repaired, only the newest, and older ones whose repair loses less.
@@ -113,40 +112,40 @@ def _from_checkpoints(run: RunReport, mends: Mapping[str, Mend]) -> Iterator[Way
     furthest, least = _furthest_step(run), None
     for item in run.checkpoints:
         lost = _lost(furthest, item.position.step)
-        mend = mends.get(item.name)
+        repair_plan = repair_plans.get(item.name)
         if item.verdict.resumes:
             yield _resume(run, item, lost)
-            if mend is not None and mend.is_needed:
-                yield _repair(item, mend, lost)
+            if repair_plan is not None and repair_plan.is_needed:
+                yield _repair(item, repair_plan, lost)
             return
-        if mend is not None and (least is None or len(mend.costs) < least):
-            least = len(mend.costs)
-            yield _repair(item, mend, lost)
+        if repair_plan is not None and (least is None or len(repair_plan.costs) < least):
+            least = len(repair_plan.costs)
+            yield _repair(item, repair_plan, lost)
 
 
-def _resume(run: RunReport, item: CheckpointReport, lost: int | None) -> Way:
+def _resume(run: RunReport, item: CheckpointReport, lost: int | None) -> RecoveryOption:
     newest = item is run.checkpoints[0]
-    return Way(
-        kind=Kind.RESUME if newest else Kind.OLDER,
+    return RecoveryOption(
+        kind=OptionKind.RESUME if newest else OptionKind.OLDER,
         title=f"Resume from {title_inside(item)}",
         keeps=f"Everything that was trained up to {title_inside(item)}.",
         loses=_losses(lost, () if lost or newest else (_lost_sentence(lost),), item),
         checkpoint=item.name,
         lost_steps=lost,
-        outlook=outlook_sentence(item.outlook) if item.outlook else "",
+        forecast=forecast_sentence(item.forecast) if item.forecast else "",
     )
 
 
-def _repair(item: CheckpointReport, mend: Mend, lost: int | None) -> Way:
-    return Way(
-        kind=Kind.REPAIR,
-        title=_repair_title(item, mend),
+def _repair(item: CheckpointReport, repair_plan: RepairPlan, lost: int | None) -> RecoveryOption:
+    return RecoveryOption(
+        kind=OptionKind.REPAIR,
+        title=_repair_title(item, repair_plan),
         keeps=f"Weights, optimizer and schedule as they were at {title_inside(item)}.",
-        loses=_losses(lost, mend.costs, mend.after),
+        loses=_losses(lost, repair_plan.costs, repair_plan.after),
         checkpoint=item.name,
         lost_steps=lost,
-        outlook=mend.outlook,
-        mend=mend,
+        forecast=repair_plan.forecast,
+        repair_plan=repair_plan,
     )
 
 
@@ -162,16 +161,16 @@ def _losses(lost: int | None, costs: tuple[str, ...], then: CheckpointReport) ->
     return " ".join(dict.fromkeys(told)) or NOTHING
 
 
-def _repair_title(item: CheckpointReport, mend: Mend) -> str:
-    if mend.changes_state:
+def _repair_title(item: CheckpointReport, repair_plan: RepairPlan) -> str:
+    if repair_plan.changes_state:
         return f"Repair {title_inside(item)} and resume"
-    if mend.more_epochs:
-        noun = "epoch" if mend.more_epochs == 1 else "epochs"
-        return f"Train {mend.more_epochs} more {noun} from {title_inside(item)} on"
+    if repair_plan.more_epochs:
+        noun = "epoch" if repair_plan.more_epochs == 1 else "epochs"
+        return f"Train {repair_plan.more_epochs} more {noun} from {title_inside(item)} on"
     return f"Set the train script right and resume from {title_inside(item)}"
 
 
-def _warm_starts(run: RunReport) -> Iterator[Way]:
+def _warm_starts(run: RunReport) -> Iterator[RecoveryOption]:
     """From the newest LoRA file that tells its epoch (sd-scripts ``--network_weights`` and ``--initial_epoch``)."""
     known = [lora for lora in run.facts.loras if isinstance(lora, LoraFacts) and lora.epoch is not None]
     if not known:
@@ -180,8 +179,8 @@ def _warm_starts(run: RunReport) -> Iterator[Way]:
     epoch = lora.epoch or 0
     lost = _lost(_furthest_step(run), _lora_step(lora))
     again = f" {_lost_sentence(lost)}" if lost else ""
-    yield Way(
-        kind=Kind.WARM_START,
+    yield RecoveryOption(
+        kind=OptionKind.WARM_START,
         title=f"Start from the LoRA file of epoch {epoch}",
         keeps=f"What was learned up to epoch {epoch}, as it is in {lora.file}.",
         loses=f"The optimizer's memory and the learning rate schedule start anew.{again}",
@@ -191,11 +190,11 @@ def _warm_starts(run: RunReport) -> Iterator[Way]:
     )
 
 
-def _fresh(run: RunReport) -> Way:
+def _fresh(run: RunReport) -> RecoveryOption:
     steps = _furthest_step(run)
     trained = f" ({steps:,} steps)" if steps else ""
-    return Way(
-        kind=Kind.FRESH,
+    return RecoveryOption(
+        kind=OptionKind.FRESH,
         title="Start fresh",
         keeps="Nothing.",
         loses=f"Everything that was trained{trained}: it begins at epoch 1 and overwrites the run's files.",
@@ -203,7 +202,7 @@ def _fresh(run: RunReport) -> Way:
     )
 
 
-def _saving(run: RunReport) -> Iterator[Way]:
+def _saving(run: RunReport) -> Iterator[RecoveryOption]:
     """For a script that saves no checkpoints: what it takes to have some the next time."""
     script = run.facts.script
     if script is None or not saving_edits(script):
@@ -221,8 +220,8 @@ def _saving(run: RunReport) -> Iterator[Way]:
     free = (
         f" The disk has {human_bytes(run.facts.free_bytes)} left." if run.facts.free_bytes is not None else ""
     )
-    yield Way(
-        kind=Kind.SAVING,
+    yield RecoveryOption(
+        kind=OptionKind.SAVING,
         title="Save checkpoints while it trains",
         keeps=f"The last {KEPT_STATES} checkpoints, unless the script says otherwise, so that a crash loses little.",
         loses=f"Room on the disk. {told}{free}",
@@ -252,6 +251,6 @@ def _lost_sentence(lost: int | None) -> str:
     return f"{lost:,} {'step has' if lost == 1 else 'steps have'} to be trained again."
 
 
-def way_of(recovery: Recovery, checkpoint: str) -> Way | None:
+def way_of(recovery: RecoveryPlan, checkpoint: str) -> RecoveryOption | None:
     """The best way on from one checkpoint, if there is one."""
-    return next((way for way in recovery.ways if way.checkpoint == checkpoint), None)
+    return next((option for option in recovery.options if option.checkpoint == checkpoint), None)

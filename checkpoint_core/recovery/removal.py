@@ -17,14 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint_core.atomic_write import WriteFailed, locked, remove_confirmed, remove_set_aside
-from checkpoint_core.audit.auditor import Auditor
-from checkpoint_core.audit.manifest import forget_manifest
-from checkpoint_core.audit.reports import RunReport
-from checkpoint_core.recovery import transaction as workshop
+from checkpoint_core.audit import Auditor, RunReport, forget_manifest
+from checkpoint_core.recovery import transaction
 from checkpoint_core.recovery.planning import plan_recovery
 from checkpoint_core.recovery.retention import RetentionPlan, plan_retention
-from checkpoint_core.states import repair_records as records
-from checkpoint_core.states.facts import FileEntry
+from checkpoint_core.states import FileEntry, repair_records
 from checkpoint_core.text import human_bytes
 
 _ASIDE = re.compile(r"\.removing-[0-9a-f]{16}\Z")
@@ -79,9 +76,9 @@ class Removal:
         :raises WriteFailed: when one could not be removed; the text says what then is there.
         :raises RecordUnusable: when ``repairs.json`` is not readable; nothing was removed.
         """
-        with locked(self.run / records.FOLDER):
+        with locked(self.run / repair_records.FOLDER):
             # An interrupted repair would look for its state for ever.
-            workshop.settle_locked(self.run)
+            transaction.finish_interrupted_locked(self.run)
             _finish_locked(self.run)
             self._check(*look())
             freed = sum(_freed_by(_place(self.run, state.name)) for state in self.states)
@@ -138,7 +135,7 @@ def retention_of(auditor: Auditor, run: RunReport, in_use: frozenset[str] = froz
     return plan_retention(run, plan_recovery(auditor, run), in_use, links_in(run))
 
 
-def look_again(auditor: Auditor, run: str, in_use: Callable[[], frozenset[str]] | None = None) -> Look:
+def look_again_at_run(auditor: Auditor, run: str, in_use: Callable[[], frozenset[str]] | None = None) -> Look:
     """What :meth:`Removal.execute` asks; ``in_use`` is asked then, for a training may have begun since."""
 
     def look() -> tuple[RunReport, RetentionPlan]:
@@ -165,7 +162,7 @@ def finish_removals(run: Path) -> bool:
     """
     if not _left_behind(run):
         return False
-    with locked(run / records.FOLDER):
+    with locked(run / repair_records.FOLDER):
         _finish_locked(run)
     return True
 

@@ -10,25 +10,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport
-from checkpoint_core.audit.findings import Verdict
-from checkpoint_core.audit.reports import RunReport
-from checkpoint_core.audit.verdict import judge
-from checkpoint_core.recovery import transaction as workshop
-from checkpoint_core.recovery.changes import Repair
-from checkpoint_core.recovery.script_fixes import CureChoices, ScriptCure, script_cures
-from checkpoint_core.recovery.state_fixes import repaired
-from checkpoint_core.scripts.change import ScriptChange, plan_resume
-from checkpoint_core.scripts.reading import script_facts
-from checkpoint_core.scripts.script import TrainScript, dialect_of
-from checkpoint_core.states.repair_records import RepairRecord
-from checkpoint_core.trainer.forecast import outlook_sentence
+from checkpoint_core.audit import Auditor, CheckpointReport, RunReport, Verdict, judge
+from checkpoint_core.recovery import transaction
+from checkpoint_core.recovery.changes import ChangeSet
+from checkpoint_core.recovery.fix import FixChoices, ScriptFix
+from checkpoint_core.recovery.script_fixes import script_fixes
+from checkpoint_core.recovery.state_fixes import fixed_state
+from checkpoint_core.scripts import ScriptChange, TrainScript, dialect_of, plan_resume, script_facts
+from checkpoint_core.states import RepairRecord
+from checkpoint_core.trainer import forecast_sentence
 
 #: More than anybody trains; a number from a page is held against it.
 MAX_EPOCHS = 1_000_000
 
 
-class MendFailed(RuntimeError):
+class RepairFailed(RuntimeError):
     """The repaired checkpoint would not resume after all, or could not be judged.
 
     Everything is as it was, or, where even that failed, the text says so and where the originals are kept.
@@ -43,23 +39,23 @@ class Choices:
     """
 
     epoch_in_state: bool = False
-    script: CureChoices = field(default_factory=CureChoices)
+    script: FixChoices = field(default_factory=FixChoices)
 
     @classmethod
     def of(cls, epoch_in_state: bool, more_epochs: float | None, skip: bool = False) -> Choices:
         """The choices as a page sends them; a number of epochs that is none gives the default."""
         is_count = more_epochs is not None and 1 <= more_epochs < MAX_EPOCHS
-        epochs = int(more_epochs or 0) if is_count else CureChoices().more_epochs
-        return cls(bool(epoch_in_state), CureChoices(epochs, bool(skip)))
+        epochs = int(more_epochs or 0) if is_count else FixChoices().more_epochs
+        return cls(bool(epoch_in_state), FixChoices(epochs, bool(skip)))
 
 
 @dataclass(frozen=True)
-class Mend:
+class RepairPlan:
     """A plan that lets a checkpoint resume; ``after`` is the checkpoint as it will then be judged."""
 
     checkpoint: CheckpointReport
-    plan: Repair
-    cures: tuple[ScriptCure, ...]
+    plan: ChangeSet
+    fixes: tuple[ScriptFix, ...]
     after: CheckpointReport
 
     @property
@@ -70,36 +66,36 @@ class Mend:
     @property
     def is_needed(self) -> bool:
         """Whether anything is repaired; else it is a plain resume."""
-        return self.changes_state or bool(self.cures)
+        return self.changes_state or bool(self.fixes)
 
     @property
     def more_epochs(self) -> int | None:
         """How many epochs a finished run trains further, where the script is changed for that."""
-        if not any(cure.code == "run-finished" for cure in self.cures):
+        if not any(cure.code == "run-finished" for cure in self.fixes):
             return None
-        return self.after.outlook.epochs_left if self.after.outlook else None
+        return self.after.forecast.epochs_left if self.after.forecast else None
 
     @property
     def does(self) -> tuple[str, ...]:
         """What is changed, one sentence each."""
-        return (*self.plan.lines, *(cure.does for cure in self.cures))
+        return (*self.plan.lines, *(cure.does for cure in self.fixes))
 
     @property
     def costs(self) -> tuple[str, ...]:
         """What is lost; empty where nothing is."""
-        told = (*(file.costs for file in self.plan.files), *(cure.costs for cure in self.cures))
+        told = (*(file.costs for file in self.plan.files), *(cure.costs for cure in self.fixes))
         return tuple(dict.fromkeys(each for each in told if each and each != "Nothing is lost."))
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What else to know."""
-        told = (*(cure.note for cure in self.cures), *(self.plan.script.notes if self.plan.script else ()))
+        told = (*(cure.note for cure in self.fixes), *(self.plan.script.notes if self.plan.script else ()))
         return tuple(dict.fromkeys(each for each in told if each))
 
     @property
-    def outlook(self) -> str:
+    def forecast(self) -> str:
         """What the resumed run will do, in one sentence."""
-        return outlook_sentence(self.after.outlook) if self.after.outlook else ""
+        return forecast_sentence(self.after.forecast) if self.after.forecast else ""
 
     @property
     def diff(self) -> str:
@@ -110,38 +106,38 @@ class Mend:
         """Carry it out.
 
         :param look: judges the checkpoint as it then lies on the disk; whatever it raises, the repair is taken back.
-        :raises MendFailed: when it would not resume after all, or ``look`` could not tell.
+        :raises RepairFailed: when it would not resume after all, or ``look`` could not tell.
         :raises StateChangedSinceShown, ScriptChangedSinceShown, WriteFailed, RecordUnusable: nothing was changed.
         """
-        record = workshop.carry_out(self.plan)
+        record = transaction.apply(self.plan)
         try:
             now = look()
         except Exception as error:
             why = f"After the repair it could not be judged ({_in_words(error)})."
-            raise MendFailed(f"{why} {_taken_back(self.plan.run, record, why)}") from error
+            raise RepairFailed(f"{why} {_taken_back(self.plan.run, record, why)}") from error
         except BaseException:  # the program is being ended
             _taken_back(self.plan.run, record, "The repair was cancelled.")
             raise
         if not now.verdict.resumes:
             told = now.findings[0].message if now.findings else ""
             why = f"After the repair it would still not resume ({told})."
-            raise MendFailed(f"{why} {_taken_back(self.plan.run, record, why)}")
+            raise RepairFailed(f"{why} {_taken_back(self.plan.run, record, why)}")
         return record
 
 
 def _taken_back(run: Path, record: RepairRecord, why: str) -> str:
     """Take a repair back that failed, and say so.
 
-    :raises MendFailed: when that fails too.
+    :raises RepairFailed: when that fails too.
     """
     keeps = False
     try:
-        keeps = workshop.keeps_its_script(run, record)
-        workshop.undo(run, record.id)
+        keeps = transaction.keeps_its_script(run, record)
+        transaction.undo(run, record.id)
     except Exception as error:
-        raise MendFailed(
+        raise RepairFailed(
             f"{why} The repair could not be taken back either ({_in_words(error)}): {record.state} is repaired, in "
-            f"whole or in part. The originals are kept in {workshop.originals(run, record)}."
+            f"whole or in part. The originals are kept in {transaction.originals(run, record)}."
         ) from error
     if keeps and record.script is not None:
         return f"{record.state} is as it was before; {record.script.name} was changed meanwhile and is left as it is."
@@ -153,9 +149,9 @@ def _in_words(error: Exception) -> str:
     return str(error).strip().rstrip(".") or type(error).__name__
 
 
-def plan_mend(
+def plan_repair(
     auditor: Auditor, run: RunReport, checkpoint: CheckpointReport, choices: Choices | None = None
-) -> Mend | None:
+) -> RepairPlan | None:
     """Everything that lets a checkpoint resume; ``None`` where what is known here is not enough.
 
     :raises NoScript, ScriptNotUnderstood, InexpressiblePath: when the script cannot be changed.
@@ -163,20 +159,20 @@ def plan_mend(
     if checkpoint.verdict is Verdict.SAVING or checkpoint.facts.problem is not None:
         return None
     choices = choices or Choices()
-    around = auditor.surroundings(checkpoint)
-    fixed = repaired(checkpoint, around.script, choices.epoch_in_state)
-    between = judge(fixed.facts, around)
-    cures = script_cures(between, around.script, choices.script) if around.script else ()
-    change = _change(run, checkpoint, cures)
+    context = auditor.context(checkpoint)
+    fixed = fixed_state(checkpoint, context.script, choices.epoch_in_state)
+    between = judge(fixed.facts, context)
+    fixes = script_fixes(between, context.script, choices.script) if context.script else ()
+    change = _change(run, checkpoint, fixes)
     script = script_facts(TrainScript.parse(change.after, dialect_of(change.path)), change.path.name)
     # `--resume` alone says nothing about a checkpoint: a plain resume need not be judged again.
-    after = judge(fixed.facts, replace(around, script=script)) if cures else between
+    after = judge(fixed.facts, replace(context, script=script)) if fixes else between
     if not after.verdict.resumes:
         return None
-    plan = Repair(run.facts.path, checkpoint.facts.path, checkpoint.facts.files, fixed.files, change)
-    return Mend(checkpoint, plan, cures, after)
+    plan = ChangeSet(run.facts.path, checkpoint.facts.path, checkpoint.facts.files, fixed.files, change)
+    return RepairPlan(checkpoint, plan, fixes, after)
 
 
-def _change(run: RunReport, checkpoint: CheckpointReport, cures: tuple[ScriptCure, ...]) -> ScriptChange:
-    edits = tuple(edit for cure in cures for edit in cure.edits)
+def _change(run: RunReport, checkpoint: CheckpointReport, fixes: tuple[ScriptFix, ...]) -> ScriptChange:
+    edits = tuple(edit for cure in fixes for edit in cure.edits)
     return plan_resume(run.facts.path, checkpoint.name, edits=edits)

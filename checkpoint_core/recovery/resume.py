@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from checkpoint_core.audit.reports import CheckpointReport, RunReport
-from checkpoint_core.audit.wording import note, title
-from checkpoint_core.scripts.change import Receipt, ScriptChange, ScriptChangedSinceShown, plan_resume
+from checkpoint_core.audit import CheckpointReport, RunReport, note, title
+from checkpoint_core.scripts import Receipt, ScriptChange, ScriptChangedSinceShown, plan_resume
 
 
 class ResumeRefused(RuntimeError):

@@ -10,13 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PureWindowsPath
 
-from checkpoint_core.audit.auditor import CheckpointReport
-from checkpoint_core.audit.findings import Subject, Verdict
-from checkpoint_core.audit.reports import RunReport
-from checkpoint_core.audit.wording import note, title, title_inside
-from checkpoint_core.recovery.options import Recovery
-from checkpoint_core.states import layout
-from checkpoint_core.states.facts import LoraFacts
+from checkpoint_core.audit import CheckpointReport, RunReport, Subject, Verdict, note, title, title_inside
+from checkpoint_core.recovery.options import RecoveryPlan
+from checkpoint_core.states import LoraFacts, layout
 from checkpoint_core.text import human_bytes
 
 #: Left free beside the saves: the trainer writes sample images and logs between them, and a disk that is filled to
@@ -32,7 +28,7 @@ _LEAST_OF_LORA, _MOST_OF_LORA = 2, 6
 
 
 @dataclass(frozen=True)
-class DiskOutlook:
+class DiskForecast:
     """The disk against the saves to come, with the sentence that says so; ``None`` where something cannot be told."""
 
     free_bytes: int | None
@@ -78,7 +74,7 @@ class RetentionPlan:
         return next((each.why for each in self.kept if each.name == name), "")
 
 
-def disk_outlook(run: RunReport, free_bytes: int | None = None, start: str | None = None) -> DiskOutlook:
+def disk_forecast(run: RunReport, free_bytes: int | None = None, start: str | None = None) -> DiskForecast:
     """Whether the disk has room for what the training will still save.
 
     :param free_bytes: the room on the disk now, where it is known better than by the report.
@@ -89,16 +85,16 @@ def disk_outlook(run: RunReport, free_bytes: int | None = None, start: str | Non
     least, save = _next_save(run)
     if _saves_elsewhere(run):
         why = "The train script saves into another folder, whose disk was not looked at."
-        return DiskOutlook(free, None, save, None, why)
+        return DiskForecast(free, None, save, None, why)
     needed = _needed(run, start)
     if free is None:
         need = f" The saves to come need {human_bytes(needed)}." if needed is not None else ""
-        return DiskOutlook(free, needed, save, None, f"How much room the disk has left is not known.{need}")
+        return DiskForecast(free, needed, save, None, f"How much room the disk has left is not known.{need}")
     if needed is not None:
         amount = human_bytes(needed) if needed else "no further room"
         is_enough, sentence = _compared(f"The saves to come need {amount}", needed, free)
-        return DiskOutlook(free, needed, save, is_enough, sentence)
-    return DiskOutlook(free, None, save, *_by_next_save(run, free, least, save))
+        return DiskForecast(free, needed, save, is_enough, sentence)
+    return DiskForecast(free, None, save, *_by_next_save(run, free, least, save))
 
 
 def _compared(need: str, needed: int, free: int) -> tuple[bool, str]:
@@ -143,7 +139,7 @@ def _needed(run: RunReport, start: str | None) -> int | None:
     named = (start, run.facts.resume_target.state_name if run.facts.resume_target.kind == "state" else None)
     begins = [item for name in named if name for item in run.checkpoints if item.name == name]
     begins += [item for item in run.checkpoints if item.verdict.resumes][:1]
-    rooms = (item.outlook.bytes_needed for item in begins if item.outlook)
+    rooms = (item.forecast.bytes_needed for item in begins if item.forecast)
     return next((room for room in rooms if room is not None), None)
 
 
@@ -173,7 +169,7 @@ def _saves_elsewhere(run: RunReport) -> bool:
 
 def plan_retention(
     run: RunReport,
-    recovery: Recovery | None,
+    recovery: RecoveryPlan | None,
     in_use: frozenset[str] = frozenset(),
     links: frozenset[str] = frozenset(),
 ) -> RetentionPlan:
@@ -204,12 +200,12 @@ def plan_retention(
 
 
 def _reasons(
-    run: RunReport, recovery: Recovery | None, in_use: frozenset[str], links: frozenset[str]
+    run: RunReport, recovery: RecoveryPlan | None, in_use: frozenset[str], links: frozenset[str]
 ) -> Iterator[tuple[Iterable[str], str]]:
     """What stays, the strongest reason first."""
     resuming = _resuming(run)
     usable = [item for item in run.checkpoints if item.verdict.resumes or item.verdict is Verdict.NEEDS_FIX]
-    ways = [way.checkpoint for way in recovery.ways if way.checkpoint] if recovery else []
+    options = [option.checkpoint for option in recovery.options if option.checkpoint] if recovery else []
     target = run.facts.resume_target.state_name
     yield in_use, "The training that is running uses it."
     yield _named(run, Verdict.SAVING), "It is being saved at this moment."
@@ -217,14 +213,14 @@ def _reasons(
     yield unread, "Its folder could not be read, so nothing is known about it."
     yield links, "It is a link, or a link leads to it: what else uses its files is not known."
     yield [target] if target else [], "The train script resumes from it."
-    yield ways[:1], "The best way on starts from it."
+    yield options[:1], "The best way on starts from it."
     yield [item.name for item in resuming[:1]], "It is the last good one: the newest that resumes."
     yield [item.name for item in run.checkpoints[:1]], "It is the newest of all."
     yield (
         [item.name for item in resuming[:KEPT_GOOD]],
         "It is there to fall back to, should the last good one fail.",
     )
-    yield ways, "One of the ways on starts from it."
+    yield options, "One of the ways on starts from it."
     yield [item.name for item in usable[:KEPT_GOOD]], "With a fix it resumes, and too few do without one."
     yield _named(run, Verdict.UNKNOWN), "Whether it resumes could not be told."
     blameless = [item.name for item in run.checkpoints if _is_blameless(item)]

@@ -11,25 +11,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from checkpoint_core.audit.checks.reconstructible import LOST_SCHEDULER
-from checkpoint_core.audit.findings import Severity
-from checkpoint_core.audit.reports import CheckpointReport
-from checkpoint_core.formats.reader import FormatError
-from checkpoint_core.formats.train_state import TrainState
+from checkpoint_core.audit import LOST_SCHEDULER, CheckpointReport, Severity
+from checkpoint_core.formats import FormatError, TrainState
 from checkpoint_core.recovery.changes import CopyOf, FileRepair, NewBytes
 from checkpoint_core.recovery.new_files import fresh_random_states, rebuilt_scheduler, rewritten_random_states
-from checkpoint_core.scripts.facts import ScriptFacts
-from checkpoint_core.states import layout
-from checkpoint_core.states.facts import (
+from checkpoint_core.scripts import ScriptFacts
+from checkpoint_core.states import (
+    CUSTOM_OBJECT_PATTERN,
     EntryKind,
     FileEntry,
     LoraFacts,
     RandomStatesFacts,
     SchedulerFacts,
     StateFacts,
+    layout,
 )
-from checkpoint_core.states.layout import CUSTOM_OBJECT_PATTERN
-from checkpoint_core.trainer.reconstruction import lost_scheduler, lost_train_state
+from checkpoint_core.trainer import lost_scheduler, lost_train_state
 
 _DEFAULT_SEED = 42  # FluxGym's own (app.py, the field "Seed")
 _WEIGHTS = frozenset(
@@ -44,7 +41,7 @@ _OPEN_TRAIN_STATE = frozenset({"train-state-missing", "position-relative"})
 
 
 @dataclass(frozen=True)
-class Repaired:
+class StateFix:
     """Repairs of a state's files, and the state's facts as they will be."""
 
     files: tuple[FileRepair, ...]
@@ -70,7 +67,9 @@ _Step: TypeAlias = "tuple[FileRepair, Callable[[StateFacts], StateFacts]]"
 _HARMLESS = (Severity.INFO, Severity.WARNING)
 
 
-def repaired(report: CheckpointReport, script: ScriptFacts | None, epoch_in_state: bool = False) -> Repaired:
+def fixed_state(
+    report: CheckpointReport, script: ScriptFacts | None, epoch_in_state: bool = False
+) -> StateFix:
     """The repairs of files that are known for a state's findings, and the state after them; reads small files only.
 
     :param epoch_in_state: correct a wrong position in ``train_state.json`` where the script could say it instead.
@@ -84,7 +83,7 @@ def repaired(report: CheckpointReport, script: ScriptFacts | None, epoch_in_stat
             if _is_plain(report.facts, file):
                 files.append(file)
                 facts = _with_entry(after(facts), file)
-    return Repaired(tuple(files), facts)
+    return StateFix(tuple(files), facts)
 
 
 def _is_plain(facts: StateFacts, file: FileRepair) -> bool:

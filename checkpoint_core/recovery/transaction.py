@@ -2,8 +2,8 @@
 
 New files are made to the end in ``.repairs/ID/after`` and originals kept in ``.repairs/ID/before``, both down to the
 disk, before ``repairs.json`` says “applying” and the first file changes place. From then on both sides stay there until
-the record says “applied” or “undone”: each file takes its place in one step, and :func:`settle` takes up what is left,
-whenever the process died.
+the record says “applied” or “undone”: each file takes its place in one step, and :func:`finish_interrupted` takes up
+what is left, whenever the process died.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from checkpoint_core.atomic_write import (
     remove_own_folder,
     stage,
 )
-from checkpoint_core.recovery.changes import CopyOf, FileRepair, NewBytes, Repair
-from checkpoint_core.scripts.change import ScriptChange, ScriptChangedSinceShown
-from checkpoint_core.states import repair_records as records
-from checkpoint_core.states.discovery import list_directory
-from checkpoint_core.states.facts import FileEntry
-from checkpoint_core.states.repair_records import (
+from checkpoint_core.recovery.changes import ChangeSet, CopyOf, FileRepair, NewBytes
+from checkpoint_core.scripts import ScriptChange, ScriptChangedSinceShown
+from checkpoint_core.states import (
+    FileEntry,
     FileRecord,
     RepairRecord,
     ScriptRecord,
+    list_directory,
     read_records,
+    repair_records,
     with_status,
     write_record,
 )
@@ -59,7 +59,7 @@ class NothingToUndo(LookupError):
     """No repair of that state can be taken back; the text says why."""
 
 
-def carry_out(plan: Repair) -> RepairRecord:
+def apply(plan: ChangeSet) -> RepairRecord:
     """Repair the state and change the script as planned; :func:`undo` brings both back as they were.
 
     :raises StateChangedSinceShown: when a file of the state is not as it was when the plan was made.
@@ -68,8 +68,8 @@ def carry_out(plan: Repair) -> RepairRecord:
         or the text says where the originals are kept.
     :raises RecordUnusable: when ``repairs.json`` is not readable.
     """
-    with locked(plan.run / records.FOLDER):
-        settle_locked(plan.run)
+    with locked(plan.run / repair_records.FOLDER):
+        finish_interrupted_locked(plan.run)
         _check_unchanged(plan)
         _check_room(plan)
         record = _prepared(plan)
@@ -98,7 +98,7 @@ def _take_back(run: Path, record: RepairRecord, why: str) -> None:
     :raises WriteFailed: when that fails too.
     """
     try:
-        _finish_undo(run, with_status(record, records.UNDOING))
+        _finish_undo(run, with_status(record, repair_records.UNDOING))
     except Exception as error:
         raise WriteFailed(
             f"{why} What had been repaired of {record.state} could not be taken back either ({error}). The originals "
@@ -106,7 +106,7 @@ def _take_back(run: Path, record: RepairRecord, why: str) -> None:
         ) from error
 
 
-def _check_unchanged(plan: Repair) -> None:
+def _check_unchanged(plan: ChangeSet) -> None:
     now = list_directory(plan.state, plan.run.parent)
     sources = [file.content for file in plan.files if isinstance(file.content, CopyOf)]
     if now.entries != plan.listing or any(_entry(source.path) != source.entry for source in sources):
@@ -123,7 +123,7 @@ def _entry(path: Path) -> FileEntry | None:
     return next((entry for entry in entries if entry.name == path.name), None)
 
 
-def _check_room(plan: Repair) -> None:
+def _check_room(plan: ChangeSet) -> None:
     free = shutil.disk_usage(plan.run).free
     needed = plan.bytes_needed + _SPARE_BYTES
     if not links_work(plan.run):
@@ -137,10 +137,10 @@ def _check_room(plan: Repair) -> None:
 
 
 def _folder(run: Path, identity: str) -> Path:
-    return run / records.FOLDER / identity
+    return run / repair_records.FOLDER / identity
 
 
-def _prepared(plan: Repair) -> RepairRecord:
+def _prepared(plan: ChangeSet) -> RepairRecord:
     """Everything made and kept, and the record that says so; on failure nothing of it is left."""
     moment = datetime.now(timezone.utc)
     identity = f"{moment:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
@@ -158,7 +158,7 @@ def _prepared(plan: Repair) -> RepairRecord:
         state=plan.state.relative_to(plan.run).as_posix(),
         made_at=f"{moment:%Y-%m-%dT%H:%M:%SZ}",
         tool_version=__version__,
-        status=records.APPLYING,
+        status=repair_records.APPLYING,
         files=files,
         script=script,
     )
@@ -171,7 +171,7 @@ def _prepared_script(change: ScriptChange | None, folder: Path) -> ScriptRecord 
     return ScriptRecord(change.path.name, before, after)
 
 
-def _prepared_file(plan: Repair, file: FileRepair, after: Path, before: Path) -> FileRecord:
+def _prepared_file(plan: ChangeSet, file: FileRepair, after: Path, before: Path) -> FileRecord:
     here = plan.state / file.name
     earlier = new = None
     if file.before is not None:
@@ -183,7 +183,7 @@ def _prepared_file(plan: Repair, file: FileRepair, after: Path, before: Path) ->
     return FileRecord(file.name, earlier, new, file.does)
 
 
-def _any_file(plan: Repair) -> str:
+def _any_file(plan: ChangeSet) -> str:
     return next(entry.name for entry in plan.listing)
 
 
@@ -220,7 +220,7 @@ def _finish(run: Path, record: RepairRecord) -> RepairRecord:
             _place(new, here)
     if record.script:
         _change_script(run, record.script, folder / _SCRIPT, record.script.before)
-    done = with_status(record, records.APPLIED)
+    done = with_status(record, repair_records.APPLIED)
     write_record(run, done)
     _tidy(folder / "after")
     return done
@@ -252,7 +252,7 @@ def _tidy(folder: Path) -> None:
         remove_own_folder(folder)
 
 
-def settle(run: Path) -> tuple[RepairRecord, ...]:
+def finish_interrupted(run: Path) -> tuple[RepairRecord, ...]:
     """Finish what was interrupted, a repair or its undoing; returns what was finished.
 
     :raises WriteFailed: when a file could not be put in its place; try again.
@@ -260,15 +260,15 @@ def settle(run: Path) -> tuple[RepairRecord, ...]:
     """
     if not any(record.is_interrupted for record in read_records(run)):
         return ()
-    with locked(run / records.FOLDER):
-        return settle_locked(run)
+    with locked(run / repair_records.FOLDER):
+        return finish_interrupted_locked(run)
 
 
-def settle_locked(run: Path) -> tuple[RepairRecord, ...]:
-    """As :func:`settle`, for who has the lock; it also removes what a repair left that died before it began."""
+def finish_interrupted_locked(run: Path) -> tuple[RepairRecord, ...]:
+    """As :func:`finish_interrupted`, under the lock; also removes what a repair left that died before it began."""
     interrupted = [record for record in read_records(run) if record.is_interrupted]
     done = [
-        _finish(run, record) if record.status == records.APPLYING else _finish_undo(run, record)
+        _finish(run, record) if record.status == repair_records.APPLYING else _finish_undo(run, record)
         for record in interrupted
     ]
     _sweep(run)
@@ -277,7 +277,7 @@ def settle_locked(run: Path) -> tuple[RepairRecord, ...]:
 
 def _sweep(run: Path) -> None:
     """Remove what never began. Any other folder may hold the only copy of an original, whatever the record says."""
-    home = run / records.FOLDER
+    home = run / repair_records.FOLDER
     for folder in list(home.iterdir()) if home.is_dir() else []:
         if folder.name.endswith(_UNBEGUN) and folder.is_dir() and not folder.is_symlink():
             remove_own_folder(folder)
@@ -286,7 +286,7 @@ def _sweep(run: Path) -> None:
 def undoable(run: Path, state: str) -> RepairRecord | None:
     """The newest repair of a state that was carried out and not taken back; ``state`` as in the record."""
     made = [each for each in read_records(run) if each.state == state]
-    return next((each for each in reversed(made) if each.status == records.APPLIED), None)
+    return next((each for each in reversed(made) if each.status == repair_records.APPLIED), None)
 
 
 def undo(run: Path, identity: str) -> RepairRecord:
@@ -299,15 +299,15 @@ def undo(run: Path, identity: str) -> RepairRecord:
     :raises WriteFailed: when a file could not be written; try again.
     :raises RecordUnusable: when ``repairs.json`` is not readable.
     """
-    with locked(run / records.FOLDER):
-        settle_locked(run)
+    with locked(run / repair_records.FOLDER):
+        finish_interrupted_locked(run)
         record = next((each for each in read_records(run) if each.id == identity), None)
-        if record is None or record.status != records.APPLIED:
+        if record is None or record.status != repair_records.APPLIED:
             raise NothingToUndo(
                 "This repair was taken back already, or its record is gone. Nothing was changed."
             )
         _check_undoable(run, record)
-        undoing = with_status(record, records.UNDOING)
+        undoing = with_status(record, repair_records.UNDOING)
         write_record(run, undoing)
         return _finish_undo(run, undoing)
 
@@ -353,7 +353,7 @@ def _finish_undo(run: Path, record: RepairRecord) -> RepairRecord:
             put(here, own_folder(folder / "after") / file.name)
         else:
             _place(kept, here)
-    done = with_status(record, records.UNDONE)
+    done = with_status(record, repair_records.UNDONE)
     write_record(run, done)
     _tidy(folder)
     return done

@@ -8,18 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from checkpoint_core.audit.reports import RunReport
-from checkpoint_core.recovery.options import Recovery
+from checkpoint_core.audit import RunReport
+from checkpoint_core.recovery import RecoveryPlan
 from checkpoint_core.report.diagnosis import Diagnosis, build_report
 from checkpoint_core.report.redaction import Redactor
 from checkpoint_core.report.training import training_json
 from checkpoint_core.report.versions import versions_here
-from checkpoint_core.states.discovery import list_directory
-from checkpoint_core.states.facts import EntryKind, FileEntry
-from checkpoint_core.states.layout import TRAIN_STATE
-from checkpoint_core.states.repair_records import RECORD
-from checkpoint_core.training.log.files import log_end
-from checkpoint_core.training.status import Processes, has_trace, training_status
+from checkpoint_core.states import RECORD, TRAIN_STATE, EntryKind, FileEntry, list_directory
+from checkpoint_core.training import Processes, has_trace, log_end, training_status
 
 #: The text files that FluxGym writes into a run's folder.
 RUN_FILES = ("train.sh", "train.bat", "dataset.toml", "sample_prompts.txt", RECORD)
@@ -28,7 +24,7 @@ MAX_BYTES = 64 * 1024
 
 
 def diagnosis_for(
-    run: RunReport, recovery: Recovery | None = None, clock: Callable[[], int] = time.time_ns
+    run: RunReport, recovery: RecoveryPlan | None = None, clock: Callable[[], int] = time.time_ns
 ) -> Diagnosis:
     """The diagnosis of a run that was audited, with what this machine adds to it; reads, never writes.
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from checkpoint_core.audit.reports import RunReport
-from checkpoint_core.recovery.options import Recovery
+from checkpoint_core.audit import RunReport
+from checkpoint_core.recovery import RecoveryPlan
 from checkpoint_core.report.json_schema import (
     SCHEMA_VERSION,
     Json,
@@ -24,7 +24,7 @@ from checkpoint_core.report.json_schema import (
 from checkpoint_core.report.markdown import diagnosis_markdown
 from checkpoint_core.report.redaction import Redactor
 from checkpoint_core.report.versions import Versions
-from checkpoint_core.states.facts import LoraFacts
+from checkpoint_core.states import LoraFacts
 from checkpoint_core.text import file_name, utc_time
 from checkpoint_core.version import __version__
 
@@ -47,7 +47,7 @@ def build_report(
     small_files: Mapping[str, bytes],
     redactor: Redactor,
     made_ns: int,
-    recovery: Recovery | None = None,
+    recovery: RecoveryPlan | None = None,
     training: Json | None = None,
 ) -> Diagnosis:
     """The report of one run.
@@ -61,9 +61,9 @@ def build_report(
     :param training: of the run's last training, as ``report_training.training_json`` makes it; ``None`` without one.
     """
     files = dict(_redacted(small_files, redactor))
-    ways = ways_json(recovery) if recovery else None
+    options = ways_json(recovery) if recovery else None
     document = redactor.value(
-        {**_document(run, versions, files, made_ns), "recovery": ways, "training": training}
+        {**_document(run, versions, files, made_ns), "recovery": options, "training": training}
     )
     markdown = diagnosis_markdown(document)
     # Lone surrogates stand for undecodable bytes in names; escaped, they survive in JSON.

@@ -10,17 +10,20 @@ import math
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
-from checkpoint_core.audit.auditor import CheckpointReport
-from checkpoint_core.audit.findings import Finding
-from checkpoint_core.audit.next_steps import next_steps
-from checkpoint_core.audit.reports import AuditReport, RunReport, find_latest_resumable
-from checkpoint_core.audit.wording import headline, judgement
-from checkpoint_core.environment.facts import Environment, EnvironmentProblem
-from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome
-from checkpoint_core.recovery.options import Recovery, Way
-from checkpoint_core.recovery.repair import Mend
+from checkpoint_core.audit import (
+    AuditReport,
+    CheckpointReport,
+    Finding,
+    RunReport,
+    find_latest_resumable,
+    headline,
+    judgement,
+    next_steps,
+)
+from checkpoint_core.environment import Environment, EnvironmentProblem, RehearsalOutcome
+from checkpoint_core.recovery import RecoveryOption, RecoveryPlan, RepairPlan
 from checkpoint_core.report.versions import Versions
-from checkpoint_core.states.facts import (
+from checkpoint_core.states import (
     EntryKind,
     FileEntry,
     LoraFacts,
@@ -32,8 +35,7 @@ from checkpoint_core.states.facts import (
     WeightsFacts,
 )
 from checkpoint_core.text import utc_time
-from checkpoint_core.trainer.forecast import Outlook, outlook_sentence
-from checkpoint_core.trainer.position import launch_epoch
+from checkpoint_core.trainer import Forecast, forecast_sentence, launch_epoch
 
 #: Raised when a field changes its meaning or goes away; a new field alone does not raise it.
 SCHEMA_VERSION = 1
@@ -61,7 +63,7 @@ def checkpoint_json(checkpoint: CheckpointReport) -> Json:
         "judgement": judgement(checkpoint),
         "concerns": [subject.value for subject in checkpoint.concerns],
         "findings": findings_json(checkpoint.findings),
-        "outlook": outlook_json(checkpoint.outlook),
+        "outlook": outlook_json(checkpoint.forecast),
         "rehearsal": rehearsal_json(checkpoint.rehearsal),
         "manifest": manifest_json(facts.manifest),
         "position": {
@@ -102,25 +104,25 @@ def _numbers(values: Iterable[float]) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values]
 
 
-def outlook_json(outlook: Outlook | None) -> Json | None:
+def outlook_json(forecast: Forecast | None) -> Json | None:
     """What the resumed run would do; ``None`` where that is not known or of no use."""
-    if outlook is None:
+    if forecast is None:
         return None
     return {
-        "sentence": outlook_sentence(outlook),
-        "start_epoch": outlook.start_epoch,
-        "last_epoch": outlook.last_epoch,
-        "epochs_left": outlook.epochs_left,
-        "steps_left": outlook.steps_left,
-        "repeated_steps": outlook.repeated_steps,
-        "skipped_steps": outlook.skipped_steps,
-        "learning_rate": outlook.learning_rate,
-        "later_learning_rate": outlook.later_rate,
-        "next_save": outlook.next_save,
-        "saves_left": outlook.saves_left,
-        "bytes_needed": outlook.bytes_needed,
-        "will_remove": [{"state": name, "when": when} for name, when in outlook.will_remove],
-        "collisions": list(outlook.collisions),
+        "sentence": forecast_sentence(forecast),
+        "start_epoch": forecast.start_epoch,
+        "last_epoch": forecast.last_epoch,
+        "epochs_left": forecast.epochs_left,
+        "steps_left": forecast.steps_left,
+        "repeated_steps": forecast.repeated_steps,
+        "skipped_steps": forecast.skipped_steps,
+        "learning_rate": forecast.learning_rate,
+        "later_learning_rate": forecast.later_rate,
+        "next_save": forecast.next_save,
+        "saves_left": forecast.saves_left,
+        "bytes_needed": forecast.bytes_needed,
+        "will_remove": [{"state": name, "when": when} for name, when in forecast.will_remove],
+        "collisions": list(forecast.collisions),
     }
 
 
@@ -330,37 +332,37 @@ def cross_check_json(run: RunReport) -> list[Json]:
     return rows
 
 
-def recovery_json(run: str, recovery: Recovery) -> Json:
+def recovery_json(run: str, recovery: RecoveryPlan) -> Json:
     """The document of ``recover --json``."""
     return {"schema_version": SCHEMA_VERSION, "kind": "recovery", "run": run, **ways_json(recovery)}
 
 
-def ways_json(recovery: Recovery) -> Json:
+def ways_json(recovery: RecoveryPlan) -> Json:
     """The ways on, best first, as they stand in a report too."""
     return {
         "headline": recovery.headline,
         "wait": recovery.wait,
-        "ways": [_way(way, way is recovery.recommended) for way in recovery.ways],
+        "ways": [_way(option, option is recovery.recommended) for option in recovery.options],
     }
 
 
-def _way(way: Way, is_recommended: bool) -> dict[str, Any]:
+def _way(option: RecoveryOption, is_recommended: bool) -> dict[str, Any]:
     return {
-        "kind": way.kind.value,
-        "title": way.title,
+        "kind": option.kind.value,
+        "title": option.title,
         "recommended": is_recommended,
-        "keeps": way.keeps,
-        "loses": way.loses,
-        "lost_steps": way.lost_steps,
-        "checkpoint": way.checkpoint or None,
-        "lora_file": way.lora or None,
-        "next_epoch": way.next_epoch,
-        "outlook": way.outlook or None,
-        "changes": list(way.mend.does) if way.mend else [],
+        "keeps": option.keeps,
+        "loses": option.loses,
+        "lost_steps": option.lost_steps,
+        "checkpoint": option.checkpoint or None,
+        "lora_file": option.lora or None,
+        "next_epoch": option.next_epoch,
+        "outlook": option.forecast or None,
+        "changes": list(option.repair_plan.does) if option.repair_plan else [],
     }
 
 
-def mend_json(item: CheckpointReport, mend: Mend | None) -> Json:
+def repair_json(item: CheckpointReport, repair_plan: RepairPlan | None) -> Json:
     """The document of ``repair --json``."""
     return {
         "schema_version": SCHEMA_VERSION,
@@ -368,11 +370,11 @@ def mend_json(item: CheckpointReport, mend: Mend | None) -> Json:
         "run": item.run,
         "checkpoint": item.name,
         "verdict": item.verdict.value,
-        "can_resume": mend is not None,
-        "needs_repair": mend is not None and mend.is_needed,
-        "changes": list(mend.does) if mend else [],
-        "costs": list(mend.costs) if mend else [],
-        "notes": list(mend.notes) if mend else [],
-        "diff": mend.diff if mend else "",
-        "outlook": (mend.outlook or None) if mend else None,
+        "can_resume": repair_plan is not None,
+        "needs_repair": repair_plan is not None and repair_plan.is_needed,
+        "changes": list(repair_plan.does) if repair_plan else [],
+        "costs": list(repair_plan.costs) if repair_plan else [],
+        "notes": list(repair_plan.notes) if repair_plan else [],
+        "diff": repair_plan.diff if repair_plan else "",
+        "outlook": (repair_plan.forecast or None) if repair_plan else None,
     }

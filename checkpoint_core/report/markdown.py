@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
-from checkpoint_core.audit.findings import Verdict
-from checkpoint_core.audit.wording import VERDICT_WORDS
+from checkpoint_core.audit import VERDICT_WORDS, Verdict
 from checkpoint_core.report.json_schema import Json
 from checkpoint_core.text import human_bytes, markdown_block, markdown_code, markdown_text
 
@@ -83,10 +82,10 @@ def _ways_on(document: Json) -> Iterator[str]:
     yield "## Ways on"
     yield markdown_text(recovery["headline"])
     yield "\n".join(
-        f"{number}. **{markdown_text(way['title'])}**{' (recommended)' if way['recommended'] else ''}. "
-        f"Keeps: {markdown_text(way['keeps'])} Loses: {markdown_text(way['loses'])}"
-        + "".join(f"\n   - {markdown_text(line)}" for line in way["changes"])
-        for number, way in enumerate(recovery["ways"], start=1)
+        f"{number}. **{markdown_text(option['title'])}**{' (recommended)' if option['recommended'] else ''}. "
+        f"Keeps: {markdown_text(option['keeps'])} Loses: {markdown_text(option['loses'])}"
+        + "".join(f"\n   - {markdown_text(line)}" for line in option["changes"])
+        for number, option in enumerate(recovery["ways"], start=1)
     )
 
 

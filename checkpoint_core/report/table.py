@@ -7,18 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport
-from checkpoint_core.audit.findings import Verdict
-from checkpoint_core.audit.reports import AuditReport
-from checkpoint_core.audit.wording import VERDICT_WORDS, note
-from checkpoint_core.environment.interpreters import asker
-from checkpoint_core.states.facts import (
-    LoraFacts,
-    OptimizerFacts,
-    RandomStatesFacts,
-    SchedulerFacts,
-    WeightsFacts,
-)
+from checkpoint_core.audit import VERDICT_WORDS, Auditor, AuditReport, CheckpointReport, Verdict, note
+from checkpoint_core.environment import environment_source
+from checkpoint_core.states import LoraFacts, OptimizerFacts, RandomStatesFacts, SchedulerFacts, WeightsFacts
 from checkpoint_core.text import human_bytes, local_time
 
 #: Column to pandas dtype, in the table's order. Integers are nullable: ``<NA>`` where a value cannot be known.
@@ -142,7 +133,7 @@ def load_table(outputs: Path | str, run: str | None = None, python: Path | str |
     :raises OutputsFolderError: when the folder is missing or unreadable.
     :raises UnknownName: when there is no such run.
     """
-    environment = asker(Path(outputs).absolute().parent, chosen=Path(python) if python else None)
+    environment = environment_source(Path(outputs).absolute().parent, chosen=Path(python) if python else None)
     auditor = Auditor(outputs, environment=environment)
     if run is None:
         return to_dataframe(auditor.audit())

@@ -7,18 +7,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from checkpoint_core.text import human_seconds, local_time, utc_time
-from checkpoint_core.training.log.progress import Progress
-from checkpoint_core.training.record import Status
-from checkpoint_core.training.status import Life, TrainingStatus
+from checkpoint_core.training import Life, ProcessState, Progress, TrainingStatus
 
 _STATUS_WORDS = {
-    Status.STARTING: "Starting",
-    Status.RUNNING: "Training",
-    Status.STOPPING: "Stopping",
-    Status.BACKOFF: "Crashed; it is started again soon",
-    Status.EXITED: "Finished",
-    Status.STOPPED: "Stopped",
-    Status.FATAL: "Crashed",
+    ProcessState.STARTING: "Starting",
+    ProcessState.RUNNING: "Training",
+    ProcessState.STOPPING: "Stopping",
+    ProcessState.BACKOFF: "Crashed; it is started again soon",
+    ProcessState.EXITED: "Finished",
+    ProcessState.STOPPED: "Stopped",
+    ProcessState.FATAL: "Crashed",
 }
 
 
@@ -38,7 +36,7 @@ def status_sentence(status: TrainingStatus) -> str:
             "It runs, and nobody watches it: its saves are not checked, and it is not brought back if it crashes. "
             "Press “Watch it” to change that."
         )
-    if status.life is Life.LOST and status.record and status.record.status is Status.STARTING:
+    if status.life is Life.LOST and status.record and status.record.status is ProcessState.STARTING:
         return (
             "Its watcher ended before the training began, so nothing was trained. What it said stands in the run's "
             "folder .training, in watcher.log. Try again; if it stays so, send the diagnosis."

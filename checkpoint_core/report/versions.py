@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from checkpoint_core.environment.sd_scripts import git_commit
+from checkpoint_core.environment import git_commit
 
 #: The packages whose versions decide about loading a state or showing the tab.
 PACKAGES = (

@@ -7,8 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
-from checkpoint_core.scripts import bash as script_sh
-from checkpoint_core.scripts import batch as script_bat
+from checkpoint_core.scripts import bash, batch
 from checkpoint_core.scripts.facts import ScriptFacts
 from checkpoint_core.scripts.script import InexpressiblePath, TrainScript, dialect_of
 from checkpoint_core.scripts.tokens import Dialect
@@ -153,7 +152,7 @@ def run_command(script: Path, output_dir: str | None) -> RunCommand:
     run = script.absolute().parent
     inside = run.relative_to(run.parent.parent) / script.name
     if dialect_of(script) is Dialect.BAT:
-        command = script_bat.quote(str(PureWindowsPath(*inside.parts)), called=False)
+        command = batch.quote(str(PureWindowsPath(*inside.parts)), called=False)
     else:
         command = f"bash {_typed(inside.as_posix())}"
     return RunCommand(command, _root(run, output_dir))
@@ -163,7 +162,7 @@ def _typed(path: str) -> str:
     """A path as it is typed into bash: bytes that are no UTF-8 as escapes, for no text can show them."""
     data = path.encode("utf-8", "surrogateescape")
     if data == path.encode("utf-8", "replace"):
-        return script_sh.quote(path)
+        return bash.quote(path)
     plain = (chr(byte) if 32 <= byte < 127 and byte not in b"\\'" else f"\\x{byte:02x}" for byte in data)
     return f"$'{''.join(plain)}'"
 

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from checkpoint_core.scripts import bash as script_sh
-from checkpoint_core.scripts import batch as script_bat
-from checkpoint_core.scripts import splices as script_edits
+from checkpoint_core.scripts import bash, batch, splices
 from checkpoint_core.scripts.arguments import Argument, Arguments, read_arguments
 from checkpoint_core.scripts.command import TrainingCommand, find_training_command
 from checkpoint_core.scripts.flags import MANY_VALUED, SWITCHES
@@ -59,7 +57,7 @@ class TrainScript:
 
     @classmethod
     def _of_text(cls, text: str, dialect: Dialect) -> TrainScript:
-        reader = script_sh if dialect is Dialect.SH else script_bat
+        reader = bash if dialect is Dialect.SH else batch
         command = find_training_command(reader.commands(text), text)
         if dialect is Dialect.BAT:
             _refuse_batch_surprises(text, command)
@@ -166,7 +164,7 @@ class TrainScript:
         return script._without(script.arguments.of(flag))._inserted(line, [flag, *values])
 
     def _with_values_in_place(self, argument: Argument, line: str, values: Sequence[str]) -> TrainScript:
-        splice = script_edits.Splice(argument.word.start, argument.values[-1].end, line)
+        splice = splices.Splice(argument.word.start, argument.values[-1].end, line)
         old = {word.start for word in argument.values}
         expected: list[str] = []
         for word in self.command.arguments:
@@ -192,9 +190,9 @@ class TrainScript:
 
     def _quoted(self, value: str) -> str:
         if self.dialect is Dialect.SH:
-            return script_sh.quote(value)
-        delayed = script_bat.expands_exclamation_marks(self.text)
-        return script_bat.quote(value, delayed=delayed, called=self.command.called)
+            return bash.quote(value)
+        delayed = batch.expands_exclamation_marks(self.text)
+        return batch.quote(value, delayed=delayed, called=self.command.called)
 
     def _editable(self, flag: str) -> tuple[Argument, ...]:
         """The flag's occurrences; raises ScriptNotUnderstood when more may hide, or stray words follow."""
@@ -221,15 +219,15 @@ class TrainScript:
         """The script with one more line at the end of the training command, before a lone `--`."""
         reach = self.arguments.reach
         words = (self.command.trainer, *self.command.arguments[:reach])
-        splice = script_edits.line_after(self.text, self.dialect, words, line)
+        splice = splices.line_after(self.text, self.dialect, words, line)
         known = [word.shown for word in self.command.arguments]
         return self._edited([splice], (*known[:reach], *arguments, *known[reach:]), words[-1].end)
 
     def _replaced(self, argument: Argument, quoted: str, value: str, *, joined: bool) -> TrainScript:
         """The script with another value for one occurrence, its flag spelled out."""
-        splices = [script_edits.replaced(argument, quoted, joined=joined)]
+        edits = [splices.replaced(argument, quoted, joined=joined)]
         if not (joined or argument.joined) and argument.values and not argument.is_spelled_out:
-            splices.append(script_edits.Splice(argument.word.start, argument.word.end, argument.flag))
+            edits.append(splices.Splice(argument.word.start, argument.word.end, argument.flag))
         old = {argument.word.start, *(word.start for word in argument.values)}
         new = [f"{argument.flag}={value}"] if joined or argument.joined else [argument.flag, value]
         expected: list[str] = []
@@ -238,7 +236,7 @@ class TrainScript:
                 expected += new
             elif word.start not in old:
                 expected.append(word.shown)
-        return self._edited(splices, tuple(expected), argument.word.start)
+        return self._edited(edits, tuple(expected), argument.word.start)
 
     def _without(self, given: tuple[Argument, ...]) -> TrainScript:
         """The script without these occurrences, taken out from the last to the first."""
@@ -259,11 +257,11 @@ class TrainScript:
             for word in words[: self.arguments.reach]
             if word.start > start and word.start not in gone
         ]
-        ways = script_edits.removed(self.text, self.dialect, argument, before, min(after, default=None))
+        ways = splices.removed(self.text, self.dialect, argument, before, min(after, default=None))
         return self._first_that_holds(ways, expected, start)
 
     def _first_that_holds(
-        self, ways: list[list[script_edits.Splice]], expected: tuple[str, ...], offset: int
+        self, ways: list[list[splices.Splice]], expected: tuple[str, ...], offset: int
     ) -> TrainScript:
         """The first way to edit after which the trainer gets what is expected."""
         for way in ways[:-1]:
@@ -273,11 +271,9 @@ class TrainScript:
                 continue
         return self._edited(ways[-1], expected, offset)
 
-    def _edited(
-        self, splices: list[script_edits.Splice], expected: tuple[str, ...], offset: int
-    ) -> TrainScript:
+    def _edited(self, edits: list[splices.Splice], expected: tuple[str, ...], offset: int) -> TrainScript:
         """The script after the splices, read again: it must hand the trainer exactly what is expected."""
-        script = TrainScript._of_text(script_edits.apply(self.text, splices), self.dialect)
+        script = TrainScript._of_text(splices.apply(self.text, edits), self.dialect)
         if script.trainer_arguments != expected or script.launcher_arguments != self.launcher_arguments:
             raise not_understood(
                 self.text, offset, "the change would reach further than the one flag; edit it by hand."
@@ -296,7 +292,7 @@ def _decoded(data: bytes) -> str:
 def _refuse_batch_surprises(text: str, command: TrainingCommand) -> None:
     """Refuse where batch reads the training command in a way that nobody means."""
     words = (command.trainer, *command.arguments)
-    delayed = script_bat.expands_exclamation_marks(text)
+    delayed = batch.expands_exclamation_marks(text)
     for word in words:
         if delayed and "!" in word.raw:
             raise not_understood(text, word.start, "`!` is special here because of enabledelayedexpansion.")

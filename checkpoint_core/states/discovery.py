@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoint_core.formats.reader import DamageKind
+from checkpoint_core.formats import DamageKind
 from checkpoint_core.states.facts import Damage, EntryKind, FileEntry, Skipped
 from checkpoint_core.states.layout import (
     AUTOMATIC_FOLDER,

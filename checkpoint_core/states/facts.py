@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeVar
 
-from checkpoint_core.formats.reader import DamageKind
-from checkpoint_core.formats.train_state import TrainState
+from checkpoint_core.formats import DamageKind, TrainState
 from checkpoint_core.states.layout import Layout, StateName, is_saved_file
 
 T = TypeVar("T")
@@ -55,7 +54,7 @@ class FileEntry:
     kind: EntryKind = EntryKind.FILE
 
 
-class Sample(NamedTuple):
+class WeightsSample(NamedTuple):
     """The first numbers of one tensor, as they lie in the file."""
 
     name: str
@@ -83,7 +82,7 @@ class WeightsFacts:
     #: Modules of which a tensor is missing or misnamed; the first few.
     unpaired: tuple[str, ...] = ()
     #: A piece of a tensor that training changes: it tells whether two files hold the weights of one moment.
-    sample: Sample | None = field(repr=False, default=None)
+    sample: WeightsSample | None = field(repr=False, default=None)
 
     @property
     def trained_count(self) -> int:
@@ -193,7 +192,7 @@ class ManifestFile:
     sha256: str
 
 
-class Change(enum.Enum):
+class FileChange(enum.Enum):
     """How a file differs from its manifest, as far as a directory's listing tells."""
 
     #: There is no regular file of that name any more.
@@ -216,7 +215,7 @@ class ManifestFacts:
     findings: tuple[str, ...]
     was_good: bool
     files: dict[str, ManifestFile]
-    changed: tuple[tuple[str, Change], ...]
+    changed: tuple[tuple[str, FileChange], ...]
     repaired: frozenset[str] | None = frozenset()
 
     def without(self, names: frozenset[str]) -> ManifestFacts:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from checkpoint_core.formats.reader import DamageKind, FormatError, unreadable
+from checkpoint_core.formats import DamageKind, FormatError, unreadable
 from checkpoint_core.states import layout, readers
 from checkpoint_core.states.discovery import StateDir, list_directory
 from checkpoint_core.states.facts import (

@@ -11,17 +11,15 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-from checkpoint_core.formats.pickles import Tensor
-from checkpoint_core.formats.reader import MAX_COUNT, DamageKind, FormatError
-from checkpoint_core.formats.safetensors import SafetensorsHeader, TensorEntry
+from checkpoint_core.formats import MAX_COUNT, DamageKind, FormatError, SafetensorsHeader, Tensor, TensorEntry
 from checkpoint_core.states.facts import (
     CustomObjectFacts,
     LoraFacts,
     OptimizerFacts,
     RandomStatesFacts,
-    Sample,
     SchedulerFacts,
     WeightsFacts,
+    WeightsSample,
 )
 
 #: Families of optimizers, most telling first, by keys that a parameter's state and its group must both have. Sources:
@@ -74,7 +72,7 @@ def _shared(names: frozenset[str]) -> frozenset[str]:
 
 
 def weights_facts(
-    file: str, tensors: Iterable[TensorEntry], alpha: float | None = None, sample: Sample | None = None
+    file: str, tensors: Iterable[TensorEntry], alpha: float | None = None, sample: WeightsSample | None = None
 ) -> WeightsFacts:
     """A network's weights by names and shapes; ``alpha`` is the value of one of the ``.alpha`` tensors."""
     return replace(_weights_by_names(tuple(tensors)), file=file, alpha=alpha, sample=sample)
@@ -126,7 +124,11 @@ def _part(name: str) -> str:
 
 
 def lora_facts(
-    file: str, size_bytes: int, modified_ns: int, header: SafetensorsHeader, sample: Sample | None = None
+    file: str,
+    size_bytes: int,
+    modified_ns: int,
+    header: SafetensorsHeader,
+    sample: WeightsSample | None = None,
 ) -> LoraFacts:
     """A LoRA file by its header and its ``ss_*`` metadata."""
     metadata = header.metadata

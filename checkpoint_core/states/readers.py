@@ -14,23 +14,31 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from checkpoint_core.formats import hostile
-from checkpoint_core.formats.pickles import Description, Tensor, describe
-from checkpoint_core.formats.reader import DamageKind, FileReader, FormatError
-from checkpoint_core.formats.safetensors import ITEM_BITS, SafetensorsHeader, TensorEntry, read_header
-from checkpoint_core.formats.torch_zip import TorchZip
-from checkpoint_core.formats.train_state import TrainState
-from checkpoint_core.formats.train_state import read_train_state as parse_train_state
-from checkpoint_core.states import interpret as descriptions
-from checkpoint_core.states import layout
+from checkpoint_core.formats import (
+    ITEM_BITS,
+    DamageKind,
+    Description,
+    FileReader,
+    FormatError,
+    SafetensorsHeader,
+    Tensor,
+    TensorEntry,
+    TorchZip,
+    TrainState,
+    describe,
+    hostile,
+    read_header,
+)
+from checkpoint_core.formats import read_train_state as parse_train_state
+from checkpoint_core.states import interpret, layout
 from checkpoint_core.states.facts import (
     CustomObjectFacts,
     LoraFacts,
     OptimizerFacts,
     RandomStatesFacts,
-    Sample,
     SchedulerFacts,
     WeightsFacts,
+    WeightsSample,
 )
 
 T = TypeVar("T")
@@ -64,45 +72,43 @@ def read_lora(path: Path, size_bytes: int, modified_ns: int) -> LoraFacts:
     """A LoRA file with its metadata."""
     with FileReader(path) as reader:
         header = read_header(reader)
-        return descriptions.lora_facts(
+        return interpret.lora_facts(
             path.name, size_bytes, modified_ns, header, _sample(reader, header.tensors)
         )
 
 
-def _sample(reader: FileReader, tensors: tuple[TensorEntry, ...]) -> Sample | None:
-    tensor = descriptions.sample_of(tensors)
+def _sample(reader: FileReader, tensors: tuple[TensorEntry, ...]) -> WeightsSample | None:
+    tensor = interpret.sample_of(tensors)
     bits = ITEM_BITS.get(tensor.dtype, 0) if tensor else 0
     if tensor is None or bits % 8:
         return None
     length = min(tensor.end - tensor.begin, _SAMPLE_NUMBERS * bits // 8)
-    return Sample(tensor.name, tensor.dtype, reader.at(tensor.begin, length))
+    return WeightsSample(tensor.name, tensor.dtype, reader.at(tensor.begin, length))
 
 
 def read_optimizer(path: Path) -> OptimizerFacts:
     """``optimizer.bin``."""
     return _read_torch(
-        path, lambda saved, scalar: descriptions.optimizer_facts(saved.value, scalar, saved.names)
+        path, lambda saved, scalar: interpret.optimizer_facts(saved.value, scalar, saved.names)
     )
 
 
 def read_scheduler(path: Path) -> SchedulerFacts:
     """``scheduler.bin``."""
-    return _read_torch(
-        path, lambda saved, _: descriptions.scheduler_facts(saved.value, saved.names), whole=True
-    )
+    return _read_torch(path, lambda saved, _: interpret.scheduler_facts(saved.value, saved.names), whole=True)
 
 
 def read_random_states(path: Path) -> RandomStatesFacts:
     """``random_states_0.pkl``."""
     return _read_torch(
-        path, lambda saved, _: descriptions.random_states_facts(saved.value, saved.names), whole=True
+        path, lambda saved, _: interpret.random_states_facts(saved.value, saved.names), whole=True
     )
 
 
 def read_custom_object(path: Path) -> CustomObjectFacts:
     """``custom_checkpoint_0.pkl``."""
     return _read_torch(
-        path, lambda saved, _: descriptions.custom_object_facts(saved.value, saved.names), whole=True
+        path, lambda saved, _: interpret.custom_object_facts(saved.value, saved.names), whole=True
     )
 
 
@@ -166,7 +172,7 @@ class _Tensors(NamedTuple):
 
     entries: tuple[TensorEntry, ...]
     alpha: float | None
-    sample: Sample | None = None
+    sample: WeightsSample | None = None
 
 
 def read_weights(directory: Path, names: frozenset[str]) -> WeightsFacts:
@@ -175,14 +181,14 @@ def read_weights(directory: Path, names: frozenset[str]) -> WeightsFacts:
     :param names: the regular files in the directory; one of the weights files must be among them.
     """
     if layout.WEIGHTS_SAFE in names:
-        return descriptions.weights_facts(
+        return interpret.weights_facts(
             layout.WEIGHTS_SAFE, *_safetensors_tensors(directory / layout.WEIGHTS_SAFE)
         )
     if layout.WEIGHTS_SAFE_INDEX in names:
         return _read_shards(directory, layout.WEIGHTS_SAFE_INDEX, names, _safetensors_tensors)
     if layout.WEIGHTS_PICKLED in names:
         path = directory / layout.WEIGHTS_PICKLED
-        return descriptions.weights_facts(layout.WEIGHTS_PICKLED, *_pickled_tensors(path))
+        return interpret.weights_facts(layout.WEIGHTS_PICKLED, *_pickled_tensors(path))
     return _read_shards(directory, layout.WEIGHTS_PICKLED_INDEX, names, _pickled_tensors)
 
 
@@ -222,7 +228,7 @@ def _read_shards(
                 error.kind, f"{name}: {error.detail}", error.names, is_hostile=error.is_hostile
             ) from error
     tensors = [tensor for shard in shards for tensor in shard.entries]
-    return descriptions.weights_facts(
+    return interpret.weights_facts(
         index, tensors, next((s.alpha for s in shards if s.alpha is not None), None)
     )
 

@@ -18,11 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from checkpoint_core.formats.dtypes import cast
-from checkpoint_core.formats.pickles import Tensor, describe
-from checkpoint_core.formats.reader import DamageKind, FileReader, FormatError
-from checkpoint_core.formats.safetensors import TensorEntry, read_header
-from checkpoint_core.formats.torch_zip import Member, TorchZip
+from checkpoint_core.formats import (
+    DamageKind,
+    FileReader,
+    FormatError,
+    Member,
+    Tensor,
+    TensorEntry,
+    TorchZip,
+    cast,
+    describe,
+    read_header,
+)
 from checkpoint_core.states import layout
 from checkpoint_core.states.facts import (
     Damage,

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from checkpoint_core.audit.auditor import CheckpointReport
-from checkpoint_core.audit.reports import find_latest_resumable
-from checkpoint_core.audit.wording import headline, phrase
-from checkpoint_core.recovery.resume import resume
-from checkpoint_core.report.diagnosis import checkpoint_json
-from checkpoint_core.scripts.change import plan_resume
-from checkpoint_core.scripts.paths import run_command
+from checkpoint_core.audit import CheckpointReport, find_latest_resumable, headline, phrase
+from checkpoint_core.recovery import resume
+from checkpoint_core.report import checkpoint_json
+from checkpoint_core.scripts import plan_resume, run_command
 from checkpoint_core.tab.page_names import PageName, page_name
-from checkpoint_core.tab.presenter import TROUBLE, Desk
+from checkpoint_core.tab.presenter import TROUBLE, TabPresenter
 from checkpoint_core.tab.views.markup import plain
 
 
-def runs(desk: Desk) -> Any:
+def runs(presenter: TabPresenter) -> Any:
     """The runs, newest first: ``run``, ``checkpoints`` (how many), ``headline``, ``latest_resumable``.
 
     :raises OutputsFolderError: when the outputs folder is missing.
@@ -31,25 +28,25 @@ def runs(desk: Desk) -> Any:
                 if (best := find_latest_resumable(run).checkpoint)
                 else None,
             }
-            for run in desk.newest_first()
+            for run in presenter.newest_first()
         ]
     )
 
 
-def checkpoint_table(desk: Desk, run_name: PageName) -> Any:
+def checkpoint_table(presenter: TabPresenter, run_name: PageName) -> Any:
     """A run's checkpoints, newest first, each as :func:`check` gives it.
 
     :raises UnknownName: when there is no such run.
     """
-    return [_object(item) for item in desk.run(run_name).checkpoints]
+    return [_object(item) for item in presenter.run(run_name).checkpoints]
 
 
-def check(desk: Desk, run_name: PageName, checkpoint: PageName) -> Any:
+def check(presenter: TabPresenter, run_name: PageName, checkpoint: PageName) -> Any:
     """One checkpoint, in the form of the command line's ``check --json``, but its ``path`` is called ``directory``.
 
     :raises UnknownName: when there is no such run or checkpoint.
     """
-    return _object(desk.checkpoint(desk.run(run_name), checkpoint))
+    return _object(presenter.checkpoint(presenter.run(run_name), checkpoint))
 
 
 def _object(item: CheckpointReport) -> Any:
@@ -60,13 +57,13 @@ def _object(item: CheckpointReport) -> Any:
     return value
 
 
-def preview_resume(desk: Desk, run_name: PageName, checkpoint: PageName) -> Any:
+def preview_resume(presenter: TabPresenter, run_name: PageName, checkpoint: PageName) -> Any:
     """What a resume would change: ``resumes``, ``reason``, ``diff``, ``notes``.
 
     :raises UnknownName: when there is no such run or checkpoint.
     """
-    run = desk.run(run_name)
-    item = desk.checkpoint(run, checkpoint)
+    run = presenter.run(run_name)
+    item = presenter.checkpoint(run, checkpoint)
     refused = {"resumes": False, "reason": phrase(item), "diff": "", "notes": []}
     if not item.verdict.resumes:
         return plain(refused)
@@ -78,7 +75,7 @@ def preview_resume(desk: Desk, run_name: PageName, checkpoint: PageName) -> Any:
     return plain({"resumes": True, "reason": "", "diff": change.diff, "notes": notes})
 
 
-def apply_resume(desk: Desk, run_name: PageName, checkpoint: PageName) -> Any:
+def apply_resume(presenter: TabPresenter, run_name: PageName, checkpoint: PageName) -> Any:
     """Write what :func:`preview_resume` shows: ``applied``, ``reason``, ``command``, ``folder``, ``backup``.
 
     Where nothing was written, ``applied`` is false and ``reason`` says why; the others are ``None``.
@@ -86,10 +83,10 @@ def apply_resume(desk: Desk, run_name: PageName, checkpoint: PageName) -> Any:
     :raises UnknownName: when there is no such run or checkpoint.
     """
     refused = {"applied": False, "reason": "", "command": None, "folder": None, "backup": None}
-    for _ in desk.trials.rehearse_unusual(run_name, checkpoint):
+    for _ in presenter.trials.rehearse_unusual(run_name, checkpoint):
         pass  # versions that nobody has tried are tried before anything is written
-    run = desk.run(run_name)
-    item = desk.checkpoint(run, checkpoint)
+    run = presenter.run(run_name)
+    item = presenter.checkpoint(run, checkpoint)
     try:
         receipt = resume(run, item).receipt
     except TROUBLE as error:

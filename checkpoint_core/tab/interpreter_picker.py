@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint_core.atomic_write import WriteFailed
-from checkpoint_core.audit.wording import environment_line
-from checkpoint_core.environment.facts import EnvironmentFacts
-from checkpoint_core.environment.interpreters import asker, choices, remember, remembered
+from checkpoint_core.audit import environment_line
+from checkpoint_core.environment import EnvironmentFacts, choices, environment_source, remember, remembered
 from checkpoint_core.tab.page_names import NOTHING, PageName, page_name
-from checkpoint_core.tab.views import actions as action_view
+from checkpoint_core.tab.views.actions import error_view, info_view, warning_view
 from checkpoint_core.tab.views.markup import safe_name
+
+
+@dataclass(frozen=True)
+class InterpreterView:
+    """What the page shows: the picker's choices and value, and the Python that trains with its versions, as HTML."""
+
+    choices: list[tuple[str, PageName]]
+    chosen: PageName
+    environment: str
 
 
 class TrainingPython:
@@ -25,7 +34,11 @@ class TrainingPython:
 
     def __init__(self, root: Path, chosen: Path | None, hosting: bool) -> None:
         self._root = root
-        self.environment = asker(root, chosen=chosen, hosting=hosting)
+        self.environment = environment_source(root, chosen=chosen, hosting=hosting)
+
+    def show(self) -> InterpreterView:
+        """All that the page shows of it."""
+        return InterpreterView(self.choices(), self.chosen(), self.view())
 
     def choices(self) -> list[tuple[str, PageName]]:
         """The Pythons for the picker: what is shown, and the value."""
@@ -41,11 +54,11 @@ class TrainingPython:
         """Keep which Python trains in this FluxGym; empty for automatic. Returns what to show, as HTML."""
         offered = {page_name(str(item.path)): item.path for item in choices(self._root)}
         if value and value not in offered:
-            return action_view.error_view(f"There is no Python {value} any more; nothing was changed.")
+            return error_view(f"There is no Python {value} any more; nothing was changed.")
         try:
             remember(self._root, offered.get(value))
         except WriteFailed as error:
-            return action_view.error_view(f"The choice was not kept. {error}")
+            return error_view(f"The choice was not kept. {error}")
         return self.view()
 
     def view(self) -> str:
@@ -53,4 +66,4 @@ class TrainingPython:
         environment = self.environment()
         told = f"Training environment: {environment_line(environment)}"
         is_known = isinstance(environment, EnvironmentFacts)
-        return action_view.info_view(told) if is_known else action_view.warning_view(told)
+        return info_view(told) if is_known else warning_view(told)

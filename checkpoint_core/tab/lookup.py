@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport
-from checkpoint_core.audit.reports import RunReport
+from checkpoint_core.audit import Auditor, CheckpointReport, RunReport
 from checkpoint_core.tab.page_names import PageName
 
 
-class Names(Protocol):
-    """A desk, as far as names go; :class:`checkpoint_core.tab.presenter.Desk` says what each raises."""
+class RunLookup(Protocol):
+    """A desk, as far as names go; :class:`checkpoint_core.tab.presenter.TabPresenter` says what each raises."""
 
     def auditor(self, layout: str = "") -> Auditor:
         """The auditor for a layout."""

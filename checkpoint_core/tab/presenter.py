@@ -14,40 +14,48 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint_core.atomic_write import new_file
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport
-from checkpoint_core.audit.findings import Verdict
-from checkpoint_core.audit.reports import RunReport, UnknownName, find_latest_resumable
-from checkpoint_core.audit.wording import run_summary, title_inside
-from checkpoint_core.recovery.planning import plan_recovery
-from checkpoint_core.recovery.repair import Choices, Mend
-from checkpoint_core.recovery.resume import ResumeRefused, resume
-from checkpoint_core.report.collect import diagnosis_for
-from checkpoint_core.report.diagnosis import Diagnosis
-from checkpoint_core.scripts.change import (
+from checkpoint_core.audit import (
+    Auditor,
+    CheckpointReport,
+    RunReport,
+    UnknownName,
+    Verdict,
+    find_latest_resumable,
+    run_summary,
+    title_inside,
+)
+from checkpoint_core.recovery import Choices, RepairPlan, ResumeRefused, plan_recovery, resume
+from checkpoint_core.report import Diagnosis, diagnosis_for
+from checkpoint_core.scripts import (
     SCRIPT_TROUBLE,
+    Dialect,
     Receipt,
     ScriptChange,
     ScriptChangedSinceShown,
     plan_fresh,
     plan_resume,
+    run_command,
 )
-from checkpoint_core.scripts.paths import run_command
-from checkpoint_core.scripts.tokens import Dialect
-from checkpoint_core.states.discovery import OutputsFolderError
-from checkpoint_core.states.layout import Layout
-from checkpoint_core.states.repair_records import RepairRecord
-from checkpoint_core.tab import sample_images as samples
-from checkpoint_core.tab.background import Trials
+from checkpoint_core.states import Layout, OutputsFolderError, RepairRecord
+from checkpoint_core.tab import sample_images
+from checkpoint_core.tab.background import BackgroundTasks
 from checkpoint_core.tab.host import gym
 from checkpoint_core.tab.interpreter_picker import TrainingPython
 from checkpoint_core.tab.page_names import NOTHING, PageName, on_disk, page_name
-from checkpoint_core.tab.repair_presenter import Done, Question, RepairDesk
-from checkpoint_core.tab.training_presenter import Room, TrainingDesk, TrainingQuestion
-from checkpoint_core.tab.views import actions as action_view
-from checkpoint_core.tab.views import panel as panel_view
-from checkpoint_core.tab.views import table as table_view
+from checkpoint_core.tab.repair_presenter import Done, Question, RepairPresenter
+from checkpoint_core.tab.training_presenter import DiskView, TrainingPresenter, TrainingQuestion
+from checkpoint_core.tab.views.actions import (
+    done_view,
+    error_view,
+    fresh_view,
+    info_view,
+    preview_view,
+    refusal_text,
+)
 from checkpoint_core.tab.views.markup import safe_name
-from checkpoint_core.tab.views.recovery import mend_view
+from checkpoint_core.tab.views.panel import nothing_selected, panel_view
+from checkpoint_core.tab.views.recovery import repair_view
+from checkpoint_core.tab.views.table import headline_view, table_view
 
 #: What can go wrong with a press on a run's script, each with a text for the user.
 TROUBLE = (*SCRIPT_TROUBLE, ResumeRefused, UnknownName, OutputsFolderError)
@@ -75,15 +83,15 @@ class RunView:
     run: PageName
     headline: str
     table: str
-    ways: str = ""
+    options: str = ""
     panel: str = ""
     preview: str = ""
     selected: PageName = NOTHING
     resumes: bool = False
     refusal: str = ""
     change: ScriptChange | None = None
-    mend: Mend | None = None
-    room: Room = field(default_factory=Room)
+    repair_plan: RepairPlan | None = None
+    disk: DiskView = field(default_factory=DiskView)
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ class Outcome:
     question: TrainingQuestion | None = None
 
 
-class Desk:
+class TabPresenter:
     """The tab's one conversation partner for one outputs folder; safe to use from several threads.
 
     :param python: the Python that trains, where it was named when the tab was started.
@@ -109,10 +117,10 @@ class Desk:
         self.outputs = Path(outputs).absolute()
         self.python = TrainingPython(self.outputs.parent, python, hosting)
         self._auditors: dict[Layout | None, Auditor] = {}
-        self.trials = Trials(self)
-        self.repairs = RepairDesk(self)
-        self.training = TrainingDesk(self)
-        self._thumbnail = lru_cache(maxsize=256)(lambda path, _: samples.thumbnail(path))
+        self.trials = BackgroundTasks(self)
+        self.repairs = RepairPresenter(self)
+        self.training = TrainingPresenter(self)
+        self._thumbnail = lru_cache(maxsize=256)(lambda path, _: sample_images.thumbnail(path))
 
     def auditor(self, layout: str = "") -> Auditor:
         """The auditor for a layout by its name; any other text leaves the choice to the script."""
@@ -177,24 +185,24 @@ class Desk:
         """
         choices = choices or Choices()
         if not run_name:
-            return RunView(NOTHING, action_view.info_view(self._nothing()), "")
+            return RunView(NOTHING, info_view(self._nothing()), "")
         try:
             run = self.run(run_name, layout)
         except (UnknownName, OutputsFolderError) as error:
-            return RunView(NOTHING, action_view.error_view(str(error)), "")
+            return RunView(NOTHING, error_view(str(error)), "")
         names = {page_name(item.name) for item in run.checkpoints}
         if selected not in names:
-            best = find_latest_resumable(run).checkpoint or next(iter(_mendable(run)), None)
+            best = find_latest_resumable(run).checkpoint or next(iter(_repairable(run)), None)
             selected = page_name(best.name) if best else NOTHING
         view = RunView(
             run_name,
-            table_view.headline_view(run),
-            table_view.table_view(run, selected, sort),
-            self.repairs.ways(run, layout, choices),
-            room=self.training.room(run, self.repairs.recovery(run, layout, choices)),
+            headline_view(run),
+            table_view(run, selected, sort),
+            self.repairs.options(run, layout, choices),
+            disk=self.training.disk(run, self.repairs.recovery(run, layout, choices)),
         )
         if not selected:
-            return replace(view, panel=panel_view.nothing_selected(bool(names)))
+            return replace(view, panel=nothing_selected(bool(names)))
         return self._with_panel(view, run, self.checkpoint(run, selected), layout, choices)
 
     def _nothing(self) -> str:
@@ -207,27 +215,27 @@ class Desk:
         self, view: RunView, run: RunReport, item: CheckpointReport, layout: str, choices: Choices
     ) -> RunView:
         change, preview, resumes = None, "", item.verdict.resumes
-        mend = self.repairs.mend(run, item, layout, choices)
-        refusal = action_view.refusal(item)
+        repair_plan = self.repairs.repair_plan(run, item, layout, choices)
+        refusal = refusal_text(item)
         if resumes:
             try:
                 change = plan_resume(run.facts.path, item.name)
-                preview = action_view.preview_view(change.diff, change.notes)
+                preview = preview_view(change.diff, change.notes)
             except TROUBLE as error:
                 resumes, refusal = False, "The train script cannot be changed; see below."
-                preview = action_view.error_view(str(error))
-        found = samples.find_samples(item, self.outputs)
+                preview = error_view(str(error))
+        found = sample_images.find_samples(item, self.outputs)
         images = (self._thumbnail(sample.path, sample.modified_ns) for sample in found)
-        panel = panel_view.panel_view(item, [image for image in images if image])
+        panel = panel_view(item, [image for image in images if image])
         return replace(
             view,
             panel=panel + self.repairs.repaired(run, item),
-            preview=preview + (mend_view(mend) if mend else ""),
+            preview=preview + (repair_view(repair_plan) if repair_plan else ""),
             selected=page_name(item.name),
             resumes=resumes,
             refusal=refusal,
             change=change,
-            mend=mend,
+            repair_plan=repair_plan,
         )
 
     def resume(
@@ -241,7 +249,7 @@ class Desk:
             what = f"The train script now resumes from {title_inside(item)}."
             return self._done(what, run, *done, item.facts.path)
         except TROUBLE as error:
-            return Outcome(action_view.error_view(str(error)))
+            return Outcome(error_view(str(error)))
 
     def resume_shown(self, view: RunView | None, layout: str = "") -> Outcome:
         """:meth:`resume` of what a page showed; ``None`` where it has not been shown anything by this process."""
@@ -249,7 +257,7 @@ class Desk:
             told = (
                 "The page was older than what serves it. It is up to date now: look again, and press again."
             )
-            return Outcome(action_view.info_view(told))
+            return Outcome(info_view(told))
         return self.resume(view.run, view.selected, view.change, layout)
 
     def resume_now(self, view: RunView | None, layout: str, bring_back: bool) -> Outcome:
@@ -263,7 +271,7 @@ class Desk:
             started = self.training.start(view.run, bring_back)
         except Exception as error:  # noqa: BLE001 - the script is written, and what takes it back must not be lost
             told = f"The train script was changed, but the training could not be started: {error}"
-            return replace(written, message=written.message + action_view.error_view(told))
+            return replace(written, message=written.message + error_view(told))
         message = started.message if started.done else written.message + started.message
         return replace(written, message=message, question=started.question)
 
@@ -277,7 +285,7 @@ class Desk:
             what = "The train script now starts from the beginning: --resume is gone."
             return self._done(what, run, change, change.execute(), None)
         except TROUBLE as error:
-            return Outcome(action_view.error_view(str(error)))
+            return Outcome(error_view(str(error)))
 
     def _done(
         self, what: str, run: RunReport, change: ScriptChange, receipt: Receipt, state: Path | None
@@ -285,13 +293,13 @@ class Desk:
         backup = receipt.backup.name if receipt.backup else None
         lines = (*change.summary, *change.notes) if not change.is_noop else ("The script already said so.",)
         run_it = run_command(change.path, run.facts.script.output_dir if run.facts.script else None)
-        message = action_view.done_view(what, run_it.command, run_it.folder, backup, lines)
+        message = done_view(what, run_it.command, run_it.folder, backup, lines)
         return Outcome(message, None if change.is_noop else receipt, state, written=True)
 
     def repair_shown(self, view: RunView | None, layout: str = "") -> Outcome:
         """Carry out the repair that a page showed; where anything changed since, nothing."""
-        run_name, mend = (view.run, view.mend) if view else (NOTHING, None)
-        return self._outcome(self.repairs.repair(run_name, layout, mend), run_name)
+        run_name, repair_plan = (view.run, view.repair_plan) if view else (NOTHING, None)
+        return self._outcome(self.repairs.repair(run_name, layout, repair_plan), run_name)
 
     def answer(self, run_name: PageName, question: Question | TrainingQuestion | None) -> Outcome:
         """Do what a question asked."""
@@ -311,13 +319,13 @@ class Desk:
             done = self.repairs.undo(run_name, receipt)
             return replace(self._outcome(done, run_name), receipt=None if done.written else receipt)
         if receipt is None:  # a second press, while the first was being carried out
-            return Outcome(action_view.info_view("There is nothing to undo."))
+            return Outcome(info_view("There is nothing to undo."))
         try:
             receipt.undo()
         except (*TROUBLE, LookupError) as error:
-            return Outcome(action_view.error_view(str(error)), receipt)
+            return Outcome(error_view(str(error)), receipt)
         return Outcome(
-            action_view.info_view(f"{receipt.path.name} is as it was before."),
+            info_view(f"{receipt.path.name} is as it was before."),
             state_path=self._present_target(page_name(receipt.path.parent.name)),
             written=True,
         )
@@ -335,11 +343,11 @@ class Desk:
         try:
             change = plan_fresh(self.run(run_name).facts.path)
         except TROUBLE as error:
-            return action_view.error_view(str(error)), None
+            return error_view(str(error)), None
         if change.is_noop:
             told = "The train script has no --resume: it starts from the beginning already."
-            return action_view.info_view(told), None
-        return action_view.fresh_view(change.diff), change
+            return info_view(told), None
+        return fresh_view(change.diff), change
 
     def carry(
         self, host: gym.Gym, values: Sequence[Any], run_name: PageName, state: str | bool
@@ -355,10 +363,8 @@ class Desk:
             name, script = str(run_name), None
         box = self.box_value(state)
         if safe_name(name + box) != name + box:
-            return None, (
-                "The Gym tab was left alone: its boxes cannot hold a name whose bytes are no UTF-8. Run the script as "
-                "shown."
-            )
+            told = "it cannot hold a name whose bytes are no UTF-8. Run the script as shown."
+            return None, f"The Gym tab was left alone: {told}"
         return host.carry(values, name, box, script)
 
     def box_value(self, state: str | bool) -> str:
@@ -388,6 +394,6 @@ class Desk:
         )
 
 
-def _mendable(run: RunReport) -> Iterator[CheckpointReport]:
+def _repairable(run: RunReport) -> Iterator[CheckpointReport]:
     """The checkpoints that a fix would let resume, newest first: their panel says which."""
     return (item for item in run.checkpoints if item.verdict is Verdict.NEEDS_FIX)

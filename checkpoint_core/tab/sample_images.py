@@ -15,10 +15,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from checkpoint_core.audit.auditor import CheckpointReport
-from checkpoint_core.states.discovery import list_directory
-from checkpoint_core.states.facts import EntryKind
-from checkpoint_core.states.layout import SavePoint
+from checkpoint_core.audit import CheckpointReport
+from checkpoint_core.states import EntryKind, SavePoint, list_directory
 from checkpoint_core.tab.views.panel import Thumbnail
 
 MAX_SAMPLES = 6
@@ -31,14 +29,14 @@ _NAME = re.compile(
 
 
 @dataclass(frozen=True)
-class Sample:
+class WeightsSample:
     """A sample image's file; ``modified_ns`` is since 1970, in nanoseconds."""
 
     path: Path
     modified_ns: int
 
 
-def find_samples(item: CheckpointReport, outputs: Path) -> tuple[Sample, ...]:
+def find_samples(item: CheckpointReport, outputs: Path) -> tuple[WeightsSample, ...]:
     """The sample images that show the model as this checkpoint holds it, by name, at most :data:`MAX_SAMPLES`."""
     folder = outputs / item.run / "sample"
     by_step = item.facts.name.save_point is SavePoint.STEP
@@ -49,7 +47,7 @@ def find_samples(item: CheckpointReport, outputs: Path) -> tuple[Sample, ...]:
         if match is None or entry.kind is not EntryKind.FILE or entry.size_bytes > _MAX_BYTES:
             continue
         if bool(match["epoch"]) != by_step and int(match["number"]) == wanted:
-            found.append(Sample(folder / entry.name, entry.modified_ns))
+            found.append(WeightsSample(folder / entry.name, entry.modified_ns))
     return tuple(found[:MAX_SAMPLES])
 
 

@@ -10,14 +10,14 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from checkpoint_core.recovery.repair import Choices
+from checkpoint_core.recovery import Choices
 from checkpoint_core.tab.page_names import NOTHING, PageName
-from checkpoint_core.tab.presenter import Desk, RunView
-from checkpoint_core.tab.training_presenter import TrainingShown
+from checkpoint_core.tab.presenter import RunView, TabPresenter
+from checkpoint_core.tab.training_presenter import TrainingView
 from checkpoint_core.tab.views.table import DEFAULT_SORT
 
 
-class Seat:
+class PageSession:
     """One page's place at the desk; its handlers take turns, and each sees the newest choice.
 
     ``run`` and ``selected`` are names as the page shows them, ``shown`` is what it was sent last, ``pressed`` what it
@@ -30,12 +30,12 @@ class Seat:
         self.choices = Choices()
         self.shown: RunView | None = None
         self.pressed: RunView | None = None
-        self.training: tuple[PageName, TrainingShown] | None = None
+        self.training: tuple[PageName, TrainingView] | None = None
         self.turn = threading.RLock()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Seat:
+    def __deepcopy__(self, memo: dict[int, Any]) -> PageSession:
         # Gradio copies a State's first value for each page that is opened; each gets a seat of its own.
-        return Seat()
+        return PageSession()
 
     def pick(self, run: PageName) -> None:
         """Another run, of which nothing is selected yet; the same again changes nothing."""
@@ -50,17 +50,17 @@ class Seat:
             self.pick(wanted)
             return wanted
 
-    def look_at_training(self, desk: Desk) -> tuple[TrainingShown, TrainingShown | None]:
+    def look_at_training(self, presenter: TabPresenter) -> tuple[TrainingView, TrainingView | None]:
         """How the run's training stands now, and what of it was shown before; ``None`` for another run."""
         with self.turn:
             before = self.training[1] if self.training and self.training[0] == self.run else None
-            self.training = (self.run, desk.training.show(self.run))
+            self.training = (self.run, presenter.training.show(self.run))
             return self.training[1], before
 
-    def look(self, desk: Desk) -> tuple[RunView, RunView | None]:
+    def look(self, presenter: TabPresenter) -> tuple[RunView, RunView | None]:
         """What there is to show now, and what was shown before."""
         with self.turn:
             before = self.shown
-            self.shown = desk.show(self.run, self.selected, self.sort, self.layout, self.choices)
+            self.shown = presenter.show(self.run, self.selected, self.sort, self.layout, self.choices)
             self.selected = self.shown.selected
             return self.shown, before

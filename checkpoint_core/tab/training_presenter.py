@@ -8,29 +8,45 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from checkpoint_core.atomic_write import WriteFailed
-from checkpoint_core.audit.reports import RunReport, UnknownName
-from checkpoint_core.audit.wording import title
-from checkpoint_core.environment.facts import EnvironmentFacts
-from checkpoint_core.recovery.options import Recovery
-from checkpoint_core.recovery.removal import Removal, RemovalRefused, links_in, look_again, plan_removal
-from checkpoint_core.recovery.retention import disk_outlook, plan_retention
-from checkpoint_core.states.discovery import OutputsFolderError
-from checkpoint_core.states.repair_records import RecordUnusable
-from checkpoint_core.tab.lookup import Names
+from checkpoint_core.audit import RunReport, UnknownName, title
+from checkpoint_core.environment import EnvironmentFacts
+from checkpoint_core.recovery import (
+    RecoveryPlan,
+    Removal,
+    RemovalRefused,
+    disk_forecast,
+    links_in,
+    look_again_at_run,
+    plan_removal,
+    plan_retention,
+)
+from checkpoint_core.states import OutputsFolderError, RecordUnusable
+from checkpoint_core.tab.lookup import RunLookup
 from checkpoint_core.tab.page_names import PageName
-from checkpoint_core.tab.views import actions as action_view
-from checkpoint_core.tab.views import disk as retention_view
-from checkpoint_core.tab.views import training as training_view
+from checkpoint_core.tab.views.actions import error_view, good_view, info_view, warning_view
+from checkpoint_core.tab.views.disk import chosen_names, retention_choices, retention_view
 from checkpoint_core.tab.views.loss_plot import Mark
+from checkpoint_core.tab.views.training import journal_view, log_view, training_view
 from checkpoint_core.text import human_bytes, human_seconds
-from checkpoint_core.trainer.save_plan import save_rules
-from checkpoint_core.training import launcher as starting
-from checkpoint_core.training.launcher import CannotStart, DeviceBusy, NothingRuns, Start
-from checkpoint_core.training.log.progress import Progress
-from checkpoint_core.training.processes import members
-from checkpoint_core.training.record import Ask, TrainingRecord, ask
-from checkpoint_core.training.status import Processes, TrainingStatus, has_trace, in_use, training_status
-from checkpoint_core.training.tensorboard import EventLosses
+from checkpoint_core.trainer import save_rules
+from checkpoint_core.training import (
+    CannotStart,
+    DeviceBusy,
+    EventLosses,
+    NothingRuns,
+    Processes,
+    Progress,
+    Request,
+    Start,
+    TrainingRecord,
+    TrainingStatus,
+    has_trace,
+    in_use,
+    launcher,
+    members,
+    send_request,
+    training_status,
+)
 
 TROUBLE = (
     CannotStart,
@@ -44,7 +60,7 @@ TROUBLE = (
 
 
 @dataclass(frozen=True)
-class TrainingShown:
+class TrainingView:
     """All that the page shows of a run's training; every text is HTML."""
 
     training: str = ""
@@ -59,7 +75,7 @@ class TrainingShown:
 
 
 @dataclass(frozen=True)
-class Room:
+class DiskView:
     """The disk of a run: what the page says, and what may be ticked to go, as label and name."""
 
     view: str = ""
@@ -87,11 +103,11 @@ class Told:
     done: bool = False
 
 
-class TrainingDesk:
+class TrainingPresenter:
     """The trainings of one desk."""
 
-    def __init__(self, desk: Names) -> None:
-        self._desk = desk
+    def __init__(self, presenter: RunLookup) -> None:
+        self._presenter = presenter
         self._processes = Processes()
         self._events = EventLosses()
 
@@ -99,12 +115,12 @@ class TrainingDesk:
         """How a run's training stands now."""
         return training_status(run.facts.path, self._processes)
 
-    def show(self, run_name: PageName) -> TrainingShown:
+    def show(self, run_name: PageName) -> TrainingView:
         """A run's training; nothing for a run that is not there."""
         try:
-            run = self._desk.run(run_name)
+            run = self._presenter.run(run_name)
         except (UnknownName, OutputsFolderError):
-            return TrainingShown()
+            return TrainingView()
         status = self.status(run)
         if not status.history.points and has_trace(status):
             pids = frozenset(each.pid for each in members(status.found)) if status.found else frozenset()
@@ -114,11 +130,11 @@ class TrainingDesk:
             for item in run.checkpoints
             if item.position.step is not None
         ]
-        html = training_view.training_view(status, _more(run, status), marks, time.time_ns())
-        return TrainingShown(
+        html = training_view(status, _more(run, status), marks, time.time_ns())
+        return TrainingView(
             html,
-            training_view.log_view(status) if has_trace(status) else "",
-            training_view.journal_view(status.journal) if has_trace(status) else "",
+            log_view(status) if has_trace(status) else "",
+            journal_view(status.journal) if has_trace(status) else "",
             has_trace=has_trace(status),
             can_start=not status.is_running and run.facts.script is not None,
             can_stop=status.is_running,
@@ -131,9 +147,9 @@ class TrainingDesk:
     def may_start(self, run_name: PageName) -> str:
         """Why a run cannot be started now, as HTML; empty where it can, or only another training is in the way."""
         try:
-            starting.check(self._start_of(self._desk.run(run_name), False, True))
+            launcher.check(self._start_of(self._presenter.run(run_name), False, True))
         except TROUBLE as error:
-            return action_view.error_view(str(error))
+            return error_view(str(error))
         return ""
 
     def start(self, run_name: PageName, bring_back: bool, force: bool = False, fresh: bool = False) -> Told:
@@ -144,21 +160,21 @@ class TrainingDesk:
         """
 
         def work() -> Told:
-            run = self._desk.run(run_name)
-            if (lost := starting.overwrites(run)) and not (fresh or force):
+            run = self._presenter.run(run_name)
+            if (lost := launcher.overwrites(run)) and not (fresh or force):
                 question = TrainingQuestion(run_name, "fresh", bring_back=bring_back)
-                return Told(action_view.warning_view(f"{lost} Begin at epoch 1 all the same?"), question)
+                return Told(warning_view(f"{lost} Begin at epoch 1 all the same?"), question)
             try:
-                starting.start_detached(self._start_of(run, bring_back, force))
+                launcher.start_detached(self._start_of(run, bring_back, force))
             except DeviceBusy as error:
                 question = TrainingQuestion(run_name, "force", bring_back=bring_back)
-                return Told(action_view.warning_view(f"{error} Start it all the same?"), question)
+                return Told(warning_view(f"{error} Start it all the same?"), question)
             back = " If it crashes, it is brought back." if bring_back else ""
             told = (
                 "The training is starting. It goes on when this page is closed and when FluxGym is restarted."
                 f"{back} It stands above, with its log."
             )
-            return Told(action_view.good_view(told), done=True)
+            return Told(good_view(told), done=True)
 
         return self._guarded(work)
 
@@ -171,25 +187,25 @@ class TrainingDesk:
         """Watch a training that was started elsewhere."""
 
         def work() -> Told:
-            run = self._desk.run(run_name)
-            starting.watch_detached(self._start_of(run, bring_back, True))
+            run = self._presenter.run(run_name)
+            launcher.watch_detached(self._start_of(run, bring_back, True))
             back = (
                 " If it ends before its last epoch it is brought back, whoever ended it: to end it, stop it here."
                 if bring_back
                 else ""
             )
             told = f"It is watched from now on: each save is checked.{back}"
-            return Told(action_view.good_view(told), done=True)
+            return Told(good_view(told), done=True)
 
         return self._guarded(work)
 
     def set_bring_back(self, run_name: PageName, bring_back: bool) -> None:
         """Tell a watcher that is at work what to do at a crash; without one the next start is told."""
         try:
-            run = self._desk.run(run_name)
+            run = self._presenter.run(run_name)
             status = self.status(run)
             if status.is_watched and status.record and status.record.bring_back != bring_back:
-                ask(run.facts.path, Ask.BRING_BACK if bring_back else Ask.LEAVE)
+                send_request(run.facts.path, Request.BRING_BACK if bring_back else Request.LEAVE)
         except TROUBLE:
             return  # the box shows what holds at the next look
 
@@ -197,15 +213,15 @@ class TrainingDesk:
         """What a stop would do, and the question whether to do it."""
 
         def work() -> Told:
-            status = self.status(self._desk.run(run_name))
+            status = self.status(self._presenter.run(run_name))
             if not status.is_running:
-                return Told(action_view.info_view("No training of this run is running."))
+                return Told(info_view("No training of this run is running."))
             lost = _lost_by_stop(status.progress)
             told = (
                 f"Stop the training of “{run_name}”? A save that is going on is finished first, then all its processes "
                 f"are ended.{lost}"
             )
-            return Told(action_view.warning_view(told), TrainingQuestion(run_name, "stop"))
+            return Told(warning_view(told), TrainingQuestion(run_name, "stop"))
 
         return self._guarded(work)
 
@@ -219,50 +235,50 @@ class TrainingDesk:
             return self._guarded(lambda: self._remove(question))
 
         def work() -> Told:
-            run = self._desk.run(question.run)
-            return Told(action_view.info_view(starting.stop(run.facts.path)), done=True)
+            run = self._presenter.run(question.run)
+            return Told(info_view(launcher.stop(run.facts.path)), done=True)
 
         return self._guarded(work)
 
     # --- room on the disk -------------------------------------------------------------------------------------------
 
-    def room(self, run: RunReport, recovery: Recovery) -> Room:
+    def disk(self, run: RunReport, recovery: RecoveryPlan) -> DiskView:
         """The disk against the saves to come, and what may go."""
         plan = plan_retention(run, recovery, in_use(run.facts.path, self._processes), links_in(run))
-        choices = tuple(retention_view.retention_choices(plan))
-        outlook = disk_outlook(run)
-        tight = outlook.is_enough is False
-        return Room(retention_view.retention_view(outlook, plan), choices, tight)
+        choices = tuple(retention_choices(plan))
+        forecast = disk_forecast(run)
+        tight = forecast.is_enough is False
+        return DiskView(retention_view(forecast, plan), choices, tight)
 
     def ask_remove(self, run_name: PageName, names: Sequence[PageName], layout: str) -> Told:
         """Which checkpoints would be removed, and the question whether to do it."""
 
         def work() -> Told:
-            run = self._desk.run(run_name, layout)
-            auditor = self._desk.auditor(layout)
-            _, plan = look_again(auditor, run.name, lambda: in_use(run.facts.path))()
-            removal = plan_removal(run, retention_view.chosen_names(plan, names), plan)
+            run = self._presenter.run(run_name, layout)
+            auditor = self._presenter.auditor(layout)
+            _, plan = look_again_at_run(auditor, run.name, lambda: in_use(run.facts.path))()
+            removal = plan_removal(run, chosen_names(plan, names), plan)
             listed = ", ".join(f"{each.name} ({human_bytes(each.size_bytes)})" for each in removal.states)
             told = f"Remove for good: {listed}? Their LoRA files stay. This cannot be undone."
-            return Told(action_view.warning_view(told), TrainingQuestion(run_name, "remove", removal))
+            return Told(warning_view(told), TrainingQuestion(run_name, "remove", removal))
 
         return self._guarded(work)
 
     def _remove(self, question: TrainingQuestion) -> Told:
-        run = self._desk.run(question.run)
+        run = self._presenter.run(question.run)
         assert question.removal is not None  # noqa: S101 - a question of that kind has one
-        look = look_again(self._desk.auditor(), run.name, lambda: in_use(run.facts.path))
+        look = look_again_at_run(self._presenter.auditor(), run.name, lambda: in_use(run.facts.path))
         removed = question.removal.execute(look)
         count = len(removed.names)
         noun = "checkpoint was" if count == 1 else "checkpoints were"
         told = f"{count} {noun} removed; {human_bytes(removed.freed_bytes)} are free again."
-        return Told(action_view.good_view(told), done=True)
+        return Told(good_view(told), done=True)
 
     def _guarded(self, work: Callable[[], Told]) -> Told:
         try:
             return work()
         except TROUBLE as error:
-            return Told(action_view.error_view(str(error)))
+            return Told(error_view(str(error)))
 
 
 def _bring_back(record: TrainingRecord | None) -> bool:

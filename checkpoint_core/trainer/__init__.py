@@ -1,1 +1,77 @@
-"""What sd-scripts will do; pure, except for the dataset."""
+"""What sd-scripts will do; pure, except for the dataset on the disk."""
+
+from __future__ import annotations
+
+from checkpoint_core.trainer.dataset import dataset_key, read_dataset
+from checkpoint_core.trainer.dataset_config import DatasetFacts
+from checkpoint_core.trainer.forecast import Forecast, forecast_sentence, make_forecast
+from checkpoint_core.trainer.learning_rate import (
+    differs,
+    highest_rate,
+    learning_rate_at,
+    rate_text,
+    saved_rates,
+)
+from checkpoint_core.trainer.lora_network import MODULE, LoraDifference, LoraPlan, difference, plan_network
+from checkpoint_core.trainer.optimizers import (
+    TrainerOptimizer,
+    optimizer_of,
+    stop_with,
+    trainer_optimizer,
+    type_to_write,
+)
+from checkpoint_core.trainer.param_groups import PlannedGroup, changes_to, plan_groups, plan_rates
+from checkpoint_core.trainer.position import (
+    Position,
+    accumulation_steps,
+    epoch_length,
+    is_finished,
+    last_epoch,
+    launch_epoch,
+    locate,
+    total_steps,
+    why_undecided,
+)
+from checkpoint_core.trainer.reconstruction import TOLERANCE_NS, lost_scheduler, lost_train_state
+from checkpoint_core.trainer.save_plan import save_rules
+
+__all__ = [
+    "MODULE",
+    "TOLERANCE_NS",
+    "DatasetFacts",
+    "Forecast",
+    "LoraDifference",
+    "LoraPlan",
+    "PlannedGroup",
+    "Position",
+    "TrainerOptimizer",
+    "accumulation_steps",
+    "changes_to",
+    "dataset_key",
+    "difference",
+    "differs",
+    "epoch_length",
+    "forecast_sentence",
+    "highest_rate",
+    "is_finished",
+    "last_epoch",
+    "launch_epoch",
+    "learning_rate_at",
+    "locate",
+    "lost_scheduler",
+    "lost_train_state",
+    "make_forecast",
+    "optimizer_of",
+    "plan_groups",
+    "plan_network",
+    "plan_rates",
+    "rate_text",
+    "read_dataset",
+    "save_rules",
+    "saved_rates",
+    "stop_with",
+    "total_steps",
+    "trainer_optimizer",
+    "type_to_write",
+    "why_undecided",
+]

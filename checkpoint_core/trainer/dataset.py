@@ -12,15 +12,14 @@ from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
 
-from checkpoint_core.scripts.facts import ScriptFacts
-from checkpoint_core.scripts.paths import is_of_this_machine, path_here
+from checkpoint_core.scripts import ScriptFacts, is_of_this_machine, path_here
 from checkpoint_core.trainer.dataset_config import (
     FALLBACKS,
     Dataset,
     DatasetFacts,
     DatasetMissing,
-    DatasetUntold,
     Subset,
+    Undetermined,
     parse_datasets,
 )
 
@@ -45,7 +44,7 @@ def read_dataset(script: ScriptFacts, run: Path) -> DatasetFacts | None:
         images, least, most = (sum(column) for column in zip(*counted, strict=True))
         if not least:
             raise _absence(f"there are no images in {_folders(datasets)}", script, run)
-    except DatasetUntold as reason:
+    except Undetermined as reason:
         return DatasetFacts(written, 0, None, str(reason), isinstance(reason, DatasetMissing))
     return DatasetFacts(written, images, (least, most))
 
@@ -63,42 +62,40 @@ def dataset_key(script: ScriptFacts, run: Path) -> object:
     try:
         text = _config_text(written, script, run)
         folders = {subset.image_dir for dataset in parse_datasets(text, script) for subset in dataset.subsets}
-    except DatasetUntold as reason:
+    except Undetermined as reason:
         return (*place, str(reason))
     return (*place, text, tuple((folder, _modified_ns(folder, script, run)) for folder in sorted(folders)))
 
 
 def _config_text(written: str, script: ScriptFacts, run: Path) -> str:
     if script.hidden and script.config_file is None:
-        raise DatasetUntold(script.hidden)  # further flags may name another dataset
+        raise Undetermined(script.hidden)  # further flags may name another dataset
     path, status = _found(written, script, run)
     if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_CONFIG_BYTES:
-        raise DatasetUntold(f"{written} is no file, or larger than any dataset configuration")
+        raise Undetermined(f"{written} is no file, or larger than any dataset configuration")
     try:
         return path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetUntold(f"{written} could not be read") from error
+        raise Undetermined(f"{written} could not be read") from error
 
 
 def _found(written: str, script: ScriptFacts, run: Path) -> tuple[Path, os.stat_result]:
     """What the script means by a path: its place on this machine, and what is there."""
     path = path_here(written, script, run)
     if path is None:
-        raise DatasetUntold(f"{written} is a path of another machine or container")
+        raise Undetermined(f"{written} is a path of another machine or container")
     try:
         return path, path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise _absence(f"there is no {written}", script, run) from error
     except (OSError, ValueError) as error:
-        raise DatasetUntold(f"{written} could not be read") from error
+        raise Undetermined(f"{written} could not be read") from error
 
 
-def _absence(words: str, script: ScriptFacts, run: Path) -> DatasetUntold:
+def _absence(words: str, script: ScriptFacts, run: Path) -> Undetermined:
     """What is not here may be where the script runs."""
     return (
-        DatasetMissing(words)
-        if is_of_this_machine(script, run)
-        else DatasetUntold(f"{words} on this machine")
+        DatasetMissing(words) if is_of_this_machine(script, run) else Undetermined(f"{words} on this machine")
     )
 
 
@@ -138,16 +135,16 @@ def _listed(subset: Subset, script: ScriptFacts, run: Path) -> int:
     if not stat.S_ISDIR(status.st_mode):
         raise _absence(f"{subset.image_dir} is no folder", script, run)
     if subset.cache_info and os.path.exists(folder / _INFO_CACHE):
-        raise DatasetUntold(f"the trainer takes the images of {subset.image_dir} from {_INFO_CACHE}")
+        raise Undetermined(f"the trainer takes the images of {subset.image_dir} from {_INFO_CACHE}")
     images = 0
     try:
         with os.scandir(folder) as entries:
             for number, entry in enumerate(entries):
                 if number >= _MAX_ENTRIES:
-                    raise DatasetUntold(f"{subset.image_dir} holds more than {_MAX_ENTRIES:,} files")
+                    raise Undetermined(f"{subset.image_dir} holds more than {_MAX_ENTRIES:,} files")
                 images += _is_image(entry.name)
     except OSError as error:
-        raise DatasetUntold(f"{subset.image_dir} could not be read") from error
+        raise Undetermined(f"{subset.image_dir} could not be read") from error
     return images
 
 
@@ -155,7 +152,7 @@ def _is_image(name: str) -> bool:
     """Whether ``glob_images`` finds it: hidden files never, other systems than Windows by the case of the ending."""
     ending = "" if name.startswith(".") else os.path.normcase(os.path.splitext(name)[1])
     if ending in _PLUGIN_EXTENSIONS:
-        raise DatasetUntold(f"{name} counts only where the trainer has the plug-in to read it")
+        raise Undetermined(f"{name} counts only where the trainer has the plug-in to read it")
     return ending in _EXTENSIONS
 
 
@@ -177,5 +174,5 @@ def _folders(datasets: list[Dataset]) -> str:
 def _modified_ns(folder: str, script: ScriptFacts, run: Path) -> int | None:
     try:
         return _found(folder, script, run)[1].st_mtime_ns
-    except DatasetUntold:
+    except Undetermined:
         return None

@@ -14,15 +14,15 @@ from typing import Any
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
-from checkpoint_core.formats.reader import MAX_COUNT
-from checkpoint_core.scripts.facts import ScriptFacts
+from checkpoint_core.formats import MAX_COUNT
+from checkpoint_core.scripts import ScriptFacts
 
 
-class DatasetUntold(Exception):
+class Undetermined(Exception):
     """Why the batches of an epoch cannot be told, in words."""
 
 
-class DatasetMissing(DatasetUntold):
+class DatasetMissing(Undetermined):
     """What the trainer would not find either."""
 
 
@@ -49,12 +49,12 @@ class Dataset:
 def parse_datasets(text: str, script: ScriptFacts) -> list[Dataset]:
     """Every ``[[datasets]]`` of the configuration; there is at least one.
 
-    :raises DatasetUntold: for what is no TOML, has another form, or leaves a setting to what is not known.
+    :raises Undetermined: for what is no TOML, has another form, or leaves a setting to what is not known.
     """
     config = _parsed(text)
     general, datasets = config.get("general", {}), config.get("datasets", [])
     if not isinstance(general, dict) or not _are_tables(datasets):
-        raise DatasetUntold("the dataset configuration is not of the trainer's form")
+        raise Undetermined("the dataset configuration is not of the trainer's form")
     if not datasets:
         raise DatasetMissing("the dataset configuration names no dataset")
     return [_dataset(table, general, script) for table in datasets]
@@ -66,16 +66,16 @@ def _parsed(text: str) -> Mapping[str, Any]:
     try:
         return tomlkit.parse(text).unwrap()
     except (TOMLKitError, ValueError, RecursionError) as error:
-        raise DatasetUntold(f"the dataset configuration is no valid TOML ({str(error)[:200]})") from error
+        raise Undetermined(f"the dataset configuration is no valid TOML ({str(error)[:200]})") from error
 
 
 def _dataset(table: Mapping[str, Any], general: Mapping[str, Any], script: ScriptFacts) -> Dataset:
     subsets = table.get("subsets", [])
     if not _are_tables(subsets) or not subsets:
-        raise DatasetUntold("a dataset of the configuration has no subsets")
+        raise Undetermined("a dataset of the configuration has no subsets")
     for key in ("metadata_file", "conditioning_data_dir"):
         if any(key in subset for subset in subsets):
-            raise DatasetUntold(f"its images are named by {key}, which is not counted here")
+            raise Undetermined(f"its images are named by {key}, which is not counted here")
     return Dataset(
         batch_size=_count_setting("batch_size", script, table, general),
         has_buckets=_switch("enable_bucket", script, table, general),
@@ -87,7 +87,7 @@ def _dataset(table: Mapping[str, Any], general: Mapping[str, Any], script: Scrip
 def _subset(subset: Mapping[str, Any], above: tuple[Mapping[str, Any], ...], script: ScriptFacts) -> Subset:
     folder = subset.get("image_dir")
     if not isinstance(folder, str):
-        raise DatasetUntold("a subset of the configuration has no image_dir")
+        raise Undetermined("a subset of the configuration has no image_dir")
     return Subset(
         image_dir=folder,
         repeats=_count_setting("num_repeats", script, subset, *above),
@@ -121,7 +121,7 @@ def _fallback(key: str, script: ScriptFacts) -> str | None:
         return None
     value = script.value(flag)
     if value is None:
-        raise DatasetUntold(script.hidden or f"the value of {flag} is not known")
+        raise Undetermined(script.hidden or f"the value of {flag} is not known")
     return value
 
 
@@ -132,9 +132,9 @@ def _count_setting(key: str, script: ScriptFacts, *levels: Mapping[str, Any]) ->
         written = _fallback(key, script) or "1"
         value = int(written) if written.isdecimal() and len(written) < 16 else written
     if not isinstance(value, int) or isinstance(value, bool) or (key == "batch_size" and value < 1):
-        raise DatasetUntold(f"{key} is {value!r}")
+        raise Undetermined(f"{key} is {value!r}")
     if abs(value) > MAX_COUNT:  # Python refuses to write out what is longer still
-        raise DatasetUntold(f"{key} is larger than anything that can be counted")
+        raise Undetermined(f"{key} is larger than anything that can be counted")
     return value
 
 
@@ -142,7 +142,7 @@ def _switch(key: str, script: ScriptFacts, *levels: Mapping[str, Any]) -> bool:
     value = _first(key, *levels)
     if value is None and not script.has(FALLBACKS[key]):
         if not script.lacks(FALLBACKS[key]):
-            raise DatasetUntold(script.hidden or f"{FALLBACKS[key]} is not known")
+            raise Undetermined(script.hidden or f"{FALLBACKS[key]} is not known")
         return False
     return value is None or bool(value)
 
@@ -156,7 +156,7 @@ def _share(script: ScriptFacts, *levels: Mapping[str, Any]) -> float:
     except ValueError:
         share = -1.0
     if not 0.0 <= share <= 1.0:
-        raise DatasetUntold(f"validation_split is {value!r}")
+        raise Undetermined(f"validation_split is {value!r}")
     return share
 
 

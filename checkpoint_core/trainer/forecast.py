@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from checkpoint_core.formats.train_state import TrainState
-from checkpoint_core.scripts.facts import ScriptFacts
-from checkpoint_core.states import layout
-from checkpoint_core.states.facts import Damage, LoraFacts, OptimizerFacts, StateFacts
-from checkpoint_core.states.layout import Layout
+from checkpoint_core.formats import TrainState
+from checkpoint_core.scripts import ScriptFacts
+from checkpoint_core.states import Damage, Layout, LoraFacts, OptimizerFacts, StateFacts, layout
 from checkpoint_core.trainer.dataset_config import DatasetFacts
 from checkpoint_core.trainer.learning_rate import differs, learning_rate_at, rate_text, saved_rates
 from checkpoint_core.trainer.position import (
@@ -22,8 +20,8 @@ from checkpoint_core.trainer.position import (
     why_undecided,
 )
 from checkpoint_core.trainer.save_plan import (
-    Change,
     Launch,
+    SaveEvent,
     changes,
     most_room,
     overwritten_steps,
@@ -33,7 +31,7 @@ from checkpoint_core.trainer.save_plan import (
 
 
 @dataclass(frozen=True)
-class Outlook:
+class Forecast:
     """What the trainer will do from a state, if it loads; ``None`` where that cannot be told.
 
     Epochs count from 1; steps are optimizer updates, those in names counted from the launch on, as the trainer does.
@@ -63,13 +61,13 @@ class Outlook:
     collisions: tuple[str, ...] = ()
 
 
-def make_outlook(
+def make_forecast(
     facts: StateFacts,
     position: Position,
     script: ScriptFacts | None,
     dataset: DatasetFacts | None = None,
     names: frozenset[str] = frozenset(),
-) -> Outlook | None:
+) -> Forecast | None:
     """What the trainer will do; ``None`` where nothing is known, or where it stops over ``train_state.json``.
 
     :param names: what lies now in the folder into which the launch saves.
@@ -84,15 +82,15 @@ def make_outlook(
         start, last = starts.pop() if len(starts) == 1 else None, last_epoch(script, steps)
     if start is None and last is None:
         return None
-    outlook = Outlook(
+    forecast = Forecast(
         done_epoch=position.next_epoch - 1 if position.next_epoch is not None else None,
         should_start=position.next_epoch,
         start_epoch=start,
         last_epoch=last,
     )
     if script is not None and start is not None and last is not None:
-        outlook = _of_launch(outlook, facts, position, script, names, Launch(start, last, steps))
-    return outlook if outlook.stops_at_once else _with_rates(outlook, facts, script, steps)
+        forecast = _of_launch(forecast, facts, position, script, names, Launch(start, last, steps))
+    return forecast if forecast.stops_at_once else _with_rates(forecast, facts, script, steps)
 
 
 def _stops_over(train_state: object) -> bool:
@@ -103,22 +101,24 @@ def _stops_over(train_state: object) -> bool:
 
 
 def _of_launch(
-    outlook: Outlook,
+    forecast: Forecast,
     facts: StateFacts,
     position: Position,
     script: ScriptFacts,
     names: frozenset[str],
     launch: Launch,
-) -> Outlook:
+) -> Forecast:
     """With the epochs and steps that the launch trains, and with its saves."""
     if _finds_no_step(position, script, launch):
-        return replace(outlook, epochs_left=0, steps_left=0, stops_at_once=True, saves_left=0, bytes_needed=0)
+        return replace(
+            forecast, epochs_left=0, steps_left=0, stops_at_once=True, saves_left=0, bytes_needed=0
+        )
     launch = _counted(launch, position, script)
     is_known = launch.steps_per_epoch is not None
     begins_anew = launch.first_epoch == position.next_epoch and not launch.first_count
     is_as_saved = launch.steps_per_epoch == position.steps_per_epoch
-    outlook = replace(
-        outlook,
+    forecast = replace(
+        forecast,
         # Wrong skipping may lead past the end: then it trains nothing, and saves the last state all the same.
         epochs_left=max(0, launch.last_epoch - launch.first_epoch + 1),
         steps_left=launch.last_count - launch.first_count if is_known else None,
@@ -127,7 +127,7 @@ def _of_launch(
     )
     rules = save_rules(script, launch.last_epoch)
     told = changes(rules, launch) if rules else None
-    return outlook if told is None else _with_saves(outlook, told, facts, names)
+    return forecast if told is None else _with_saves(forecast, told, facts, names)
 
 
 def _finds_no_step(position: Position, script: ScriptFacts, launch: Launch) -> bool:
@@ -151,13 +151,13 @@ def _counted(launch: Launch, position: Position, script: ScriptFacts) -> Launch:
 
 
 def _with_saves(
-    outlook: Outlook, told: tuple[Change, ...], facts: StateFacts, names: frozenset[str]
-) -> Outlook:
+    forecast: Forecast, told: tuple[SaveEvent, ...], facts: StateFacts, names: frozenset[str]
+) -> Forecast:
     """With what the changes add up to, each save taken to be as large as this state and its LoRA file."""
     states = [change for change in told if change.is_state and not change.is_removal]
     room = most_room(told, names, facts.size_bytes, _lora_size(facts)) if facts.size_bytes else None
     return replace(
-        outlook,
+        forecast,
         next_save=states[0].when if states else None,
         saves_left=len(states),
         bytes_needed=room,
@@ -175,77 +175,77 @@ def _lora_size(facts: StateFacts) -> int:
 
 
 def _with_rates(
-    outlook: Outlook, facts: StateFacts, script: ScriptFacts | None, steps: int | None
-) -> Outlook:
+    forecast: Forecast, facts: StateFacts, script: ScriptFacts | None, steps: int | None
+) -> Forecast:
     saved = saved_rates(facts)
     if saved is None:
         optimizer = facts.optimizer
         rates = optimizer.learning_rates if isinstance(optimizer, OptimizerFacts) else ()
-        return replace(outlook, learning_rate=max(rates, default=None))
+        return replace(forecast, learning_rate=max(rates, default=None))
     base, rate, counted = saved
     total = total_steps(script, steps)
     later = None
     if script is not None and total is not None:
         later = learning_rate_at(script, base, counted // max(1, script.num_processes) + 1, total)
-    return replace(outlook, learning_rate=rate, later_rate=later)
+    return replace(forecast, learning_rate=rate, later_rate=later)
 
 
-def outlook_sentence(outlook: Outlook) -> str:
+def forecast_sentence(forecast: Forecast) -> str:
     """The outlook in one sentence; what is not known is left out.
 
     ``Resumes after epoch 12 of 16, trains 4 epochs (1,000 steps), learning rate 8e-4, next save at epoch 16.``
     """
-    if outlook.stops_at_once:
-        return f"Trains nothing: {_end(outlook)}."
-    parts = (_beginning(outlook), _amount(outlook), _rates(outlook), _saving(outlook))
+    if forecast.stops_at_once:
+        return f"Trains nothing: {_end(forecast)}."
+    parts = (_beginning(forecast), _amount(forecast), _rates(forecast), _saving(forecast))
     return ", ".join(part for part in parts if part) + "."
 
 
-def _end(outlook: Outlook) -> str:
-    done, last = outlook.done_epoch, outlook.last_epoch
+def _end(forecast: Forecast) -> str:
+    done, last = forecast.done_epoch, forecast.last_epoch
     if done is None or last is None or done < last:
         return "the trainer takes the training for finished"
     return f"epoch {done} is done, and the script trains {_number(last, 'epoch')}"
 
 
-def _beginning(outlook: Outlook) -> str:
-    start, done = outlook.start_epoch, outlook.done_epoch
-    of = f" of {outlook.last_epoch}" if outlook.last_epoch is not None else ""
+def _beginning(forecast: Forecast) -> str:
+    start, done = forecast.start_epoch, forecast.done_epoch
+    of = f" of {forecast.last_epoch}" if forecast.last_epoch is not None else ""
     if start is None:
-        return f"Trains up to epoch {outlook.last_epoch}"
-    if outlook.should_start is None or done is None:
+        return f"Trains up to epoch {forecast.last_epoch}"
+    if forecast.should_start is None or done is None:
         return f"Starts at epoch {start}{of}"
-    if start != outlook.should_start:
+    if start != forecast.should_start:
         finished = f"{'only ' if start > done else ''}epoch {done}" if done else "no epoch"
         return f"Starts at epoch {start}{of} although {finished} is done"
-    if outlook.skipped_steps:
-        return f"Resumes in epoch {start}{of} after its first {_number(outlook.skipped_steps, 'step')}"
-    if outlook.repeated_steps:
-        again = "is" if outlook.repeated_steps == 1 else "are"
-        steps = _number(outlook.repeated_steps, "step")
+    if forecast.skipped_steps:
+        return f"Resumes in epoch {start}{of} after its first {_number(forecast.skipped_steps, 'step')}"
+    if forecast.repeated_steps:
+        again = "is" if forecast.repeated_steps == 1 else "are"
+        steps = _number(forecast.repeated_steps, "step")
         return f"Resumes at the beginning of epoch {start}{of} ({steps} {again} trained again)"
     return f"Resumes after epoch {done}{of}" if done else f"Starts at epoch {start}{of}"
 
 
-def _amount(outlook: Outlook) -> str:
-    if outlook.epochs_left is None:
+def _amount(forecast: Forecast) -> str:
+    if forecast.epochs_left is None:
         return ""
-    steps = f" ({_number(outlook.steps_left, 'step')})" if outlook.steps_left is not None else ""
-    return f"trains {_number(outlook.epochs_left, 'epoch')}{steps}"
+    steps = f" ({_number(forecast.steps_left, 'step')})" if forecast.steps_left is not None else ""
+    return f"trains {_number(forecast.epochs_left, 'epoch')}{steps}"
 
 
-def _rates(outlook: Outlook) -> str:
-    rate, later = outlook.learning_rate, outlook.later_rate
+def _rates(forecast: Forecast) -> str:
+    rate, later = forecast.learning_rate, forecast.later_rate
     if rate is None:
         return ""
     jump = f" at first, then {rate_text(later)}" if later is not None and differs(rate, later) else ""
     return f"learning rate {rate_text(rate)}{jump}"
 
 
-def _saving(outlook: Outlook) -> str:
-    if outlook.saves_left is None:
+def _saving(forecast: Forecast) -> str:
+    if forecast.saves_left is None:
         return ""
-    return f"next save at {outlook.next_save}" if outlook.next_save else "saves no further checkpoint"
+    return f"next save at {forecast.next_save}" if forecast.next_save else "saves no further checkpoint"
 
 
 def _number(count: int, unit: str) -> str:

@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from checkpoint_core.scripts.facts import ScriptFacts
-from checkpoint_core.states.facts import SchedulerFacts, StateFacts
+from checkpoint_core.scripts import ScriptFacts
+from checkpoint_core.states import SchedulerFacts, StateFacts
 
 #: ``train_util.py`` (``add_optimizer_arguments``): the default of ``--learning_rate``.
 _DEFAULT_RATE = 2e-6
@@ -21,7 +21,7 @@ _DEFAULT_RATE = 2e-6
 _POLYNOMIAL_END = 1e-7
 
 
-class _Untold(Exception):
+class Undetermined(Exception):
     """The schedule cannot be told from the script, or the trainer would refuse it."""
 
 
@@ -50,7 +50,7 @@ def learning_rate_at(script: ScriptFacts, base_lr: float, step: int, total_steps
     try:
         factor = _FACTORS[_schedule_name(script)]
         return base_lr * factor(_course(script, total_steps), step * max(1, script.num_processes))
-    except (_Untold, KeyError, ArithmeticError):
+    except (Undetermined, KeyError, ArithmeticError):
         return None
 
 
@@ -78,16 +78,16 @@ def _given(script: ScriptFacts, flag: str) -> str | None:
         return None
     value = script.value(flag)
     if value is None:
-        raise _Untold(flag)
+        raise Undetermined(flag)
     return value
 
 
 def _schedule_name(script: ScriptFacts) -> str:
     if _given(script, "--lr_scheduler_type") or not script.lacks("--lr_scheduler_args"):
-        raise _Untold("a schedule of another library, or with arguments of its own")
+        raise Undetermined("a schedule of another library, or with arguments of its own")
     optimizer = (_given(script, "--optimizer_type") or "").lower()
     if optimizer.endswith("schedulefree") or (optimizer == "adafactor" and not _keeps_schedule(script)):
-        raise _Untold("the optimizer brings its own schedule")
+        raise Undetermined("the optimizer brings its own schedule")
     return _given(script, "--lr_scheduler") or "constant"
 
 
@@ -119,7 +119,7 @@ def _number(script: ScriptFacts, flag: str, absent: float) -> float:
         return absent
     number = script.number(flag)
     if number is None:
-        raise _Untold(flag)
+        raise Undetermined(flag)
     return number
 
 
@@ -131,12 +131,12 @@ def _steps(script: ScriptFacts, flag: str, total: int) -> int:
             return int(float(written[:-1]) / 100 * total)
         return int(written) if float(written) >= 1 else int(float(written) * total)
     except ValueError as error:
-        raise _Untold(flag) from error
+        raise Undetermined(flag) from error
 
 
 def _constant(course: _Course, _step: int) -> float:
     if course.warmup:
-        raise _Untold("the trainer refuses a warm-up here")
+        raise Undetermined("the trainer refuses a warm-up here")
     return 1.0
 
 
@@ -170,7 +170,7 @@ def _restarts(course: _Course, step: int) -> float:
 def _polynomial(course: _Course, step: int) -> float:
     start, end = course.script_rate, _POLYNOMIAL_END
     if start <= end:
-        raise _Untold("the trainer refuses so low a rate")
+        raise Undetermined("the trainer refuses so low a rate")
     if step > course.total:
         return end / start
     remaining = 1 - (step - course.warmup) / (course.total - course.warmup)
@@ -183,7 +183,7 @@ def _inverse_sqrt(course: _Course, step: int) -> float:
 
 def _cosine_with_min_lr(course: _Course, step: int) -> float:
     if course.least is None:
-        raise _Untold("the trainer refuses it without --lr_scheduler_min_lr_ratio")
+        raise Undetermined("the trainer refuses it without --lr_scheduler_min_lr_ratio")
     # sd-scripts halves the cycles, and the formula doubles them.
     wave = 0.5 * (1.0 + math.cos(math.pi * course.cycles * _progress(course, step)))
     return max(0.0, wave * (1 - course.least) + course.least)

@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
-from checkpoint_core.scripts.facts import ScriptFacts
+from checkpoint_core.scripts import ScriptFacts
 
 MODULE = "networks.lora_flux"
 #: Parts of a model, in the order in which the optimizer's groups are made.

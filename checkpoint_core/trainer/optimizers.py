@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from checkpoint_core.scripts.facts import ScriptFacts
+from checkpoint_core.scripts import ScriptFacts
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def optimizer_of(script: ScriptFacts) -> tuple[TrainerOptimizer, str] | None:
     return _BY_TYPE["adamw"], "no --optimizer_type, which means AdamW"
 
 
-class Stage(Enum):
+class StopPoint(Enum):
     """How far a resume gets with another optimizer's state."""
 
     LOADING = "while it loads the state"
@@ -123,7 +123,7 @@ class Stage(Enum):
 class Stop:
     """Where the trainer stops, and with which words."""
 
-    stage: Stage
+    stage: StopPoint
     error: str
 
 
@@ -186,13 +186,15 @@ def stop_with(saved: str, given: TrainerOptimizer) -> Stop | None:
     missed = _MISSES[given.family].get(saved, _MISSES[given.family][""])
     # torch's Adam looks at the steps while it loads (``Adam.__setstate__``).
     if given.family == "adamw" and missed == "step":
-        return Stop(Stage.LOADING, "KeyError: 'step'")
+        return Stop(StopPoint.LOADING, "KeyError: 'step'")
     if is_schedule_free(saved) and not given.schedule_free:
-        return Stop(Stage.LOADING, "FileNotFoundError … scheduler.bin, which no schedule-free optimizer has")
+        return Stop(
+            StopPoint.LOADING, "FileNotFoundError … scheduler.bin, which no schedule-free optimizer has"
+        )
     # bitsandbytes fetches the pages of a paged optimizer before it looks at anything else.
     if given.name.startswith("Paged") and missed in ("betas", "eps"):
         missed = "state1"
     # sd-scripts calls the optimizer's train() once the state is loaded.
     before = given.schedule_free and missed in ("train_mode", "betas", "momentum")
     error = missed if ":" in missed else f"KeyError: '{missed}'"
-    return Stop(Stage.BEFORE_STEP if before else Stage.FIRST_STEP, error)
+    return Stop(StopPoint.BEFORE_STEP if before else StopPoint.FIRST_STEP, error)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
-from checkpoint_core.scripts.facts import ScriptFacts
+from checkpoint_core.scripts import ScriptFacts
 from checkpoint_core.trainer.lora_network import TEXT_ENCODERS, LoraPlan, finite, one_value, values_of
 
 #: Parts of the model in the order of their groups, as :class:`~checkpoint_core.states.facts.WeightsFacts` calls them.

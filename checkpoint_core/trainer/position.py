@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from checkpoint_core.formats.train_state import TrainState
-from checkpoint_core.scripts.facts import ScriptFacts
-from checkpoint_core.states.facts import LoraFacts, OptimizerFacts, SchedulerFacts, StateFacts
-from checkpoint_core.states.layout import Layout, SavePoint
+from checkpoint_core.formats import TrainState
+from checkpoint_core.scripts import ScriptFacts
+from checkpoint_core.states import Layout, LoraFacts, OptimizerFacts, SavePoint, SchedulerFacts, StateFacts
 from checkpoint_core.trainer.dataset_config import DatasetFacts
 
 #: sd-scripts ``train_util.py`` (``add_training_arguments``): the default of ``--max_train_steps``.

@@ -11,11 +11,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from checkpoint_core.formats.train_state import TrainState
-from checkpoint_core.scripts.facts import ScriptFacts
-from checkpoint_core.states import layout
-from checkpoint_core.states.facts import OptimizerFacts, SchedulerFacts, StateFacts
-from checkpoint_core.states.layout import Layout, SavePoint
+from checkpoint_core.formats import TrainState
+from checkpoint_core.scripts import ScriptFacts
+from checkpoint_core.states import Layout, OptimizerFacts, SavePoint, SchedulerFacts, StateFacts, layout
 from checkpoint_core.trainer.learning_rate import learning_rate_at
 from checkpoint_core.trainer.position import Position, total_steps
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
-from checkpoint_core.scripts.facts import ScriptFacts
+from checkpoint_core.scripts import ScriptFacts
 
 #: A script that makes more changes than that is none that anyone waits for.
 MAX_CHANGES = 20_000
@@ -67,7 +67,7 @@ class Launch:
     last_count: int = 0
 
 
-class Change(NamedTuple):
+class SaveEvent(NamedTuple):
     """One name in the run's folder that the trainer writes or removes, and ``when``: ``epoch 5`` or ``step 250``."""
 
     name: str
@@ -76,7 +76,7 @@ class Change(NamedTuple):
     is_removal: bool = False
 
 
-def overwritten_steps(told: Iterable[Change], names: frozenset[str]) -> tuple[str, ...]:
+def overwritten_steps(told: Iterable[SaveEvent], names: frozenset[str]) -> tuple[str, ...]:
     """Of the names in the run's folder those with a step number that are written anew."""
     return tuple(
         change.name
@@ -85,7 +85,7 @@ def overwritten_steps(told: Iterable[Change], names: frozenset[str]) -> tuple[st
     )
 
 
-def removed_states(told: Iterable[Change], names: frozenset[str]) -> Iterator[tuple[str, str]]:
+def removed_states(told: Iterable[SaveEvent], names: frozenset[str]) -> Iterator[tuple[str, str]]:
     """The states in the run's folder that are deleted as they are now, each with the moment."""
     written: set[str] = set()
     for change in told:
@@ -95,7 +95,7 @@ def removed_states(told: Iterable[Change], names: frozenset[str]) -> Iterator[tu
             yield change.name, change.when
 
 
-def most_room(told: Iterable[Change], names: frozenset[str], state_bytes: int, lora_bytes: int) -> int:
+def most_room(told: Iterable[SaveEvent], names: frozenset[str], state_bytes: int, lora_bytes: int) -> int:
     """The most bytes by which the folder outgrows its present size at any moment; what is overwritten takes none."""
     present, room, most = set(names), 0, 0
     for change in told:
@@ -137,11 +137,11 @@ def save_rules(script: ScriptFacts, epochs: int | None) -> SaveRules | None:
             kept_steps=kept_steps,
             kept_step_states=_count(script, "--save_last_n_steps_state") or kept_steps,
         )
-    except _Untold:
+    except Undetermined:
         return None
 
 
-def changes(rules: SaveRules, launch: Launch) -> tuple[Change, ...] | None:
+def changes(rules: SaveRules, launch: Launch) -> tuple[SaveEvent, ...] | None:
     """Everything that the launch writes and removes, in order; ``None`` where it cannot be told.
 
     A removal stands here whether or not there is something to remove.
@@ -152,13 +152,13 @@ def changes(rules: SaveRules, launch: Launch) -> tuple[Change, ...] | None:
     return told if len(told) <= MAX_CHANGES else None
 
 
-def _changes(rules: SaveRules, launch: Launch) -> Iterator[Change]:
+def _changes(rules: SaveRules, launch: Launch) -> Iterator[SaveEvent]:
     for _, by_epoch, number in heapq.merge(_steps(rules, launch), _epochs(rules, launch)):
         yield from _at_epoch(rules, number) if by_epoch else _at_step(rules, number)
     when = f"epoch {launch.last_epoch}"
     if rules.saves_last_state:
-        yield Change(f"{rules.last_name}-state", when, is_state=True)
-    yield Change(f"{rules.last_name}{rules.suffix}", when, is_state=False)
+        yield SaveEvent(f"{rules.last_name}-state", when, is_state=True)
+    yield SaveEvent(f"{rules.last_name}{rules.suffix}", when, is_state=False)
 
 
 def _steps(rules: SaveRules, launch: Launch) -> Iterator[tuple[int, bool, int]]:
@@ -180,44 +180,44 @@ def _epochs(rules: SaveRules, launch: Launch) -> Iterator[tuple[int, bool, int]]
         )
 
 
-def _at_step(rules: SaveRules, step: int) -> Iterator[Change]:
+def _at_step(rules: SaveRules, step: int) -> Iterator[SaveEvent]:
     when = f"step {step}"
-    yield Change(rules.step_name(step) + rules.suffix, when, is_state=False)
+    yield SaveEvent(rules.step_name(step) + rules.suffix, when, is_state=False)
     if rules.saves_states:
-        yield Change(f"{rules.step_name(step)}-state", when, is_state=True)
+        yield SaveEvent(f"{rules.step_name(step)}-state", when, is_state=True)
         old = _old_step(step, rules.kept_step_states, rules.every_steps)
         if old > 0:
-            yield Change(f"{rules.step_name(old)}-state", when, is_state=True, is_removal=True)
+            yield SaveEvent(f"{rules.step_name(old)}-state", when, is_state=True, is_removal=True)
     old = _old_step(step, rules.kept_steps, rules.every_steps)
     if old >= 0:
-        yield Change(rules.step_name(old) + rules.suffix, when, is_state=False, is_removal=True)
+        yield SaveEvent(rules.step_name(old) + rules.suffix, when, is_state=False, is_removal=True)
 
 
 def _old_step(step: int, kept: int | None, every: int) -> int:
     return -1 if kept is None else (step - kept - 1) // every * every
 
 
-def _at_epoch(rules: SaveRules, epoch: int) -> Iterator[Change]:
+def _at_epoch(rules: SaveRules, epoch: int) -> Iterator[SaveEvent]:
     when = f"epoch {epoch}"
-    yield Change(rules.epoch_name(epoch) + rules.suffix, when, is_state=False)
+    yield SaveEvent(rules.epoch_name(epoch) + rules.suffix, when, is_state=False)
     old = -1 if rules.kept_epochs is None else epoch - rules.every_epochs * rules.kept_epochs
     if old >= 0:
-        yield Change(rules.epoch_name(old) + rules.suffix, when, is_state=False, is_removal=True)
+        yield SaveEvent(rules.epoch_name(old) + rules.suffix, when, is_state=False, is_removal=True)
     if rules.saves_states:
-        yield Change(f"{rules.epoch_name(epoch)}-state", when, is_state=True)
+        yield SaveEvent(f"{rules.epoch_name(epoch)}-state", when, is_state=True)
         kept = rules.kept_epoch_states
         if kept is not None:
             name = f"{rules.epoch_name(epoch - rules.every_epochs * kept)}-state"
-            yield Change(name, when, is_state=True, is_removal=True)
+            yield SaveEvent(name, when, is_state=True, is_removal=True)
 
 
-class _Untold(Exception):
+class Undetermined(Exception):
     """A flag that decides about the saves is not known."""
 
 
 def _known(value: int | None) -> int:
     if value is None:
-        raise _Untold("the epochs of the training")
+        raise Undetermined("the epochs of the training")
     return value
 
 
@@ -225,13 +225,13 @@ def _text(script: ScriptFacts, flag: str) -> str | None:
     """The flag's value; ``None`` where it is certain that there is none."""
     value = script.value(flag)
     if value is None and not script.lacks(flag):
-        raise _Untold(flag)
+        raise Undetermined(flag)
     return value
 
 
 def _switch(script: ScriptFacts, flag: str) -> bool:
     if not script.has(flag) and not script.lacks(flag):
-        raise _Untold(flag)
+        raise Undetermined(flag)
     return script.has(flag)
 
 
@@ -240,5 +240,5 @@ def _count(script: ScriptFacts, flag: str) -> int | None:
         return None
     number = script.number(flag)
     if number is None or number < 0 or number != int(number):
-        raise _Untold(flag)
+        raise Undetermined(flag)
     return int(number)

@@ -21,7 +21,7 @@ class Silence:
         self._now: float | None = None
         self._looked_at: float | None = None
 
-    def broken(self) -> None:
+    def reset(self) -> None:
         """Something was heard of it."""
         self._seconds, self._is_idle = 0.0, False
 
@@ -37,7 +37,7 @@ class Silence:
             if is_idle():
                 self._is_idle = True
             else:
-                self.broken()
+                self.reset()
         if self._is_idle:
             self._seconds += min(gap, _LONGEST_GAP_SECONDS)
         return self._seconds

@@ -8,12 +8,12 @@ from typing import Protocol
 from checkpoint_core.training.log.files import JournalLine
 from checkpoint_core.training.log.reader import LogReader
 from checkpoint_core.training.next_start import NextStart, NoStart
-from checkpoint_core.training.record import Ask, ProcessId, TrainingRecord
+from checkpoint_core.training.record import ProcessId, Request, TrainingRecord
 from checkpoint_core.training.save_monitor import Checked
 
 
 class Running(Protocol):
-    """A training that runs; see :class:`checkpoint_core.training.training_process.Attempt`."""
+    """A training that runs; see :class:`checkpoint_core.training.training_process.TrainingProcess`."""
 
     root: ProcessId
     reader: LogReader
@@ -29,7 +29,7 @@ class Running(Protocol):
         """What it ended with, ``None`` where that is not known."""
         ...
 
-    def hear(self) -> bool:
+    def read_output(self) -> bool:
         """Read what it printed since the last time; whether there was anything."""
         ...
 
@@ -46,8 +46,8 @@ class Running(Protocol):
         ...
 
 
-class World(Protocol):
-    """What a supervisor does to the world; see :class:`checkpoint_core.training.watcher.RunWorld`."""
+class SupervisorIO(Protocol):
+    """What a supervisor does to the world; see :class:`checkpoint_core.training.watcher.LiveRun`."""
 
     def start(self, checkpoint: str) -> Running:
         """Start the run's script; raises OSError."""
@@ -87,7 +87,7 @@ class World(Protocol):
         """Whether the training is writing a state at this moment."""
         ...
 
-    def asked(self) -> list[Ask]:
+    def asked(self) -> list[Request]:
         """What the user asked for since the last time, in that order."""
         ...
 
@@ -95,6 +95,6 @@ class World(Protocol):
         """Write down how it stands."""
         ...
 
-    def tell(self, line: JournalLine) -> None:
+    def log_event(self, line: JournalLine) -> None:
         """Add a line to the journal."""
         ...

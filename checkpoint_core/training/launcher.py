@@ -18,10 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint_core.atomic_write import WriteFailed, locked
-from checkpoint_core.audit.reports import RunReport
-from checkpoint_core.scripts.reading import read_script
-from checkpoint_core.scripts.script import dialect_of, find_script
-from checkpoint_core.scripts.tokens import Dialect
+from checkpoint_core.audit import RunReport
+from checkpoint_core.scripts import Dialect, dialect_of, find_script, read_script
 from checkpoint_core.training import processes
 from checkpoint_core.training.log.files import (
     JournalLine,
@@ -32,13 +30,13 @@ from checkpoint_core.training.log.files import (
 from checkpoint_core.training.processes import find_trainings, of_run
 from checkpoint_core.training.record import (
     FOLDER,
-    Ask,
     ProcessId,
-    Status,
+    ProcessState,
+    Request,
     TrainingRecord,
-    ask,
     folder_of,
     read_record,
+    send_request,
     take_requests,
     with_status,
     write_record,
@@ -149,7 +147,7 @@ def claim(start: Start, watcher: ProcessId | None, adopts: bool, token: str = ""
     """
     now, before = time.time_ns(), read_record(start.run)
     record = TrainingRecord(
-        Status.STARTING,
+        ProcessState.STARTING,
         socket.gethostname(),
         watcher,
         started_ns=now,
@@ -161,7 +159,7 @@ def claim(start: Start, watcher: ProcessId | None, adopts: bool, token: str = ""
     if adopts and before is not None and before.status.is_live:
         # A training of ours whose watcher was killed keeps what is known of it.
         more = {"watcher": watcher, "bring_back": start.bring_back, "token": token}
-        record = with_status(before, Status.STARTING, now, **more)
+        record = with_status(before, ProcessState.STARTING, now, **more)
     write_record(start.run, record)
     return record
 
@@ -194,7 +192,7 @@ def stop(run: Path, now: bool = False, sleep: Callable[[float], None] = time.sle
     found = of_run(run, find_trainings())
     life = life_of(run, record, found)
     if life is Life.WATCHED:
-        _leave_word(run, Ask.STOP_NOW if now else Ask.STOP)
+        _leave_word(run, Request.STOP_NOW if now else Request.STOP)
         return (
             "It is being stopped. A save that is going on is finished first."
             if not now
@@ -214,18 +212,18 @@ def stop(run: Path, now: bool = False, sleep: Callable[[float], None] = time.sle
         run, JournalLine(time.time_ns(), "stopped", "Stopped, as you asked; nobody was watching it.")
     )
     if record is not None:
-        write_record(run, with_status(record, Status.STOPPED, time.time_ns(), training=None))
+        write_record(run, with_status(record, ProcessState.STOPPED, time.time_ns(), training=None))
     return "Stopped."
 
 
-def _leave_word(run: Path, what: Ask) -> None:
+def _leave_word(run: Path, what: Request) -> None:
     try:
-        ask(run, what)
+        send_request(run, what)
     except WriteFailed:
         # A disk that the training has filled: the room that was kept is enough for a word.
         if not release_reserve(run):
             raise
-        ask(run, what)
+        send_request(run, what)
 
 
 def check(start: Start) -> None:

@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from checkpoint_core.audit.auditor import Auditor
-from checkpoint_core.audit.findings import Verdict
-from checkpoint_core.audit.reports import RunReport
-from checkpoint_core.environment.rehearsal.run import rehearse_state
-from checkpoint_core.recovery import transaction as workshop
-from checkpoint_core.recovery.options import Kind, Way
-from checkpoint_core.recovery.planning import change_of, look_again, plan_recovery, take
-from checkpoint_core.recovery.repair import MendFailed
-from checkpoint_core.recovery.resume import ResumeRefused
-from checkpoint_core.recovery.transaction import StateChangedSinceShown
-from checkpoint_core.scripts.change import SCRIPT_TROUBLE
-from checkpoint_core.states.facts import LoraFacts
-from checkpoint_core.states.repair_records import RecordUnusable
-from checkpoint_core.states.verification import VerificationCancelled
+from checkpoint_core.audit import Auditor, RunReport, Verdict
+from checkpoint_core.environment import rehearse_state
+from checkpoint_core.recovery import (
+    OptionKind,
+    RecoveryOption,
+    RepairFailed,
+    ResumeRefused,
+    StateChangedSinceShown,
+    apply_option,
+    change_of,
+    look_again,
+    plan_recovery,
+    transaction,
+)
+from checkpoint_core.scripts import SCRIPT_TROUBLE
+from checkpoint_core.states import LoraFacts, RecordUnusable, VerificationCancelled
 
 #: Ways that keep the training as it is: any other is a person's to choose.
-_FROM_CHECKPOINTS = (Kind.RESUME, Kind.REPAIR, Kind.OLDER)
+_FROM_CHECKPOINTS = (OptionKind.RESUME, OptionKind.REPAIR, OptionKind.OLDER)
 #: Each look reads one checkpoint more to its last byte; a run has hundreds at most.
 _MOST_LOOKS = 1_000
 _FINISHED = (
@@ -30,7 +32,7 @@ _FINISHED = (
 )
 _TROUBLE = (
     *SCRIPT_TROUBLE,
-    MendFailed,
+    RepairFailed,
     ResumeRefused,
     StateChangedSinceShown,
     RecordUnusable,
@@ -70,7 +72,7 @@ def choose_start(
     :param abandoned: names of states of an earlier training, which the user has gone back behind.
     """
     try:
-        workshop.settle((auditor.outputs / name).absolute())
+        transaction.finish_interrupted((auditor.outputs / name).absolute())
         return _choose(auditor, name, frozenset(refused), frozenset(abandoned), cancelled)
     except _TROUBLE as error:
         return NoStart(str(error))
@@ -86,22 +88,22 @@ def _choose(
     for _ in range(_MOST_LOOKS):
         # What may not be chosen is not there for the plan either: it ends with the first that is ready.
         run = _without(auditor.audit_run(name), refused | abandoned)
-        ways = plan_recovery(auditor, run).ways
-        if any(_is_longer(each) and _has_lora(run, each.checkpoint) for each in ways):
+        options = plan_recovery(auditor, run).options
+        if any(_is_longer(each) and _has_lora(run, each.checkpoint) for each in options):
             return NoStart(_FINISHED)
-        way = next((each for each in ways if _is_fit(each)), None)
-        if way is None:
-            return _without_checkpoint(_without(auditor.audit_run(name), abandoned), ways)
-        facts = run.checkpoint(way.checkpoint).facts
+        option = next((each for each in options if _is_fit(each)), None)
+        if option is None:
+            return _without_checkpoint(_without(auditor.audit_run(name), abandoned), options)
+        facts = run.checkpoint(option.checkpoint).facts
         if facts.deep is None:
-            auditor.verify(name, way.checkpoint, cancelled=cancelled)
+            auditor.verify(name, option.checkpoint, cancelled=cancelled)
             continue  # what that told may change the plan
-        item = run.checkpoint(way.checkpoint)
+        item = run.checkpoint(option.checkpoint)
         if item.verdict.resumes and item.needs_rehearsal and item.rehearsal is None:
-            auditor.rehearse(name, way.checkpoint, rehearse_state)
+            auditor.rehearse(name, option.checkpoint, rehearse_state)
             continue
-        take(way, change_of(run, way), look_again(auditor, run.name, way.checkpoint))
-        return NextStart(way.checkpoint, f"{way.title}. Loses: {way.loses}")
+        apply_option(option, change_of(run, option), look_again(auditor, run.name, option.checkpoint))
+        return NextStart(option.checkpoint, f"{option.title}. Loses: {option.loses}")
     return NoStart(
         "The checkpoints change while they are looked at: something else writes into the run's folder."
     )
@@ -111,13 +113,13 @@ def _without(run: RunReport, names: frozenset[str]) -> RunReport:
     return replace(run, checkpoints=tuple(item for item in run.checkpoints if item.name not in names))
 
 
-def _is_fit(way: Way) -> bool:
-    return way.kind in _FROM_CHECKPOINTS and not _is_longer(way)
+def _is_fit(option: RecoveryOption) -> bool:
+    return option.kind in _FROM_CHECKPOINTS and not _is_longer(option)
 
 
-def _is_longer(way: Way) -> bool:
+def _is_longer(option: RecoveryOption) -> bool:
     """Whether a way makes a finished training longer, which is never done by itself."""
-    return way.mend is not None and way.mend.more_epochs is not None
+    return option.repair_plan is not None and option.repair_plan.more_epochs is not None
 
 
 def _has_lora(run: RunReport, checkpoint: str) -> bool:
@@ -158,15 +160,15 @@ def _is_first_save(run: RunReport) -> bool:
     )
 
 
-def _without_checkpoint(run: RunReport, ways: tuple[Way, ...]) -> NextStart | NoStart:
-    if any(_is_longer(way) for way in ways):
+def _without_checkpoint(run: RunReport, options: tuple[RecoveryOption, ...]) -> NextStart | NoStart:
+    if any(_is_longer(option) for option in options):
         return NoStart(_FINISHED)
     if _is_first_save(run):
-        steps = next((way.lost_steps for way in ways if way.kind is Kind.FRESH), None)
+        steps = next((option.lost_steps for option in options if option.kind is OptionKind.FRESH), None)
         lost = f" {steps:,} steps are trained again." if steps else ""
         return NextStart("", f"The first save was cut off, and there is no other: it begins anew.{lost}")
     if run.checkpoints:
-        told = "; ".join(way.title for way in ways) or "none is known"
+        told = "; ".join(option.title for option in options) or "none is known"
         return NoStart(
             "No checkpoint can be resumed without a loss that you should decide on. Choose one of the ways on "
             f"yourself: {told}."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,8 @@ _SCRIPTS = ("train.sh", "train.bat")
 _SAME_START_SECONDS = 0.02
 #: Programs that run a script, and that train; an editor that has the script open is none.
 _SHELLS, _TRAINERS = ("bash", "sh", "zsh", "dash", "cmd"), ("python", "accelerate")
+#: The command line as a module, and as the program that an installation adds.
+_OURS = re.compile(r"checkpoint_core|(?:.*[\\/])?checkpoint-core(?:\.exe)?")
 
 
 def identify(pid: int) -> ProcessId | None:
@@ -218,7 +221,7 @@ def _run_of_trainer(process: psutil.Process, words: Sequence[str]) -> Path | Non
 
 
 def _is_watcher(words: Sequence[str]) -> bool:
-    return "checkpoint_core" in words and "watch" in words[:-1]
+    return "watch" in words[:-1] and any(_OURS.fullmatch(word) for word in words[: words.index("watch")])
 
 
 def _device(process: psutil.Process) -> str:

@@ -24,7 +24,7 @@ LOG, WATCHER_LOG, JOURNAL = "train.log", "watcher.log", "journal.jsonl"
 _MAX_BYTES = 4_000_000
 
 
-class Status(enum.Enum):
+class ProcessState(enum.Enum):
     """How a training stands; the names are those that process managers use (supervisord's "process states")."""
 
     STARTING = "starting"
@@ -42,7 +42,12 @@ class Status(enum.Enum):
     @property
     def is_live(self) -> bool:
         """Whether a watcher is at work on it."""
-        return self in (Status.STARTING, Status.RUNNING, Status.STOPPING, Status.BACKOFF)
+        return self in (
+            ProcessState.STARTING,
+            ProcessState.RUNNING,
+            ProcessState.STOPPING,
+            ProcessState.BACKOFF,
+        )
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class TrainingRecord:
     ``warnings`` are what the user must know at once. ``next_try_ns`` is when a crashed one is started again.
     """
 
-    status: Status
+    status: ProcessState
     host: str
     watcher: ProcessId | None = None
     training: ProcessId | None = None
@@ -108,7 +113,7 @@ def _record(value: dict[str, Any]) -> TrainingRecord:
         **{name: tuple(str(each) for each in value.get(name) or ()) for name in ("warnings", "behind")},
     }
     return TrainingRecord(
-        status=Status(value["status"]),
+        status=ProcessState(value["status"]),
         host=str(value["host"]),
         watcher=_process(value.get("watcher")),
         training=_process(value.get("training")),
@@ -149,7 +154,7 @@ def progress_time_ns(run: Path) -> int:
         return 0
 
 
-class Ask(enum.Enum):
+class Request(enum.Enum):
     """What can be asked of a watcher."""
 
     #: End the training: gently, after a save that is going on.
@@ -162,7 +167,7 @@ class Ask(enum.Enum):
     RETRY_NOW = "retry-now"
 
 
-def ask(run: Path, what: Ask) -> None:
+def send_request(run: Path, what: Request) -> None:
     """Leave word for the watcher of a run; it takes it within seconds. Raises WriteFailed."""
     folder_of(run)
     # One file a word, so that none takes another's place; of two that contradict each other the later counts.
@@ -171,10 +176,10 @@ def ask(run: Path, what: Ask) -> None:
     new_file(_word(run, what), b"")
 
 
-def take_requests(run: Path) -> list[Ask]:
+def take_requests(run: Path) -> list[Request]:
     """What was asked since the last time, in that order; what cannot be taken away is told again the next time."""
     found = []
-    for what in Ask:
+    for what in Request:
         try:
             found.append((_word(run, what).stat().st_mtime_ns, what.value, what))
         except OSError:
@@ -184,14 +189,14 @@ def take_requests(run: Path) -> list[Ask]:
     return [what for _, _, what in sorted(found)]
 
 
-_CONTRADICTS = {Ask.BRING_BACK: (Ask.LEAVE,), Ask.LEAVE: (Ask.BRING_BACK,)}
+_CONTRADICTS = {Request.BRING_BACK: (Request.LEAVE,), Request.LEAVE: (Request.BRING_BACK,)}
 
 
-def _word(run: Path, what: Ask) -> Path:
+def _word(run: Path, what: Request) -> Path:
     return run / FOLDER / f"ask-{what.value}"
 
 
-def with_status(record: TrainingRecord, status: Status, now_ns: int, **more: Any) -> TrainingRecord:
+def with_status(record: TrainingRecord, status: ProcessState, now_ns: int, **more: Any) -> TrainingRecord:
     """The record with another status, and since when."""
     return replace(record, status=status, since_ns=now_ns, **more)
 

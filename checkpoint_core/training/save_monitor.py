@@ -9,12 +9,20 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport
-from checkpoint_core.audit.findings import Severity, Subject, Verdict
-from checkpoint_core.audit.manifest import make_manifest, write_manifest
-from checkpoint_core.audit.reports import RunReport, UnknownName
-from checkpoint_core.audit.wording import note, title
-from checkpoint_core.states.verification import VerificationCancelled
+from checkpoint_core.audit import (
+    Auditor,
+    CheckpointReport,
+    RunReport,
+    Severity,
+    Subject,
+    UnknownName,
+    Verdict,
+    make_manifest,
+    note,
+    title,
+    write_manifest,
+)
+from checkpoint_core.states import VerificationCancelled
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from checkpoint_core.scripts.script import dialect_of
-from checkpoint_core.scripts.tokens import Dialect
+from checkpoint_core.installation import module_folder
+from checkpoint_core.scripts import Dialect, dialect_of
 
-PROJECT = Path(__file__).resolve().parents[2]
 _SMI_SECONDS = 10.0
 #: Of Gradio's own settings none is the training's.
 _DROPPED = ("PYTHONHOME", "PYTHONSAFEPATH", "GRADIO_SERVER_PORT", "GRADIO_SERVER_NAME")
@@ -79,8 +78,8 @@ def start_watcher(
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     return popen(
         [sys.executable, "-m", "checkpoint_core", "watch", *arguments],
-        # The package is found because its folder is the working one; nothing is put into the training's variables.
-        cwd=str(PROJECT),
+        # The working folder lets the package be found; nothing is put into the training's variables.
+        cwd=str(module_folder()),
         env=variables,
         stdin=subprocess.DEVNULL,
         stdout=log,

@@ -85,13 +85,13 @@ class Processes:
     """The trainings that run on this machine, asked for anew every two seconds at most."""
 
     def __init__(self) -> None:
-        self._asked, self._found = 0.0, dict[Path, Found]()
+        self._probed, self._found = 0.0, dict[Path, Found]()
 
     def of(self, run: Path) -> Found | None:
         """The training of a run, if one runs."""
-        if time.monotonic() - self._asked > _FRESH_SECONDS:
+        if time.monotonic() - self._probed > _FRESH_SECONDS:
             self._found = {each.run: each for each in find_trainings()}
-            self._asked = time.monotonic()
+            self._probed = time.monotonic()
         return self._found.get(run.resolve())
 
 

@@ -1,8 +1,8 @@
 """Watches one training to its end: hears it, checks its saves, ends it, and brings it back where that can help.
 
 A state machine without a process or a clock of its own: what it does to the world goes through
-:class:`~checkpoint_core.training.interfaces.World`, and each :meth:`Supervisor.tick` looks once. Every decision is
-a line of the journal.
+:class:`~checkpoint_core.training.interfaces.SupervisorIO`, and each :meth:`Supervisor.tick` looks once. Every
+decision is a line of the journal.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import replace
 
 from checkpoint_core.training.crash.diagnosis import Crash, CrashKind, hang_crash, nan_crash, read_crash
 from checkpoint_core.training.hang_detector import Silence
-from checkpoint_core.training.interfaces import Running, World
+from checkpoint_core.training.interfaces import Running, SupervisorIO
 from checkpoint_core.training.log.files import JournalLine
 from checkpoint_core.training.next_start import NextStart, NoStart
-from checkpoint_core.training.record import Ask, Status, TrainingRecord, with_status
+from checkpoint_core.training.record import ProcessState, Request, TrainingRecord, with_status
 from checkpoint_core.training.restart_policy import GiveUp, History, Policy, decide
 
 #: Seconds between looks at the saves.
@@ -36,16 +36,16 @@ class Supervisor:
     """
 
     def __init__(
-        self, world: World, record: TrainingRecord, policy: Policy, clock: Callable[[], float]
+        self, io: SupervisorIO, record: TrainingRecord, policy: Policy, clock: Callable[[], float]
     ) -> None:
         self.record = record
-        self._world, self._policy, self._clock = world, policy, clock
+        self._world, self._policy, self._clock = io, policy, clock
         self._running: Running | None = None
         self._history = History()
         self._refused: frozenset[str] = frozenset()
         self._good_saves = 0
         self._next = NextStart("", "")
-        self._asked: list[Ask] = []
+        self._probed: list[Request] = []
         self._stop_by: float | None = None
         self._saves_at = 0.0
         self._silence = Silence(policy.hang_minutes * 60)
@@ -74,12 +74,12 @@ class Supervisor:
             self.record = replace(self.record, started_ns=began, resumed_from=checkpoint, behind=behind)
         where = "" if running.prints_here else " It prints elsewhere, so its log is not shown here."
         self._say("adopted", f"Watching a training that was running already.{where}")
-        self._become(Status.RUNNING, training=running.root, is_adopted=not running.prints_here)
+        self._set_status(ProcessState.RUNNING, training=running.root, is_adopted=not running.prints_here)
 
     def tick(self) -> None:
         """Look once, and do what is due; what it raises leaves everything for the next look."""
-        self._heed(self._world.asked())
-        if self.record.status is Status.BACKOFF:
+        self._handle_requests(self._world.asked())
+        if self.record.status is ProcessState.BACKOFF:
             self._wait_for_next()
         elif self._running is not None:
             self._watch(self._running)
@@ -87,7 +87,7 @@ class Supervisor:
     def fail(self, why: str) -> None:
         """Leave the training as it is, because it cannot be watched any more."""
         self._say("watch-failed", why)
-        self._become(Status.FATAL, self._running, message=why)
+        self._set_status(ProcessState.FATAL, self._running, message=why)
 
     # --- starting -------------------------------------------------------------------------------------------------
 
@@ -97,14 +97,14 @@ class Supervisor:
         except OSError as error:
             why = f"The training could not be started: {error.strerror or error}."
             self._say("not-started", why)
-            self._become(Status.FATAL, message=why)
+            self._set_status(ProcessState.FATAL, message=why)
             return
-        self._silence.broken()
+        self._silence.reset()
         self._good_saves, self._stop_by = 0, None
         place = f" from {self._next.checkpoint}" if self._next.checkpoint else ""
         self._say("started", f"Start {self.record.attempt}{place}.")
-        self._become(
-            Status.RUNNING,
+        self._set_status(
+            ProcessState.RUNNING,
             training=self._running.root,
             exit_status=None,
             message="",
@@ -119,7 +119,7 @@ class Supervisor:
             self._say(
                 "still-running", f"Process {left} of this run is still there; it is not started beside it."
             )
-            self._become(Status.BACKOFF, next_try_ns=round((self._clock() + _LEFT_SECONDS) * 1e9))
+            self._set_status(ProcessState.BACKOFF, next_try_ns=round((self._clock() + _LEFT_SECONDS) * 1e9))
             return
         if trouble := self._world.no_room():
             self._give_up(trouble)
@@ -139,12 +139,12 @@ class Supervisor:
     # --- watching -------------------------------------------------------------------------------------------------
 
     def _watch(self, running: Running) -> None:
-        if running.hear():
-            self._silence.broken()
+        if running.read_output():
+            self._silence.reset()
         if not running.is_running():
             self._ended(running)
             return
-        if self.record.status is Status.STOPPING:
+        if self.record.status is ProcessState.STOPPING:
             self._stop_when_saved(running)
             return
         self._look_at_saves()
@@ -155,7 +155,7 @@ class Supervisor:
             elif self._world.is_finished(running):
                 self._ended(running)
             else:
-                running.hear()
+                running.read_output()
                 self._crashed(running, crash)
             return
         self._world.write(self.record, running)
@@ -166,7 +166,7 @@ class Supervisor:
         checked = self._world.check_saves(self._is_asked_to_stop, settled)
         self._saves_at = self._clock()
         for save in checked:
-            self._silence.broken()
+            self._silence.reset()
             self._good_saves += save.is_good
             if save.trouble:
                 told = f"{save.title} ({save.name}) is not good: {save.trouble}"
@@ -203,16 +203,16 @@ class Supervisor:
     # --- ending ---------------------------------------------------------------------------------------------------
 
     def _ended(self, running: Running) -> None:
-        running.hear()
+        running.read_output()
         status = running.exit_status
         finished = self._world.is_finished(running)
-        if self.record.status is Status.STOPPING:
+        if self.record.status is ProcessState.STOPPING:
             self._look_at_saves(settled=True)
-            self._over(Status.STOPPED, "stopped", "Stopped, as you asked.", status)
+            self._over(ProcessState.STOPPED, "stopped", "Stopped, as you asked.", status)
         elif finished or status == 0:
             self._look_at_saves(settled=True)
             end = "It has reached its last epoch." if finished else "It ended by itself, without an error."
-            self._over(Status.EXITED, "finished", end, status)
+            self._over(ProcessState.EXITED, "finished", end, status)
         else:
             self._crashed(running, self._why(running, status))
 
@@ -246,49 +246,53 @@ class Supervisor:
         self._say("waiting", f"It is started again in {decision.seconds:.0f} seconds.")
         at = round((self._clock() + decision.seconds) * 1e9)
         self._running = None
-        self._become(Status.BACKOFF, next_try_ns=at, training=None, message=crash.sentence)
+        self._set_status(ProcessState.BACKOFF, next_try_ns=at, training=None, message=crash.sentence)
 
     def _give_up(self, why: str, told: bool = False) -> None:
         if not told:
             self._say("gave-up", f"Not started again. {why}")
         self._running = None
-        self._become(Status.FATAL, message=why, training=None)
+        self._set_status(ProcessState.FATAL, message=why, training=None)
 
-    def _over(self, status: Status, kind: str, told: str, exit_status: int | None) -> None:
+    def _over(self, status: ProcessState, kind: str, told: str, exit_status: int | None) -> None:
         self._say(kind, told)
         running, self._running = self._running, None
         self.record = replace(self.record, exit_status=exit_status)
-        self._become(status, running, message=told, training=None)
+        self._set_status(status, running, message=told, training=None)
 
     # --- what the user asks ---------------------------------------------------------------------------------------
 
     def _is_asked_to_stop(self) -> bool:
-        self._asked += self._world.asked()
-        return any(each in (Ask.STOP, Ask.STOP_NOW) for each in self._asked)
+        self._probed += self._world.asked()
+        return any(each in (Request.STOP, Request.STOP_NOW) for each in self._probed)
 
-    def _heed(self, latest: list[Ask]) -> None:
-        wanted, self._asked = [*self._asked, *latest], []
+    def _handle_requests(self, latest: list[Request]) -> None:
+        wanted, self._probed = [*self._probed, *latest], []
         for each in wanted:
-            if each in (Ask.STOP, Ask.STOP_NOW):
+            if each in (Request.STOP, Request.STOP_NOW):
                 self._stop(each)
-            elif each is Ask.RETRY_NOW and self.record.status is Status.BACKOFF:
-                self._become(Status.BACKOFF, next_try_ns=0)
-            elif each in (Ask.BRING_BACK, Ask.LEAVE) and self.record.bring_back != (each is Ask.BRING_BACK):
-                self.record = replace(self.record, bring_back=each is Ask.BRING_BACK)
+            elif each is Request.RETRY_NOW and self.record.status is ProcessState.BACKOFF:
+                self._set_status(ProcessState.BACKOFF, next_try_ns=0)
+            elif each in (Request.BRING_BACK, Request.LEAVE) and self.record.bring_back != (
+                each is Request.BRING_BACK
+            ):
+                self.record = replace(self.record, bring_back=each is Request.BRING_BACK)
                 word = "will be" if self.record.bring_back else "will not be"
                 self._say("setting", f"It {word} brought back if it crashes, as you asked.")
-                self._become(self.record.status, self._running)
+                self._set_status(self.record.status, self._running)
 
-    def _stop(self, how: Ask) -> None:
+    def _stop(self, how: Request) -> None:
         if self._running is None:
-            self._over(Status.STOPPED, "stopped", "Not started again, as you asked.", self.record.exit_status)
+            self._over(
+                ProcessState.STOPPED, "stopped", "Not started again, as you asked.", self.record.exit_status
+            )
             return
-        if self.record.status is not Status.STOPPING:
-            self._become(Status.STOPPING, self._running)
+        if self.record.status is not ProcessState.STOPPING:
+            self._set_status(ProcessState.STOPPING, self._running)
             self._stop_by = self._clock() + SAVE_WAIT_SECONDS
-            if self._world.save_goes_on(self._running) and how is Ask.STOP:
+            if self._world.save_goes_on(self._running) and how is Request.STOP:
                 self._say("stopping", "Stopping as soon as the save that is going on is finished.")
-        if how is Ask.STOP_NOW:
+        if how is Request.STOP_NOW:
             self._stop_by = self._clock()
         self._stop_when_saved(self._running)
 
@@ -304,12 +308,12 @@ class Supervisor:
 
     # --- telling --------------------------------------------------------------------------------------------------
 
-    def _become(self, status: Status, running: Running | None = None, **more: object) -> None:
+    def _set_status(self, status: ProcessState, running: Running | None = None, **more: object) -> None:
         self.record = with_status(self.record, status, round(self._clock() * 1e9), **more)
         self._world.write(self.record, running or self._running)
 
     def _say(self, kind: str, text: str) -> None:
-        self._world.tell(JournalLine(round(self._clock() * 1e9), kind, text))
+        self._world.log_event(JournalLine(round(self._clock() * 1e9), kind, text))
 
     def _warn(self, kind: str, text: str) -> None:
         """Tell something that the user must know at once, unless it stands there already."""

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from checkpoint_core.audit.reports import RunReport
+from checkpoint_core.audit import RunReport
 from checkpoint_core.training.log.progress import LossHistory
 
 _MAX_RECORDS = 200_000

@@ -21,7 +21,7 @@ _IDLE_GPU_PERCENT = 3
 _MAX_READS = 64
 
 
-class Attempt:
+class TrainingProcess:
     """A training that runs in processes of its own.
 
     :param root: its first process.
@@ -52,7 +52,7 @@ class Attempt:
         """Whether its log can be read here."""
         return self._follower is not None
 
-    def hear(self) -> bool:
+    def read_output(self) -> bool:
         """Read what it printed since the last time; returns whether there was anything."""
         heard = False
         for _ in range(_MAX_READS if self._follower else 0):

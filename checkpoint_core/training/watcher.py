@@ -12,11 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from checkpoint_core.atomic_write import WriteFailed
-from checkpoint_core.audit.auditor import Auditor
-from checkpoint_core.audit.findings import Verdict
-from checkpoint_core.recovery.retention import disk_outlook
-from checkpoint_core.scripts.script import find_script
-from checkpoint_core.states.facts import LoraFacts
+from checkpoint_core.audit import Auditor, Verdict
+from checkpoint_core.recovery import disk_forecast
+from checkpoint_core.scripts import find_script
+from checkpoint_core.states import LoraFacts
 from checkpoint_core.text import human_bytes
 from checkpoint_core.training import processes
 from checkpoint_core.training.interfaces import Running
@@ -32,8 +31,8 @@ from checkpoint_core.training.log.progress import LossHistory
 from checkpoint_core.training.log.reader import LogReader
 from checkpoint_core.training.next_start import NextStart, NoStart, abandoned, choose_start, left_behind
 from checkpoint_core.training.record import (
-    Ask,
     ProcessId,
+    Request,
     TrainingRecord,
     read_progress,
     read_record,
@@ -45,7 +44,7 @@ from checkpoint_core.training.restart_policy import Policy
 from checkpoint_core.training.save_monitor import Checked, SaveWatch, settled_auditor
 from checkpoint_core.training.spawn import GpuMeter, start_training, training_environment
 from checkpoint_core.training.supervisor import Supervisor
-from checkpoint_core.training.training_process import Attempt
+from checkpoint_core.training.training_process import TrainingProcess
 
 TICK_SECONDS = 1.0
 #: The progress is written no more often than that, and at least so often while it lives.
@@ -56,7 +55,7 @@ MOST_FAILURES = 600
 
 
 @dataclass
-class RunWorld:
+class LiveRun:
     """What the supervisor of one run does to the world.
 
     :param on_line: called with each line of the journal.
@@ -72,13 +71,13 @@ class RunWorld:
         self.run = self.auditor.outputs.absolute() / self.name
         self._saves = SaveWatch(self.auditor, self.name)
         self._earlier = LossHistory.from_json(read_progress(self.run).get("history"))
-        self._attempt: Attempt | None = None
+        self._attempt: TrainingProcess | None = None
         self._meter = GpuMeter()
         self._python = ""
         self._written_at = 0.0
         self._written: tuple[object, object] = (None, None)
 
-    def start(self, checkpoint: str) -> Attempt:
+    def start(self, checkpoint: str) -> TrainingProcess:
         """Start the run's script; raises OSError."""
         script = find_script(self.run)
         if script is None:
@@ -94,18 +93,20 @@ class RunWorld:
             process = start_training(script, log, training_environment(self.variables, python))
         # One that has ended already is known by its number alone, which is not used again while it is not buried.
         root = processes.identify(process.pid) or ProcessId(process.pid, -1.0)
-        return self._keep(Attempt(root, LogFollower(self.run), LogReader(), began, process, self._gpu))
+        return self._keep(
+            TrainingProcess(root, LogFollower(self.run), LogReader(), began, process, self._gpu)
+        )
 
-    def adopt(self, root: ProcessId, prints_here: bool) -> Attempt:
+    def adopt(self, root: ProcessId, prints_here: bool) -> TrainingProcess:
         """Watch a training that runs already.
 
         :param prints_here: its log is the run's own, written by an earlier watcher's start.
         """
         follower = LogFollower(self.run) if prints_here else None
         began = processes.began_ns(root)
-        return self._keep(Attempt(root, follower, LogReader(), began, gpu_percent=self._gpu))
+        return self._keep(TrainingProcess(root, follower, LogReader(), began, gpu_percent=self._gpu))
 
-    def _keep(self, attempt: Attempt) -> Attempt:
+    def _keep(self, attempt: TrainingProcess) -> TrainingProcess:
         self._attempt = attempt
         return attempt
 
@@ -131,19 +132,19 @@ class RunWorld:
         run = self.auditor.audit_run(self.name)
         # While it trains, what it has saved is behind it.
         last = run.checkpoints[0].name if self._attempt is not None and run.checkpoints else None
-        outlook = disk_outlook(run, self._free_bytes(), start=last)
-        return outlook.sentence if outlook.is_enough is False else ""
+        forecast = disk_forecast(run, self._free_bytes(), start=last)
+        return forecast.sentence if forecast.is_enough is False else ""
 
     def no_room(self) -> str:
         """Why not even the next save has room; empty where it has, or where that is not known."""
-        outlook = disk_outlook(self.auditor.audit_run(self.name), self._free_bytes())
-        if outlook.free_bytes is None or outlook.next_save_bytes is None:
+        forecast = disk_forecast(self.auditor.audit_run(self.name), self._free_bytes())
+        if forecast.free_bytes is None or forecast.next_save_bytes is None:
             return ""
-        if outlook.free_bytes >= outlook.next_save_bytes:
+        if forecast.free_bytes >= forecast.next_save_bytes:
             return ""
         return (
-            f"There is no room for the next save: it takes {human_bytes(outlook.next_save_bytes)}, and the disk has "
-            f"{human_bytes(outlook.free_bytes)} left. Make room, then resume."
+            f"There is no room for the next save: it takes {human_bytes(forecast.next_save_bytes)}, and the disk has "
+            f"{human_bytes(forecast.free_bytes)} left. Make room, then resume."
         )
 
     def _free_bytes(self) -> int | None:
@@ -181,7 +182,7 @@ class RunWorld:
         # All of them: one whose position is not written yet does not stand among the newest.
         return any(item.verdict is Verdict.SAVING for item in self.auditor.audit_run(self.name).checkpoints)
 
-    def asked(self) -> list[Ask]:
+    def asked(self) -> list[Request]:
         """What the user asked for since the last time, in that order."""
         return take_requests(self.run)
 
@@ -226,7 +227,7 @@ class RunWorld:
     def _remember_losses(self) -> None:
         self._earlier, self._attempt = self._losses(), None
 
-    def tell(self, line: JournalLine) -> None:
+    def log_event(self, line: JournalLine) -> None:
         """Add a line to the journal."""
         if not write_journal(self.run, line) and self._makes_room():
             write_journal(self.run, line)
@@ -240,10 +241,10 @@ class RunWorld:
 
 
 def watch(
-    world: RunWorld,
+    io: LiveRun,
     record: TrainingRecord,
     policy: Policy,
-    running: Attempt | None = None,
+    running: TrainingProcess | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> TrainingRecord:
     """Watch a run's training to its end and return how it stands then.
@@ -251,12 +252,12 @@ def watch(
     :param record: the claim that was made for this process.
     :param running: a training that runs already; else the run's script is started.
     """
-    facts = world.auditor.audit_run(world.name).facts
+    facts = io.auditor.audit_run(io.name).facts
     script, target = facts.script, facts.resume_target.state_name or ""
     if script is not None and script.value("--mixed_precision") == "fp16":
         # The scaler passes a NaN over, and the average keeps it.
         policy = replace(policy, nan_steps=sys.maxsize)
-    supervisor = Supervisor(world, record, policy, time.time)
+    supervisor = Supervisor(io, record, policy, time.time)
     if running is not None:
         supervisor.adopt(running, target)
     else:
@@ -265,7 +266,7 @@ def watch(
     while not supervisor.is_over:
         sleep(TICK_SECONDS)
         if time.monotonic() - looked_at > _OWNER_SECONDS:
-            looked_at, written = time.monotonic(), read_record(world.run)
+            looked_at, written = time.monotonic(), read_record(io.run)
             if written is not None and written.watcher != record.watcher:
                 return supervisor.record  # another one watches it by now
         try:
@@ -274,7 +275,7 @@ def watch(
         except Exception as error:
             # A disk that is gone for a while, a defect of ours: the training is worth more.
             failures += 1
-            logging.getLogger(__name__).exception("A look at %s failed.", world.run)
+            logging.getLogger(__name__).exception("A look at %s failed.", io.run)
             if failures >= MOST_FAILURES:
                 supervisor.fail(f"It could not be looked at for {failures} times in a row ({error}).")
     return supervisor.record

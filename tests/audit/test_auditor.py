@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_core.audit import verdict as judgement
+from checkpoint_core.audit import verdict
 from checkpoint_core.audit.auditor import Auditor, CheckpointReport, audit_outputs
 from checkpoint_core.audit.findings import Finding, Verdict
 from checkpoint_core.audit.reports import UnknownName, find_latest_resumable
 from checkpoint_core.audit.verdict import guarded
-from checkpoint_core.formats import reader as formats
+from checkpoint_core.formats import reader
 from checkpoint_core.scripts.change import plan_resume
 from checkpoint_core.scripts.facts import ScriptFacts
 from checkpoint_core.states.discovery import OutputsFolderError
@@ -43,13 +43,13 @@ class Opens:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.names: list[str] = []
-        real = formats.FileReader.__init__
+        real = reader.FileReader.__init__
 
-        def counting(reader: formats.FileReader, path: Path) -> None:
+        def counting(reader: reader.FileReader, path: Path) -> None:
             self.names.append(Path(path).name)
             real(reader, path)
 
-        monkeypatch.setattr(formats.FileReader, "__init__", counting)
+        monkeypatch.setattr(reader.FileReader, "__init__", counting)
 
     def since(self) -> list[str]:
         """The names since the last question."""
@@ -421,7 +421,7 @@ def crashing(facts: StateFacts) -> Iterator[Finding]:
 def test_a_check_that_crashes_is_unknown_and_hides_no_other(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judgement, "check_consistency", crashing)
+    monkeypatch.setattr(verdict, "check_consistency", crashing)
     truncate(world.latest / "optimizer.bin")
     assert outcome(judge_state(world)) == ("damaged", ["optimizer-truncated", "check-crashed"])
     report = judge_state(world, 3)
@@ -433,18 +433,18 @@ def test_an_outlook_that_crashes_is_unknown_too(world: World, monkeypatch: pytes
     def crashing(*_: object) -> None:
         raise ZeroDivisionError("no steps")
 
-    monkeypatch.setattr(judgement, "make_outlook", crashing)
+    monkeypatch.setattr(verdict, "make_forecast", crashing)
     report = Auditor(world.outputs).audit_run(world.run_name).checkpoints[0]
 
     assert report.verdict is Verdict.UNKNOWN
-    assert report.outlook is None
+    assert report.forecast is None
     assert found(report, "check-crashed").evidence == "ZeroDivisionError: no steps"
 
 
 def test_what_a_crashing_check_had_found_before_counts() -> None:
     def half() -> Iterator[Finding]:
         yield from guarded(lambda: iter(()))
-        yield judgement.finding("state-empty")
+        yield verdict.finding("state-empty")
         raise KeyError("x")
 
     assert [each.code for each in guarded(half)] == ["state-empty", "check-crashed"]

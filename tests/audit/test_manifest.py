@@ -29,10 +29,10 @@ from checkpoint_core.audit.manifest import (
 )
 from checkpoint_core.audit.single_state import audit_state
 from checkpoint_core.formats.reader import DamageKind
-from checkpoint_core.recovery import transaction as workshop
-from checkpoint_core.recovery.repair import plan_mend
+from checkpoint_core.recovery import transaction
+from checkpoint_core.recovery.repair import plan_repair
 from checkpoint_core.report.json_schema import checkpoint_json
-from checkpoint_core.states.facts import Change, Damage, ManifestFacts
+from checkpoint_core.states.facts import Damage, FileChange, ManifestFacts
 from checkpoint_core.states.layout import MANIFESTS_FOLDER
 from checkpoint_core.states.repair_records import RECORD
 from checkpoint_core.states.verification import digest_of
@@ -322,7 +322,7 @@ def test_a_file_that_is_cut_off_later_is_told_as_damaged_after_the_save(world: W
     assert (told.file, told.severity) == ("optimizer.bin", Severity.WARNING)
     assert "The save itself was fine: the damage came after it" in told.effect
     assert "bytes and has" in told.evidence
-    assert manifest_of(report).changed == (("optimizer.bin", Change.SIZE),)
+    assert manifest_of(report).changed == (("optimizer.bin", FileChange.SIZE),)
 
 
 def test_a_file_that_is_gone_later_is_told(world: World) -> None:
@@ -514,12 +514,12 @@ def test_a_state_alone_is_held_against_its_manifest_too(world: World) -> None:
 def repair(world: World) -> str:
     auditor = Auditor(world.outputs)
     run = auditor.audit_run(world.run_name)
-    mend = plan_mend(auditor, run, run.checkpoint(world.latest.name))
-    assert mend is not None
-    assert "changed-since-save" not in [each.code for each in mend.after.findings], (
+    repair_plan = plan_repair(auditor, run, run.checkpoint(world.latest.name))
+    assert repair_plan is not None
+    assert "changed-since-save" not in [each.code for each in repair_plan.after.findings], (
         "it is judged as it will be"
     )
-    return workshop.carry_out(mend.plan).id
+    return transaction.apply(repair_plan.plan).id
 
 
 def test_what_a_repair_wrote_is_not_reported_and_its_undoing_neither(world: World) -> None:
@@ -533,7 +533,7 @@ def test_what_a_repair_wrote_is_not_reported_and_its_undoing_neither(world: Worl
         assert since_save(report) == []
         assert manifest_of(report).repaired == {"scheduler.bin"}
 
-    workshop.undo(world.run, made)
+    transaction.undo(world.run, made)
     assert ("changed-since-save", "scheduler.bin", "warning") in since_save(judge_state(world))
 
 

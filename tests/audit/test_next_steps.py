@@ -27,18 +27,18 @@ def test_a_damaged_one_is_passed_over(world: World) -> None:
 
 def test_a_newer_one_that_can_be_mended_comes_first(world: World) -> None:
     remove(world.latest / "train_state.json")
-    mend, older = steps_of(world)
+    repair_plan, older = steps_of(world)
 
-    assert mend.startswith("To go on from Epoch 4 (persian-cat-000004-state): Add --initial_epoch 5 ")
-    assert mend.endswith("Why: train_state.json is missing.")
+    assert repair_plan.startswith("To go on from Epoch 4 (persian-cat-000004-state): Add --initial_epoch 5 ")
+    assert repair_plan.endswith("Why: train_state.json is missing.")
     assert older == "Or resume from Epoch 3 (persian-cat-000003-state): it will resume as it is."
 
 
 def test_every_cure_is_named_once(real_runs: Path) -> None:
-    mend = next_steps(Auditor(real_runs).audit_run("resumed-once"))[0]
+    repair_plan = next_steps(Auditor(real_runs).audit_run("resumed-once"))[0]
 
-    assert mend.count("--initial_epoch 7") == 1
-    assert "--max_train_epochs above 6" in mend
+    assert repair_plan.count("--initial_epoch 7") == 1
+    assert "--max_train_epochs above 6" in repair_plan
 
 
 def test_with_nothing_left_to_resume_the_lora_file_is_named(world: World) -> None:

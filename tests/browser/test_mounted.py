@@ -231,10 +231,10 @@ def test_a_defect_in_the_tab_leaves_the_host_as_it_was(page: Page, real_runs: Pa
     root = make_host(tmp_path / "fluxgym", real_runs)
     subprocess.run(tab_command("install", "--fluxgym", str(root)), check=True, capture_output=True)
     broken = (
-        f"import runpy, sys; sys.path.append({str(PROJECT)!r})\nimport fluxgym_resume_tab\n"
-        "wire = fluxgym_resume_tab._wire_script\n"
+        f"import runpy, sys; sys.path.append({str(PROJECT)!r})\n"
+        "from checkpoint_core.tab.ui.wiring import script\nwire = script.wire\n"
         "def fail(*arguments):\n    wire(*arguments)\n    raise RuntimeError('a defect')\n"
-        "fluxgym_resume_tab._wire_script = fail\n"
+        "script.wire = fail\n"
         f"runpy.run_path({str(root / 'app.py')!r}, run_name='__main__')\n"
     )
     (root / "start.py").write_text(broken)

@@ -88,8 +88,8 @@ def test_a_repair_can_be_taken_back_after_a_reload(alone: Server, open_tab: Open
     assert bytes_of(run / LAST) == broken
 
 
-def choose(page: Page, way: str) -> None:
-    page.locator(".ck-way").filter(has_text=way).get_by_role("button").click()
+def choose(page: Page, option: str) -> None:
+    page.locator(".ck-way").filter(has_text=option).get_by_role("button").click()
 
 
 def test_the_recommended_way_is_shown_whole_and_asked_for(

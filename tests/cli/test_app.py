@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from checkpoint_core.cli import app as cli
-from checkpoint_core.cli.app import app
+from checkpoint_core.cli import app
 from checkpoint_core.report.table import COLUMNS
 from tests.damage import edit_train_state, flip_tensor_byte, remove, truncate
 from tests.environments import executable_script, install, make_environment
@@ -194,7 +193,7 @@ def test_cancelling_ends_cleanly(world: World, monkeypatch: pytest.MonkeyPatch) 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "audit_state", interrupted)
+    monkeypatch.setattr(sys.modules["checkpoint_core.cli.app"], "audit_state", interrupted)
     done = Done("check", world.latest, "--deep")
 
     assert (done.code, done.out) == (2, "")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from checkpoint_core.audit.auditor import Auditor
-from checkpoint_core.recovery import transaction as workshop
+from checkpoint_core.recovery import transaction
 from checkpoint_core.states.repair_records import APPLYING, read_records, with_status, write_record
 from tests.cli.test_app import Done, given_to_the_trainer, resume_argument
 from tests.damage import edit_train_state, remove, truncate
@@ -121,10 +121,10 @@ def test_recover_shows_the_ways_and_takes_the_first(world: World) -> None:
     )
     assert not (world.run / "repairs.json").exists()
 
-    taken = Done("recover", world.run, "--apply")
-    assert taken.code == 0
+    applied = Done("recover", world.run, "--apply")
+    assert applied.code == 0
     assert resume_argument(world) == str(world.latest)
-    assert f"repair {world.latest} --undo" in taken.words
+    assert f"repair {world.latest} --undo" in applied.words
 
 
 def test_recover_takes_the_way_that_is_named(world: World) -> None:
@@ -142,8 +142,8 @@ def test_recover_as_json(world: World) -> None:
     found = Done("recover", world.run, "--json").json
 
     assert found["kind"] == "recovery"
-    assert [way["kind"] for way in found["ways"]] == ["older", "warm-start", "fresh"]
-    assert [way["recommended"] for way in found["ways"]] == [True, False, False]
+    assert [option["kind"] for option in found["ways"]] == ["older", "warm-start", "fresh"]
+    assert [option["recommended"] for option in found["ways"]] == [True, False, False]
     assert found["ways"][0]["lost_steps"] == 8
     assert found["ways"][1]["next_epoch"] == 5
 
@@ -184,7 +184,7 @@ def test_a_repair_that_was_interrupted_is_finished_first(world: World) -> None:
 
     assert "had been interrupted; it is finished now (applied)" in done.err
     assert done.json["ways"][0]["kind"] == "resume"
-    assert workshop.undoable(world.run, world.latest.name) is not None
+    assert transaction.undoable(world.run, world.latest.name) is not None
 
 
 def test_a_broken_record_refuses_and_says_what_to_do(world: World) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.soak import make_run
-from checkpoint_core.training.record import Status, TrainingRecord, write_record
+from checkpoint_core.training.record import ProcessState, TrainingRecord, write_record
 from tests.training.test_processes import until
 from tests.training.test_watcher import clear, status, without_launcher
 
@@ -102,6 +102,6 @@ def test_a_run_without_a_script_is_not_started(run: Path) -> None:
 
 
 def test_one_that_crashed_is_told_as_such(run: Path) -> None:
-    write_record(run, TrainingRecord(Status.FATAL, "here", message="The disk is full."))
+    write_record(run, TrainingRecord(ProcessState.FATAL, "here", message="The disk is full."))
     ended = done("status", run)
     assert (ended.returncode, ended.stdout.strip()) == (1, "Crashed. The disk is full.")

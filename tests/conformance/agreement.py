@@ -75,9 +75,9 @@ def environment(versions: Mapping[str, str]) -> EnvironmentFacts:
     )
 
 
-def judge(case: Case, world: World, around: EnvironmentFacts) -> CheckpointReport:
+def judge(case: Case, world: World, context: EnvironmentFacts) -> CheckpointReport:
     """Our verdict."""
-    return audit_state(state_path(case, world), layout=case.layout, deep=case.deep, environment=around)
+    return audit_state(state_path(case, world), layout=case.layout, deep=case.deep, environment=context)
 
 
 def deciding_codes(report: CheckpointReport) -> tuple[str, ...]:

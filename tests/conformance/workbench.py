@@ -100,11 +100,11 @@ class Workbench:
         """Every case's verdict and the trainer's answer under that release."""
         wanted = tuple(cases)
         versions, *observed = self._answers(version, wanted)
-        around = environment(versions)
-        return tuple(self._result(*pair, around) for pair in zip(wanted, observed, strict=True))
+        context = environment(versions)
+        return tuple(self._result(*pair, context) for pair in zip(wanted, observed, strict=True))
 
-    def _result(self, case: Case, seen: Mapping[str, Any], around: Any) -> Result:
-        report = judge(case, self.world(case), around)
+    def _result(self, case: Case, seen: Mapping[str, Any], context: Any) -> Result:
+        report = judge(case, self.world(case), context)
         return Result(case, report.verdict, deciding_codes(report), *answer(case, seen))
 
     def _answers(self, version: str, cases: tuple[Case, ...]) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from checkpoint_core.audit.auditor import Auditor
-from checkpoint_core.demo import make_outputs as sample_outputs
+from checkpoint_core.demo import make_outputs
 from checkpoint_core.demo.make_outputs import MARKER, NotOurFolder, main, make_sample_outputs
 from checkpoint_core.demo.runs import DAMAGED, NEEDS_FIX, READY, SAMPLES, WARNINGS, SampleRun
 from tests.world import PROJECT, STATE_FILES, once
@@ -162,7 +162,7 @@ def test_made_again_it_is_the_same_and_keeps_what_others_put_in(gym: Path) -> No
 
 
 def test_what_a_broken_off_making_left_is_made_anew(gym: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample_outputs, "SAMPLES", (RUNS["paper-crane"],))
+    monkeypatch.setattr(make_outputs, "SAMPLES", (RUNS["paper-crane"],))
     marker = gym / MARKER
     record = json.loads(marker.read_text())
     record["files"] = [name for name in record["files"] if "/paper-crane/" not in name]
@@ -188,7 +188,7 @@ def test_a_folder_of_somebody_else_is_refused_untouched(tmp_path: Path) -> None:
 def test_a_run_of_somebody_else_with_a_sample_s_name_is_refused(
     gym: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sample_outputs, "SAMPLES", (RUNS["cat-toy"],))
+    monkeypatch.setattr(make_outputs, "SAMPLES", (RUNS["cat-toy"],))
     script = gym / "outputs" / "cat-toy" / "train.sh"
     record = json.loads((gym / MARKER).read_text())
     record["files"].remove("outputs/cat-toy/train.sh")
@@ -202,7 +202,7 @@ def test_a_run_of_somebody_else_with_a_sample_s_name_is_refused(
 def test_a_marker_that_points_outside_removes_nothing_there(
     gym: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sample_outputs, "SAMPLES", ())
+    monkeypatch.setattr(make_outputs, "SAMPLES", ())
     outside = tmp_path / "outside.txt"
     outside.write_text("mine")
     linked = tmp_path / "linked"
@@ -220,7 +220,7 @@ def test_a_folder_of_any_name_gives_scripts_that_bash_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = replace(RUNS["night-city"], finish=lambda run, folder: None)
-    monkeypatch.setattr(sample_outputs, "SAMPLES", (run,))
+    monkeypatch.setattr(make_outputs, "SAMPLES", (run,))
     gym = tmp_path / 'Zoë\'s "gym" $HOME `x`'
     make_sample_outputs(gym)
     text = (run_dir(gym, run) / "train.sh").read_text(encoding="utf-8")
@@ -236,5 +236,5 @@ def test_a_folder_of_any_name_gives_scripts_that_bash_reads(
 def test_a_name_that_the_file_system_refuses_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sample_outputs, "SAMPLES", (replace(SAMPLES[0], name="x" * 300),))
+    monkeypatch.setattr(make_outputs, "SAMPLES", (replace(SAMPLES[0], name="x" * 300),))
     assert make_sample_outputs(tmp_path / "gym") == []

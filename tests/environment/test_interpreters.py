@@ -11,8 +11,14 @@ import pytest
 
 from checkpoint_core.atomic_write import WriteFailed
 from checkpoint_core.environment.facts import Environment, EnvironmentFacts, EnvironmentProblem
-from checkpoint_core.environment.interpreters import asker, choices, find_environment, remember, remembered
-from checkpoint_core.environment.probing import Asked
+from checkpoint_core.environment.interpreters import (
+    choices,
+    environment_source,
+    find_environment,
+    remember,
+    remembered,
+)
+from checkpoint_core.environment.probing import CachedProbe
 from tests.environments import VERSIONS, Answering, executable_script, linked_python
 
 TRAINING = {**VERSIONS, "transformers": "4.49.0", "diffusers": "0.32.1"}
@@ -35,7 +41,7 @@ def settings(gym: Path) -> Path:
 
 
 def find(gym: Path, run: Answering | None = None, **options: object) -> Environment:
-    return find_environment(gym, Asked(run or Answering()), **options)  # type: ignore[arg-type]
+    return find_environment(gym, CachedProbe(run or Answering()), **options)  # type: ignore[arg-type]
 
 
 def source(found: Environment) -> str:
@@ -170,13 +176,13 @@ def test_the_trainer_beside_it_is_told_with_it(gym: Path) -> None:
 def test_the_asker_answers_from_memory_and_sees_what_appears(gym: Path) -> None:
     script = f"echo x >> '{gym}/asked'; echo '{{\"packages\": {{}}}}'"
     executable_script(gym / "venv/bin/python", script)
-    ask = asker(gym)
+    ask = environment_source(gym)
     assert source(ask()) == source(ask()) == "venv/ in FluxGym's folder"
     assert (gym / "asked").read_text() == "x\n"
 
     executable_script(gym / "env/bin/python", script)
     assert source(ask()) == "env/ in FluxGym's folder"
-    assert source(asker(gym, chosen=gym / "venv")()) == "named at the start (--python)"
+    assert source(environment_source(gym, chosen=gym / "venv")()) == "named at the start (--python)"
 
 
 # Remembered per FluxGym

@@ -1,4 +1,4 @@
-"""The training Python asked: real environments, everything that can go wrong with one, and what is remembered."""
+"""The training interpreter asked: real environments, everything that can go wrong with one, and what is remembered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from checkpoint_core.environment.facts import EnvironmentFacts, EnvironmentProblem, TrainerFacts
-from checkpoint_core.environment.probing import SILENT_SECONDS, Asked, ask
+from checkpoint_core.environment.probing import SILENT_SECONDS, CachedProbe, probe
 from tests.environments import Answering, executable_script, install, make_environment, site_packages
 
 ANSWER = json.dumps({"python": "3.10.1", "platform": "Linux", "packages": {"torch": "2.6.0"}})
@@ -41,7 +41,7 @@ def reason(answer: object) -> str:
 
 def test_a_real_environment_tells_what_it_is_made_of(python: Path, tmp_path: Path) -> None:
     trainer = TrainerFacts(tmp_path, None, frozenset())
-    facts = known(ask(python, "env/ in FluxGym's folder", trainer))
+    facts = known(probe(python, "env/ in FluxGym's folder", trainer))
 
     assert (facts.executable, facts.source) == (str(python), "env/ in FluxGym's folder")
     assert (facts.version("accelerate"), facts.version("torch")) == ("0.33.0", "2.6.0")
@@ -64,13 +64,13 @@ def test_a_real_environment_tells_what_it_is_made_of(python: Path, tmp_path: Pat
 def test_what_a_site_prints_around_the_answer_is_passed_over(python: Path, code: str) -> None:
     customized(python, code)
 
-    assert known(ask(python, "")).version("accelerate") == "0.33.0"
+    assert known(probe(python, "")).version("accelerate") == "0.33.0"
 
 
 def test_a_pth_file_that_prints_is_passed_over(python: Path) -> None:
     (site_packages(python) / "greeting.pth").write_text("import sys; sys.stdout.write('welcome\\n')\n")
 
-    assert known(ask(python, "")).version("torch") == "2.6.0"
+    assert known(probe(python, "")).version("torch") == "2.6.0"
 
 
 def test_the_output_is_read_as_utf_8_whatever_the_terminal_is(
@@ -79,13 +79,13 @@ def test_the_output_is_read_as_utf_8_whatever_the_terminal_is(
     monkeypatch.setenv("PYTHONIOENCODING", "utf-16")
     customized(python, "print('\\N{SNOWMAN}')")
 
-    assert known(ask(python, "")).version("torch") == "2.6.0"
+    assert known(probe(python, "")).version("torch") == "2.6.0"
 
 
 def test_asking_leaves_no_bytecode_behind(python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     customized(python, "")
-    known(ask(python, ""))
+    known(probe(python, ""))
 
     assert not (site_packages(python) / "__pycache__").exists()
 
@@ -94,7 +94,7 @@ def test_asking_leaves_no_bytecode_behind(python: Path, monkeypatch: pytest.Monk
 def test_a_python_that_hangs_is_given_up(python: Path, code: str) -> None:
     customized(python, code)
 
-    assert reason(ask(python, "", timeout=0.5)) == "it did not answer within 0.5 seconds"
+    assert reason(probe(python, "", timeout=0.5)) == "it did not answer within 0.5 seconds"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_python_that_hangs_is_given_up(python: Path, code: str) -> None:
 )  # fmt: skip
 def test_a_program_that_is_no_python_is_told_in_words(tmp_path: Path, script: str, why: str) -> None:
     path = executable_script(tmp_path / "python", script)
-    answer = ask(path, "a test")
+    answer = probe(path, "a test")
 
     assert answer == EnvironmentProblem(str(path), "a test", why)
 
@@ -124,23 +124,23 @@ def test_what_cannot_be_started_is_told_in_words(tmp_path: Path) -> None:
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
 
-    assert reason(ask(text, "")) == "it could not be started (Permission denied)"
-    assert reason(ask(tmp_path, "")) == "it could not be started (Permission denied)"
-    assert reason(ask(tmp_path / "gone", "")) == "it could not be started (No such file or directory)"
-    assert reason(ask(loop, "")) == "it could not be started (Too many levels of symbolic links)"
-    assert reason(ask("a\0b", "")) == "it could not be started (embedded null byte)"
+    assert reason(probe(text, "")) == "it could not be started (Permission denied)"
+    assert reason(probe(tmp_path, "")) == "it could not be started (Permission denied)"
+    assert reason(probe(tmp_path / "gone", "")) == "it could not be started (No such file or directory)"
+    assert reason(probe(loop, "")) == "it could not be started (Too many levels of symbolic links)"
+    assert reason(probe("a\0b", "")) == "it could not be started (embedded null byte)"
     text.chmod(0o755)
-    assert reason(ask(text, "")) == "it could not be started (Exec format error)"
+    assert reason(probe(text, "")) == "it could not be started (Exec format error)"
 
 
 def test_a_long_last_line_is_cut(tmp_path: Path) -> None:
     path = executable_script(tmp_path / "python", "head -c 5000 /dev/zero | tr '\\0' x >&2; exit 1")
 
-    assert reason(ask(path, "")) == f"it stopped with status 1: {'x' * 200}"
+    assert reason(probe(path, "")) == f"it stopped with status 1: {'x' * 200}"
 
 
 def test_an_answer_without_devices_or_folders_is_an_answer(tmp_path: Path) -> None:
-    facts = known(ask(executable_script(tmp_path / "python", f"echo '{ANSWER}'"), ""))
+    facts = known(probe(executable_script(tmp_path / "python", f"echo '{ANSWER}'"), ""))
 
     assert (facts.python, facts.gpus, facts.torch_cuda, facts.folders) == ("3.10.1", None, None, ())
 
@@ -161,18 +161,18 @@ class Counting:
 
 def test_it_is_asked_once_and_again_when_a_package_is_installed_or_removed(python: Path) -> None:
     run = Counting()
-    asked = Asked(run)
-    first = asked.ask(python, "")
-    assert asked.ask(python, "") is first
+    probed = CachedProbe(run)
+    first = probed.probe(python, "")
+    assert probed.probe(python, "") is first
     assert run.count == 1
 
     metadata = install(site_packages(python), "numpy", "2.4.6")
     os.utime(site_packages(python), ns=(1, 1))
-    assert known(asked.ask(python, "")).version("numpy") == "2.4.6"
+    assert known(probed.probe(python, "")).version("numpy") == "2.4.6"
     (metadata / "METADATA").unlink()
     metadata.rmdir()
     os.utime(site_packages(python), ns=(2, 2))
-    assert known(asked.ask(python, "")).version("numpy") is None
+    assert known(probed.probe(python, "")).version("numpy") is None
     assert run.count == 3
 
 
@@ -181,54 +181,54 @@ def test_it_is_asked_again_when_a_variable_decides_otherwise(
     variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Answering()
-    asked = Asked(run)
+    probed = CachedProbe(run)
     monkeypatch.delenv(variable, raising=False)
-    asked.ask("python", "")
+    probed.probe("python", "")
     for value in ("", "1", "1"):
         monkeypatch.setenv(variable, value)
-        asked.ask("python", "")
-    assert len(run.asked) == 3
+        probed.probe("python", "")
+    assert len(run.probed) == 3
 
     monkeypatch.setenv("NO_CONCERN_OF_IT", "1")
-    asked.ask("python", "")
-    assert len(run.asked) == 3
+    probed.probe("python", "")
+    assert len(run.probed) == 3
 
 
 def test_another_python_or_another_trainer_is_another_question(tmp_path: Path) -> None:
     run = Answering()
-    asked = Asked(run)
+    probed = CachedProbe(run)
     trainer = TrainerFacts(tmp_path, "1" * 40, frozenset())
-    asked.ask("a", "")
-    assert asked.ask("b", "chosen").source == "chosen"
-    assert known(asked.ask("a", "", trainer)).trainer == trainer
-    assert asked.ask("b", "another reason").source == "another reason"
-    assert asked.ask("b", "chosen").source == "chosen"
-    assert run.asked == ["a", "b", "a", "b"]
+    probed.probe("a", "")
+    assert probed.probe("b", "chosen").source == "chosen"
+    assert known(probed.probe("a", "", trainer)).trainer == trainer
+    assert probed.probe("b", "another reason").source == "another reason"
+    assert probed.probe("b", "chosen").source == "chosen"
+    assert run.probed == ["a", "b", "a", "b"]
 
 
 def test_a_replaced_python_is_asked_again(tmp_path: Path) -> None:
     run = Answering()
-    asked = Asked(run)
+    probed = CachedProbe(run)
     path = executable_script(tmp_path / "python", "")
-    asked.ask(path, "")
+    probed.probe(path, "")
     os.utime(path, ns=(1, 1))
-    asked.ask(path, "")
+    probed.probe(path, "")
     path.unlink()
-    asked.ask(path, "")
-    asked.ask(path, "")
-    assert len(run.asked) == 3
+    probed.probe(path, "")
+    probed.probe(path, "")
+    assert len(run.probed) == 3
 
 
 def test_an_answer_that_did_not_come_is_asked_for_again_after_a_while(tmp_path: Path) -> None:
     now = [0.0]
-    asked = Asked(clock=lambda: now[0])
+    probed = CachedProbe(clock=lambda: now[0])
     path = tmp_path / "python"
-    assert "No such file" in reason(asked.ask(path, ""))
+    assert "No such file" in reason(probed.probe(path, ""))
     executable_script(path, f"echo '{ANSWER}'")
     now[0] = SILENT_SECONDS - 1  # a question may cost the whole timeout
-    assert "No such file" in reason(asked.ask(path, ""))
+    assert "No such file" in reason(probed.probe(path, ""))
     now[0] = SILENT_SECONDS
-    assert known(asked.ask(path, "")).version("torch") == "2.6.0"
+    assert known(probed.probe(path, "")).version("torch") == "2.6.0"
 
 
 def test_threads_that_ask_at_the_same_time_share_one_question() -> None:
@@ -239,8 +239,8 @@ def test_threads_that_ask_at_the_same_time_share_one_question() -> None:
         time.sleep(0.05)
         return answering(command)
 
-    asked = Asked(run)
-    threads = [threading.Thread(target=lambda: answers.append(asked.ask("python", ""))) for _ in range(4)]
+    probed = CachedProbe(run)
+    threads = [threading.Thread(target=lambda: answers.append(probed.probe("python", ""))) for _ in range(4)]
     threads[0].start()
     assert inside.wait(10)
     for thread in threads[1:]:
@@ -248,7 +248,7 @@ def test_threads_that_ask_at_the_same_time_share_one_question() -> None:
     for thread in threads:
         thread.join(10)
 
-    assert len(answering.asked) == 1
+    assert len(answering.probed) == 1
     assert [answer is answers[0] for answer in answers] == [True] * 4
 
 
@@ -257,6 +257,6 @@ def test_strange_folders_in_an_answer_raise_nothing(tmp_path: Path, folders: str
     path = executable_script(
         tmp_path / "python", f"""printf '%s\\n' '{{"packages": {{}}, "folders": {folders}}}'"""
     )
-    asked = Asked()
+    probed = CachedProbe()
     for _ in range(2):
-        assert known(asked.ask(path, "")).packages == ()
+        assert known(probed.probe(path, "")).packages == ()

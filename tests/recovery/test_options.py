@@ -7,31 +7,31 @@ from pathlib import Path
 import pytest
 
 from checkpoint_core.audit.auditor import Auditor
-from checkpoint_core.recovery.options import Kind, Recovery
-from checkpoint_core.recovery.planning import change_of, plan_recovery, take
+from checkpoint_core.recovery.fix import FixChoices
+from checkpoint_core.recovery.options import OptionKind, RecoveryPlan
+from checkpoint_core.recovery.planning import apply_option, change_of, plan_recovery
 from checkpoint_core.recovery.repair import Choices
-from checkpoint_core.recovery.script_fixes import CureChoices
 from tests.damage import remove, truncate
 from tests.world import World
 
 
-def recovery(world: World, choices: Choices | None = None) -> Recovery:
+def recovery(world: World, choices: Choices | None = None) -> RecoveryPlan:
     auditor = Auditor(world.outputs)
     return plan_recovery(auditor, auditor.audit_run(world.run_name), choices)
 
 
-def kinds(found: Recovery) -> list[tuple[str, int | None]]:
+def kinds(found: RecoveryPlan) -> list[tuple[str, int | None]]:
     """Each way's kind and the steps that it loses."""
-    return [(way.kind.value, way.lost_steps) for way in found.ways]
+    return [(option.kind.value, option.lost_steps) for option in found.options]
 
 
 def test_a_good_run_resumes_and_nothing_is_lost(world: World) -> None:
     found = recovery(world)
 
     assert kinds(found) == [("resume", 0), ("warm-start", 0), ("fresh", 32)]
-    assert found.recommended is found.ways[0]
-    assert found.ways[0].loses == "Nothing."
-    assert found.ways[0].outlook.startswith("Resumes after epoch 4 of 8")
+    assert found.recommended is found.options[0]
+    assert found.options[0].loses == "Nothing."
+    assert found.options[0].forecast.startswith("Resumes after epoch 4 of 8")
     assert found.headline == "Resume from epoch 4: nothing has to be repaired."
 
 
@@ -41,15 +41,15 @@ def test_a_repair_that_loses_nothing_comes_before_an_older_checkpoint(world: Wor
 
     assert kinds(found) == [("repair", 0), ("older", 8), ("warm-start", 0), ("fresh", 32)]
     assert found.headline == "Repair epoch 4 and resume; nothing is lost."
-    assert found.ways[1].loses == "8 steps have to be trained again."
+    assert found.options[1].loses == "8 steps have to be trained again."
 
 
 def test_lost_random_states_are_never_called_nothing(world: World) -> None:
     remove(world.latest / "random_states_0.pkl")
-    assert recovery(world).ways[0].loses.startswith("Images come in another order")
+    assert recovery(world).options[0].loses.startswith("Images come in another order")
     world.edit_script(lambda text: text.replace("--network_dim 4", "--network_dim 8"))
-    first = recovery(world).ways[0]
-    assert (first.kind, first.loses[:28]) == (Kind.REPAIR, "Images come in another order")
+    first = recovery(world).options[0]
+    assert (first.kind, first.loses[:28]) == (OptionKind.REPAIR, "Images come in another order")
 
 
 def test_what_cannot_be_repaired_is_passed_over(world: World) -> None:
@@ -58,7 +58,7 @@ def test_what_cannot_be_repaired_is_passed_over(world: World) -> None:
     found = recovery(world)
 
     assert kinds(found) == [("older", 16), ("warm-start", 0), ("fresh", 32)]
-    assert found.ways[0].title == "Resume from epoch 2"
+    assert found.options[0].title == "Resume from epoch 2"
 
 
 def test_of_several_that_need_the_same_repair_only_the_newest_is_told(world: World) -> None:
@@ -74,8 +74,8 @@ def test_an_older_one_whose_repair_loses_less_is_told_too(world: World) -> None:
     found = recovery(world)
 
     assert kinds(found)[:3] == [("repair", 0), ("repair", 8), ("older", 16)]
-    assert "rounded to that file's precision" in found.ways[0].loses
-    assert found.ways[1].loses == "8 steps have to be trained again."
+    assert "rounded to that file's precision" in found.options[0].loses
+    assert found.options[1].loses == "8 steps have to be trained again."
 
 
 def test_the_only_checkpoint_is_damaged(world: World) -> None:
@@ -97,29 +97,29 @@ def test_without_a_lora_file_only_the_beginning_is_left(world: World) -> None:
         remove(world.lora(epoch))
     found = recovery(world)
 
-    assert [way.kind for way in found.ways] == [Kind.FRESH]
+    assert [option.kind for option in found.options] == [OptionKind.FRESH]
     assert "all checkpoints are damaged beyond repair" in found.headline
 
 
 def test_a_finished_run_is_offered_more_epochs(world: World) -> None:
     world.edit_script(lambda text: text.replace("--max_train_epochs 8", "--max_train_epochs 4"))
 
-    first = recovery(world).ways[0]
+    first = recovery(world).options[0]
     assert (first.title, first.loses) == ("Train 8 more epochs from epoch 4 on", "Nothing.")
-    first = recovery(world, Choices(script=CureChoices(more_epochs=1))).ways[0]
+    first = recovery(world, Choices(script=FixChoices(more_epochs=1))).options[0]
     assert first.title == "Train 1 more epoch from epoch 4 on"
-    assert first.outlook.startswith("Resumes after epoch 4 of 5, trains 1 epoch (8 steps)")
+    assert first.forecast.startswith("Resumes after epoch 4 of 5, trains 1 epoch (8 steps)")
 
 
 def test_a_script_that_saves_nothing_is_offered_to_save(world: World) -> None:
     world.edit_script(lambda text: text.replace("--save_state", "").rstrip("\\ \n") + "\n")
     auditor = Auditor(world.outputs)
     run = auditor.audit_run(world.run_name)
-    way = plan_recovery(auditor, run).ways[-1]
+    option = plan_recovery(auditor, run).options[-1]
 
-    assert way.kind is Kind.SAVING
-    assert "Each checkpoint takes about 40" in way.loses
-    change = change_of(run, way)
+    assert option.kind is OptionKind.SAVING
+    assert "Each checkpoint takes about 40" in option.loses
+    change = change_of(run, option)
     assert change is not None
     assert change.summary[0] == "--save_state added"
     assert "--save_last_n_epochs_state set to 2" in change.summary
@@ -141,7 +141,7 @@ def test_a_run_without_checkpoints(world: World) -> None:
         remove(world.state(epoch))
     found = recovery(world)
 
-    assert [way.kind for way in found.ways] == [Kind.WARM_START, Kind.FRESH]
+    assert [option.kind for option in found.options] == [OptionKind.WARM_START, OptionKind.FRESH]
     assert found.headline == "There are no checkpoints to go on from."
 
 
@@ -149,19 +149,21 @@ def test_a_warm_start_writes_its_flags_and_takes_the_others_out(world: World) ->
     world.edit_script(lambda text: text.rstrip() + ' \\\n  --resume "gone" \\\n  --initial_step 3\n')
     auditor = Auditor(world.outputs)
     run = auditor.audit_run(world.run_name)
-    way = next(way for way in plan_recovery(auditor, run).ways if way.kind is Kind.WARM_START)
-    change = change_of(run, way)
+    option = next(
+        option for option in plan_recovery(auditor, run).options if option.kind is OptionKind.WARM_START
+    )
+    change = change_of(run, option)
     assert change is not None
 
-    taken = take(way, change, lambda: run.checkpoints[0])
+    applied = apply_option(option, change, lambda: run.checkpoints[0])
 
     text = world.script.read_text(encoding="utf-8")
     assert f'--network_weights "{world.lora(4)}"' in text
     assert '--initial_epoch "5"' in text
     assert "--resume" not in text
     assert "--initial_step" not in text
-    assert taken.receipt is not None
-    taken.receipt.undo()
+    assert applied.receipt is not None
+    applied.receipt.undo()
     assert world.script.read_bytes() == change.before
 
 
@@ -178,8 +180,10 @@ def test_a_lora_of_another_machine_is_named_as_the_script_does(world: World, tmp
     )
     auditor = Auditor(world.outputs)
     run = auditor.audit_run(world.run_name)
-    way = next(way for way in plan_recovery(auditor, run).ways if way.kind is Kind.WARM_START)
-    change = change_of(run, way)
+    option = next(
+        option for option in plan_recovery(auditor, run).options if option.kind is OptionKind.WARM_START
+    )
+    change = change_of(run, option)
 
     assert change is not None
     wanted = f"/workspace/fluxgym/outputs/{world.run_name}/{world.lora(4).name}"
@@ -192,10 +196,12 @@ def test_every_way_of_a_broken_run_can_be_gone(world: World, number: int) -> Non
     remove(world.latest / "scheduler.bin")
     auditor = Auditor(world.outputs)
     run = auditor.audit_run(world.run_name)
-    way = plan_recovery(auditor, run).ways[number]
+    option = plan_recovery(auditor, run).options[number]
 
-    take(way, change_of(run, way), lambda: auditor.audit_run(run.name).checkpoint(way.checkpoint))
+    apply_option(
+        option, change_of(run, option), lambda: auditor.audit_run(run.name).checkpoint(option.checkpoint)
+    )
 
     now = auditor.audit_run(run.name)
-    assert now.facts.resume_target.state_name == way.checkpoint
-    assert now.checkpoint(way.checkpoint).verdict.resumes
+    assert now.facts.resume_target.state_name == option.checkpoint
+    assert now.checkpoint(option.checkpoint).verdict.resumes

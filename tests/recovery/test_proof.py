@@ -18,9 +18,9 @@ from filelock import FileLock
 
 from checkpoint_core.atomic_write import WriteFailed
 from checkpoint_core.audit.auditor import Auditor
-from checkpoint_core.recovery import transaction as workshop
-from checkpoint_core.recovery.planning import mend_of
-from checkpoint_core.recovery.repair import Choices, Mend
+from checkpoint_core.recovery import transaction
+from checkpoint_core.recovery.planning import repair_of
+from checkpoint_core.recovery.repair import Choices, RepairPlan
 from checkpoint_core.states.layout import Layout
 from tests.conformance.agreement import Answer, answer, environment
 from tests.conformance.bases import BASES
@@ -44,7 +44,7 @@ SAID = {
 
 
 @dataclass(frozen=True)
-class Repaired:
+class StateFix:
     """One repaired case: what the repair says it loses, what the trainer did then, and whether undo was exact.
 
     ``verdict`` is the one that was promised; ``files`` are those of the state that were written or set aside.
@@ -66,7 +66,7 @@ class Work:
 
     case: Case
     world: World
-    mend: Mend
+    repair_plan: RepairPlan
     record: str
     before: dict[str, bytes]
 
@@ -108,42 +108,42 @@ def repair(world: World, case: Case, choices: Choices, auditor: Auditor) -> Work
     """Repair a case the way that tab and command line do; ``None`` where nothing is known or needed."""
     run = auditor.audit_run(world.run_name)
     item = next((each for each in run.checkpoints if each.name == case.state), None)
-    mend = mend_of(auditor, run, item, choices) if item else None
-    if mend is None or not mend.is_needed:
+    repair_plan = repair_of(auditor, run, item, choices) if item else None
+    if repair_plan is None or not repair_plan.is_needed:
         return None
     before = contents(world)
-    record = mend.execute(lambda: auditor.audit_run(world.run_name).checkpoint(case.state))
-    return Work(case, world, mend, record.id, before)
+    record = repair_plan.execute(lambda: auditor.audit_run(world.run_name).checkpoint(case.state))
+    return Work(case, world, repair_plan, record.id, before)
 
 
-def repair_all(bench: Workbench, version: str, folder: Path) -> Iterator[Repaired]:  # noqa: F811
+def repair_all(bench: Workbench, version: str, folder: Path) -> Iterator[StateFix]:  # noqa: F811
     """Repair every case that can be, for that release, let it resume them all, and take the repairs back."""
     folder.mkdir(parents=True)
     (versions,) = ask(bench, version, folder, [])
-    around = environment(versions)
+    context = environment(versions)
     proofs = [(proof.case, proof.choices) for proof in proofs_here(bench, version)]
     asked = [*((case, Choices()) for case in filter(can_be_asked, bench.cases())), *proofs]
     done = []
     for case, choices in asked:
         world = copy_case(bench, case, folder / case.slug)
-        if work := repair(world, case, choices, Auditor(world.outputs, environment=lambda: around)):
+        if work := repair(world, case, choices, Auditor(world.outputs, environment=lambda: context)):
             done.append(work)
         else:
             shutil.rmtree(world.root)
     _, *answers = ask(bench, version, folder, [job(bench, work) for work in done])
     for work, seen in zip(done, answers, strict=True):
-        workshop.undo(work.world.run, work.record)
+        transaction.undo(work.world.run, work.record)
         yield found(work, *answer(work.case, seen))
 
 
-def found(work: Work, told: Answer, why: str) -> Repaired:
-    mend = work.mend
-    return Repaired(
+def found(work: Work, told: Answer, why: str) -> StateFix:
+    repair_plan = work.repair_plan
+    return StateFix(
         case=work.case.name,
-        verdict=mend.after.verdict.value,
-        files=tuple(file.name for file in mend.plan.files),
-        does=mend.does,
-        costs=mend.costs,
+        verdict=repair_plan.after.verdict.value,
+        files=tuple(file.name for file in repair_plan.plan.files),
+        does=repair_plan.does,
+        costs=repair_plan.costs,
         answer=told.value,
         why=why,
         undone=contents(work.world) == work.before,
@@ -175,7 +175,7 @@ def job(bench: Workbench, work: Work) -> dict[str, object]:  # noqa: F811
     }
 
 
-def repaired(bench: Workbench, version: str) -> list[Repaired]:  # noqa: F811
+def repaired(bench: Workbench, version: str) -> list[StateFix]:  # noqa: F811
     """The repaired cases of a release, worked out by the first process that asks."""
     if not RELEASES.has(version):
         pytest.skip(f"accelerate {version} is not in the folder that ACCELERATE_VERSIONS names")
@@ -184,10 +184,10 @@ def repaired(bench: Workbench, version: str) -> list[Repaired]:  # noqa: F811
         if not kept.exists():
             rows = [vars(each) for each in repair_all(bench, version, bench.folder / f"repaired-{version}")]
             kept.write_text(json.dumps(rows), encoding="utf-8")
-    return [Repaired(**row) for row in json.loads(kept.read_text(encoding="utf-8"))]
+    return [StateFix(**row) for row in json.loads(kept.read_text(encoding="utf-8"))]
 
 
-def is_ours(each: Repaired) -> bool:
+def is_ours(each: StateFix) -> bool:
     """Whether the answer is about the repair: the small trainer has no bitsandbytes, some verdicts differ rightly."""
     return not CASES[each.case].accepted and not any("adamw8bit" in line for line in each.does)
 
@@ -196,12 +196,12 @@ def answer_of(proof: Proof) -> tuple[str, str]:
     return (Answer.DIFFERS if proof.loses else Answer.RIGHT).value, proof.loses
 
 
-def said(each: Repaired) -> set[str]:
+def said(each: StateFix) -> set[str]:
     """What the repair said that it loses, in the words of the answer."""
     return {why for why, words in SAID.items() if words in " ".join(each.costs)}
 
 
-def told(each: Repaired) -> str:
+def told(each: StateFix) -> str:
     return f"{each.case}: {' '.join(each.does)} Costs: {each.costs}. It {each.answer}: {each.why}"
 
 
@@ -255,13 +255,13 @@ def test_on_a_full_disk_nothing_is_repaired_and_nothing_changed(world_template: 
         (world.latest / "model.safetensors").unlink()
         auditor = Auditor(world.outputs)
         run = auditor.audit_run(world.run_name)
-        mend = mend_of(auditor, run, run.checkpoint(world.latest.name))
-        assert mend is not None
+        repair_plan = repair_of(auditor, run, run.checkpoint(world.latest.name))
+        assert repair_plan is not None
         (disk / "fill").write_bytes(b"x" * (shutil.disk_usage(disk).free - 1_000_000))
         before = contents(world)
 
         with pytest.raises(WriteFailed, match="nothing was changed"):
-            mend.execute(lambda: auditor.audit_run(world.run_name).checkpoint(world.latest.name))
+            repair_plan.execute(lambda: auditor.audit_run(world.run_name).checkpoint(world.latest.name))
 
         assert contents(world) == before
         assert not (world.run / "repairs.json").exists()

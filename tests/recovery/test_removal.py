@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_core import atomic_write as safe_write
+from checkpoint_core import atomic_write
 from checkpoint_core.atomic_write import WriteFailed, remove_confirmed
 from checkpoint_core.audit.auditor import Auditor
 from checkpoint_core.audit.manifest import manifest_name
 from checkpoint_core.audit.reports import RunReport
-from checkpoint_core.recovery import transaction as workshop
-from checkpoint_core.recovery.planning import mend_of
+from checkpoint_core.recovery import transaction
+from checkpoint_core.recovery.planning import repair_of
 from checkpoint_core.recovery.removal import (
     Look,
     Removal,
     RemovalRefused,
     finish_removals,
     links_in,
-    look_again,
+    look_again_at_run,
     plan_removal,
     retention_of,
 )
@@ -47,7 +47,7 @@ def removal(world: World, *epochs: int) -> Removal:
 
 
 def look(world: World) -> Look:
-    return look_again(Auditor(world.outputs), world.run_name)
+    return look_again_at_run(Auditor(world.outputs), world.run_name)
 
 
 def epochs(world: World) -> list[int]:
@@ -90,7 +90,7 @@ def test_originals_of_its_repair_stay(world: World) -> None:
     remove(world.state(1) / "scheduler.bin")
     auditor = Auditor(world.outputs)
     run = auditor.audit_run(world.run_name)
-    record = mend_of(auditor, run, run.checkpoint(world.state(1).name)).execute(
+    record = repair_of(auditor, run, run.checkpoint(world.state(1).name)).execute(
         lambda: auditor.audit_run(world.run_name).checkpoint(world.state(1).name)
     )
     world.edit_script(lambda text: text.replace(world.state(1).name, world.state(4).name))
@@ -98,7 +98,7 @@ def test_originals_of_its_repair_stay(world: World) -> None:
     removal(world, 1).execute(look(world))
 
     assert epochs(world) == [2, 3, 4]
-    assert workshop.originals(world.run, record).is_dir()
+    assert transaction.originals(world.run, record).is_dir()
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,9 @@ def test_one_that_is_gone_stops_all(world: World) -> None:
 
 def test_one_that_a_training_has_loaded_since_stops_all(world: World) -> None:
     planned = removal(world, 1, 2)
-    again = look_again(Auditor(world.outputs), world.run_name, lambda: frozenset({world.state(2).name}))
+    again = look_again_at_run(
+        Auditor(world.outputs), world.run_name, lambda: frozenset({world.state(2).name})
+    )
     with pytest.raises(RemovalRefused, match="The training that is running uses it"):
         planned.execute(again)
     assert epochs(world) == [1, 2, 3, 4]
@@ -236,7 +238,7 @@ def test_one_that_cannot_leave_its_name_brings_all_back(
             raise PermissionError(13, "Permission denied")
         real(source, target)
 
-    monkeypatch.setattr(safe_write.os, "rename", rename)
+    monkeypatch.setattr(atomic_write.os, "rename", rename)
     with pytest.raises(WriteFailed, match=r"nothing was removed\. Allow writing to it"):
         planned.execute(look(world))
     assert (epochs(world), hidden(world)) == ([1, 2, 3, 4], [])
@@ -247,8 +249,8 @@ def test_what_could_not_be_removed_is_never_under_its_own_name(
 ) -> None:
     planned = removal(world, 1, 2)
     with monkeypatch.context() as patch:
-        patch.setattr(safe_write.os, "unlink", refuse)
-        patch.setattr(safe_write.shutil, "rmtree", refuse)
+        patch.setattr(atomic_write.os, "unlink", refuse)
+        patch.setattr(atomic_write.shutil, "rmtree", refuse)
         with pytest.raises(WriteFailed, match="the next removal takes it up"):
             planned.execute(look(world))
 

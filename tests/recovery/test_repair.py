@@ -14,9 +14,9 @@ from checkpoint_core.audit.auditor import Auditor
 from checkpoint_core.audit.findings import Verdict
 from checkpoint_core.audit.reports import CheckpointReport, UnknownName
 from checkpoint_core.recovery import transaction
-from checkpoint_core.recovery.options import Kind
-from checkpoint_core.recovery.planning import change_of, mend_of, plan_recovery, take
-from checkpoint_core.recovery.repair import Mend, MendFailed
+from checkpoint_core.recovery.options import OptionKind
+from checkpoint_core.recovery.planning import apply_option, change_of, plan_recovery, repair_of
+from checkpoint_core.recovery.repair import RepairFailed, RepairPlan
 from checkpoint_core.states.discovery import OutputsFolderError
 from checkpoint_core.states.repair_records import APPLIED, UNDONE, read_records
 from tests.damage import remove
@@ -40,12 +40,12 @@ def broken(world: World) -> World:
     return world
 
 
-def planned(world: World) -> Mend:
+def planned(world: World) -> RepairPlan:
     auditor = Auditor(world.outputs)
     run = auditor.audit_run(world.run_name)
-    mend = mend_of(auditor, run, run.checkpoint(world.latest.name))
-    assert mend is not None
-    return mend
+    plan = repair_of(auditor, run, run.checkpoint(world.latest.name))
+    assert plan is not None
+    return plan
 
 
 def contents(world: World) -> tuple[dict[str, bytes], bytes]:
@@ -63,7 +63,7 @@ def raising(error: BaseException) -> Callable[[], CheckpointReport]:
 def test_whatever_the_look_raises_everything_is_as_it_was(broken: World, error: Exception) -> None:
     before = contents(broken)
 
-    with pytest.raises(MendFailed, match=r"could not be judged \(.+\)\. Everything is as it was") as caught:
+    with pytest.raises(RepairFailed, match=r"could not be judged \(.+\)\. Everything is as it was") as caught:
         planned(broken).execute(raising(error))
 
     assert caught.value.__cause__ is error
@@ -80,9 +80,9 @@ def test_a_program_that_is_ended_takes_the_repair_back_first(broken: World, erro
 
 
 def test_one_that_would_not_resume_after_all_is_taken_back(broken: World) -> None:
-    before, mend = contents(broken), planned(broken)
-    with pytest.raises(MendFailed, match=r"would still not resume .* Everything is as it was before\."):
-        mend.execute(lambda: replace(mend.checkpoint, verdict=Verdict.DAMAGED))
+    before, plan = contents(broken), planned(broken)
+    with pytest.raises(RepairFailed, match=r"would still not resume .* Everything is as it was before\."):
+        plan.execute(lambda: replace(plan.checkpoint, verdict=Verdict.DAMAGED))
     assert contents(broken) == before
 
 
@@ -93,16 +93,16 @@ def test_where_even_taking_back_fails_it_says_so_and_where_the_originals_are(
     def failing(run: Path, identity: str) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    mend = planned(broken)
+    plan = planned(broken)
     looks = {
         "raises": raising(RuntimeError("?")),
-        "damaged": lambda: replace(mend.checkpoint, verdict=Verdict.DAMAGED),
+        "damaged": lambda: replace(plan.checkpoint, verdict=Verdict.DAMAGED),
         "cancelled": raising(KeyboardInterrupt()),
     }
     monkeypatch.setattr(transaction, "undo", failing)
 
-    with pytest.raises(MendFailed, match=r"could not be taken back either .*Input/output error") as caught:
-        mend.execute(looks[look])
+    with pytest.raises(RepairFailed, match=r"could not be taken back either .*Input/output error") as caught:
+        plan.execute(looks[look])
 
     (record,) = read_records(broken.run)
     assert record.status == APPLIED
@@ -112,15 +112,15 @@ def test_where_even_taking_back_fails_it_says_so_and_where_the_originals_are(
 
 
 def test_a_script_that_was_edited_meanwhile_is_told_and_left(broken: World) -> None:
-    mend = planned(broken)
+    plan = planned(broken)
     state = contents(broken)[0]
 
     def look() -> CheckpointReport:
         broken.script.write_bytes(b"# mine\n" + broken.script.read_bytes())
         raise RuntimeError("?")
 
-    with pytest.raises(MendFailed, match=r"train\.sh was changed meanwhile and is left as it is\."):
-        mend.execute(look)
+    with pytest.raises(RepairFailed, match=r"train\.sh was changed meanwhile and is left as it is\."):
+        plan.execute(look)
     assert contents(broken)[0] == state
     assert broken.script.read_bytes().startswith(b"# mine\n")
 
@@ -128,7 +128,7 @@ def test_a_script_that_was_edited_meanwhile_is_told_and_left(broken: World) -> N
 def test_a_way_that_is_taken_takes_its_repair_back_too(broken: World) -> None:
     before, auditor = contents(broken), Auditor(broken.outputs)
     run = auditor.audit_run(broken.run_name)
-    way = next(way for way in plan_recovery(auditor, run).ways if way.kind is Kind.REPAIR)
-    with pytest.raises(MendFailed):
-        take(way, change_of(run, way), raising(RuntimeError("?")))
+    way = next(way for way in plan_recovery(auditor, run).options if way.kind is OptionKind.REPAIR)
+    with pytest.raises(RepairFailed):
+        apply_option(way, change_of(run, way), raising(RuntimeError("?")))
     assert contents(broken) == before

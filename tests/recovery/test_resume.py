@@ -8,9 +8,9 @@ import pytest
 
 from checkpoint_core.audit.auditor import Auditor
 from checkpoint_core.audit.reports import CheckpointReport, RunReport
-from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome, Status
-from checkpoint_core.recovery.options import Kind, recovery_of
-from checkpoint_core.recovery.planning import change_of, take
+from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome, RehearsalStatus
+from checkpoint_core.recovery.options import OptionKind, rank_options
+from checkpoint_core.recovery.planning import apply_option, change_of
 from checkpoint_core.recovery.resume import ResumeRefused, check_resume, plan_checked, resume
 from checkpoint_core.scripts.change import ScriptChangedSinceShown
 from tests.damage import truncate
@@ -42,9 +42,9 @@ def test_what_is_damaged_is_refused_with_the_reason(world: World) -> None:
     assert world.script.read_bytes() == before
 
 
-@pytest.mark.parametrize("tried", [None, Status.CANCELLED])
+@pytest.mark.parametrize("tried", [None, RehearsalStatus.CANCELLED])
 def test_versions_that_nobody_has_tried_are_refused_until_a_rehearsal_has_ended(
-    world: World, tried: Status | None
+    world: World, tried: RehearsalStatus | None
 ) -> None:
     before = world.script.read_bytes()
     run, item = judged(world, "9.0")
@@ -53,20 +53,20 @@ def test_versions_that_nobody_has_tried_are_refused_until_a_rehearsal_has_ended(
         with pytest.raises(ResumeRefused, match="not rehearsed to the end"):
             refused(item)
     assert world.script.read_bytes() == before
-    check_resume(replace(item, rehearsal=RehearsalOutcome(Status.LOADED)))
+    check_resume(replace(item, rehearsal=RehearsalOutcome(RehearsalStatus.LOADED)))
 
 
-@pytest.mark.parametrize("kind", [Kind.RESUME, Kind.OLDER])
-def test_a_way_on_asks_the_same(world: World, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [OptionKind.RESUME, OptionKind.OLDER])
+def test_an_option_asks_the_same(world: World, kind: OptionKind) -> None:
     before = world.script.read_bytes()
     run, item = judged(world)
-    (way, *_) = recovery_of(run, {}).ways
+    (way, *_) = rank_options(run, {}).options
     way = replace(way, kind=kind)
     untried = judged(world, "9.0")[1]
     with pytest.raises(ResumeRefused):
-        take(way, change_of(run, way), lambda: untried)
+        apply_option(way, change_of(run, way), lambda: untried)
     assert world.script.read_bytes() == before
-    take(way, change_of(run, way), lambda: item)
+    apply_option(way, change_of(run, way), lambda: item)
     assert world.script.read_bytes() != before
 
 

@@ -13,7 +13,7 @@ from checkpoint_core.audit.findings import Verdict
 from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.formats.reader import DamageKind
 from checkpoint_core.recovery.planning import plan_recovery
-from checkpoint_core.recovery.retention import RESERVE_BYTES, RetentionPlan, disk_outlook, plan_retention
+from checkpoint_core.recovery.retention import RESERVE_BYTES, RetentionPlan, disk_forecast, plan_retention
 from checkpoint_core.scripts.facts import ResumeTarget
 from checkpoint_core.states.facts import Damage, LoraFacts
 from tests.damage import remove, truncate
@@ -44,9 +44,9 @@ def with_verdict(run: RunReport, epoch: int, verdict: Verdict) -> RunReport:
 
 
 def needed(run: RunReport) -> int:
-    told = disk_outlook(run, 10**12)
+    told = disk_forecast(run, 10**12)
     assert told.is_enough is True
-    assert told.needed_bytes == run.checkpoints[0].outlook.bytes_needed > 0
+    assert told.needed_bytes == run.checkpoints[0].forecast.bytes_needed > 0
     return told.needed_bytes
 
 
@@ -54,7 +54,7 @@ def test_enough_room_has_the_numbers(world: World) -> None:
     run = audit_world(world)
     least = needed(run) + RESERVE_BYTES
 
-    told = disk_outlook(run, least)
+    told = disk_forecast(run, least)
 
     assert (told.is_enough, told.free_bytes) == (True, least)
     assert told.sentence.startswith("The saves to come need ")
@@ -64,7 +64,7 @@ def test_enough_room_has_the_numbers(world: World) -> None:
 def test_too_little_says_what_comes_of_it_and_how_much_to_free(world: World) -> None:
     run = audit_world(world)
 
-    told = disk_outlook(run, needed(run) - 1)
+    told = disk_forecast(run, needed(run) - 1)
 
     assert told.is_enough is False
     assert "the training would stop while saving, and that checkpoint would be damaged" in told.sentence
@@ -73,7 +73,7 @@ def test_too_little_says_what_comes_of_it_and_how_much_to_free(world: World) -> 
 
 def test_a_disk_filled_to_its_last_byte_is_too_little_without_the_same_threat(world: World) -> None:
     run = audit_world(world)
-    told = disk_outlook(run, needed(run) + RESERVE_BYTES - 1)
+    told = disk_forecast(run, needed(run) + RESERVE_BYTES - 1)
     assert told.is_enough is False
     assert "a save may stop half-way" in told.sentence
 
@@ -81,41 +81,41 @@ def test_a_disk_filled_to_its_last_byte_is_too_little_without_the_same_threat(wo
 def test_the_reserve_grows_with_what_is_needed(world: World) -> None:
     run = audit_world(world)
     first = run.checkpoints[0]
-    huge = replace(first, outlook=replace(first.outlook, bytes_needed=10**12))
+    huge = replace(first, forecast=replace(first.forecast, bytes_needed=10**12))
     run = replace(run, checkpoints=(huge, *run.checkpoints[1:]))
-    assert disk_outlook(run, 10**12 + 10**10 - 1).is_enough is False
-    assert disk_outlook(run, 10**12 + 10**10).is_enough is True
+    assert disk_forecast(run, 10**12 + 10**10 - 1).is_enough is False
+    assert disk_forecast(run, 10**12 + 10**10).is_enough is True
 
 
 def test_it_is_counted_from_where_the_script_resumes_or_the_training_stands(world: World) -> None:
     run = audit_world(world)
-    rooms = {item.name: item.outlook.bytes_needed for item in run.checkpoints}
-    other = replace(run.checkpoints[2], outlook=replace(run.checkpoints[2].outlook, bytes_needed=7))
+    rooms = {item.name: item.forecast.bytes_needed for item in run.checkpoints}
+    other = replace(run.checkpoints[2], forecast=replace(run.checkpoints[2].forecast, bytes_needed=7))
     run = replace(run, checkpoints=(*run.checkpoints[:2], other, run.checkpoints[3]))
     target = ResumeTarget("state", "x", other.name)
 
     resuming = replace(run, facts=replace(run.facts, resume_target=target))
 
-    assert disk_outlook(run, 0).needed_bytes == rooms[run.checkpoints[0].name]
-    assert disk_outlook(resuming, 0).needed_bytes == 7
-    assert disk_outlook(resuming, 0, start=run.checkpoints[0].name).needed_bytes != 7
+    assert disk_forecast(run, 0).needed_bytes == rooms[run.checkpoints[0].name]
+    assert disk_forecast(resuming, 0).needed_bytes == 7
+    assert disk_forecast(resuming, 0, start=run.checkpoints[0].name).needed_bytes != 7
 
 
 def test_what_the_next_save_takes(world: World) -> None:
     run = audit_world(world)
     sizes = [item.facts.size_bytes for item in run.checkpoints]
     lora = max(lora.size_bytes for lora in run.facts.loras if isinstance(lora, LoraFacts))
-    assert disk_outlook(run).next_save_bytes == max(sizes[:3]) + lora
+    assert disk_forecast(run).next_save_bytes == max(sizes[:3]) + lora
 
     for epoch in (1, 2, 3, 4):
         remove(world.lora(epoch))
     weights = (world.latest / "model.safetensors").stat().st_size
-    assert disk_outlook(audit_world(world)).next_save_bytes == max(sizes[:3]) + weights
+    assert disk_forecast(audit_world(world)).next_save_bytes == max(sizes[:3]) + weights
 
 
 def test_a_free_space_that_is_not_known_is_no_answer(world: World) -> None:
     run = audit_world(world)
-    told = disk_outlook(replace(run, facts=replace(run.facts, free_bytes=None)))
+    told = disk_forecast(replace(run, facts=replace(run.facts, free_bytes=None)))
     assert (told.free_bytes, told.is_enough) == (None, None)
     assert "is not known. The saves to come need" in told.sentence
 
@@ -126,30 +126,30 @@ def test_without_checkpoints_a_lora_file_tells_about_the_size(world: World) -> N
     run = audit_world(world)
     lora = max(lora.size_bytes for lora in run.facts.loras if isinstance(lora, LoraFacts))
 
-    assert disk_outlook(run, 10**12).is_enough is None
-    assert disk_outlook(run, 10**12).next_save_bytes == 7 * lora
+    assert disk_forecast(run, 10**12).is_enough is None
+    assert disk_forecast(run, 10**12).next_save_bytes == 7 * lora
     assert "not known before the first checkpoint. The next one needs about" in (
-        disk_outlook(run, 10**12).sentence
+        disk_forecast(run, 10**12).sentence
     )
-    assert disk_outlook(run, 3 * lora - 1).is_enough is False
+    assert disk_forecast(run, 3 * lora - 1).is_enough is False
 
     for epoch in (1, 2, 3, 4):
         remove(world.lora(epoch))
-    told = disk_outlook(audit_world(world), 5)
+    told = disk_forecast(audit_world(world), 5)
     assert (told.is_enough, told.needed_bytes, told.next_save_bytes) == (None, None, None)
 
 
 def test_a_script_that_tells_no_saves_is_no_answer(world: World) -> None:
     world.script.unlink()
-    told = disk_outlook(audit_world(world), 10**12)
+    told = disk_forecast(audit_world(world), 10**12)
     assert (told.is_enough, told.needed_bytes) == (None, None)
     assert told.sentence.startswith("There is no train script")
-    assert disk_outlook(audit_world(world), 10).is_enough is False
+    assert disk_forecast(audit_world(world), 10).is_enough is False
 
 
 def test_a_flag_that_only_the_shell_knows_is_no_answer(world: World) -> None:
     world.edit_script(lambda text: text.replace("--save_every_n_epochs 1", '--save_every_n_epochs "$OFTEN"'))
-    told = disk_outlook(audit_world(world), 10**12)
+    told = disk_forecast(audit_world(world), 10**12)
     assert (told.is_enough, told.needed_bytes) == (None, None)
     assert told.sentence.startswith(
         "Which saves are to come could not be told from the train script. The next"
@@ -159,7 +159,7 @@ def test_a_flag_that_only_the_shell_knows_is_no_answer(world: World) -> None:
 def test_without_one_that_resumes_it_is_no_answer(world: World) -> None:
     for epoch in (1, 2, 3, 4):
         truncate(world.state(epoch) / "optimizer.bin")
-    told = disk_outlook(audit_world(world), 10**12)
+    told = disk_forecast(audit_world(world), 10**12)
     assert (told.is_enough, told.sentence[:29]) == (None, "No checkpoint resumes as it i")
 
 
@@ -167,7 +167,7 @@ def test_saves_on_another_disk_are_no_answer(world: World) -> None:
     (world.outputs / "other").mkdir()
     world.edit_script(lambda text: re.sub(r'(--output_dir )("?)[^\s"]+', rf"\1\2{world.outputs}/other", text))
     for epoch in (1, 2, 3, 4):
-        told = disk_outlook(audit_world(world), 0)
+        told = disk_forecast(audit_world(world), 0)
         assert (told.is_enough, "saves into another folder" in told.sentence) == (None, True)
         remove(world.state(epoch))
 

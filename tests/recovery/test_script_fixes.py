@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from checkpoint_core.audit.auditor import Auditor, CheckpointReport
-from checkpoint_core.audit.context import Surroundings
+from checkpoint_core.audit.context import CheckContext
 from checkpoint_core.audit.findings import Severity
 from checkpoint_core.audit.verdict import judge
-from checkpoint_core.recovery.planning import mend_of
-from checkpoint_core.recovery.repair import Choices, Mend
-from checkpoint_core.recovery.script_fixes import CureChoices, ScriptCure, saving_edits, script_cures
+from checkpoint_core.recovery.fix import FixChoices, ScriptFix
+from checkpoint_core.recovery.planning import repair_of
+from checkpoint_core.recovery.repair import Choices, RepairPlan
+from checkpoint_core.recovery.script_fixes import saving_edits, script_fixes
 from checkpoint_core.scripts.change import Remove, SetSwitch, SetValue, SetValues, plan_edits
 from checkpoint_core.scripts.facts import ScriptFacts
 from checkpoint_core.scripts.reading import read_script, script_facts
@@ -41,12 +42,12 @@ def add(line: str) -> Edit:
     return lambda text: f"{text.rstrip()} \\\n  {line}\n"
 
 
-def planned(world: World, choices: Choices | None = None) -> tuple[list[str], Mend | None]:
+def planned(world: World, choices: Choices | None = None) -> tuple[list[str], RepairPlan | None]:
     """The codes of what was found at the newest state, and the plan."""
     auditor = Auditor(world.outputs)
     run = auditor.audit_run(world.run_name)
     item = run.checkpoint(world.latest.name)
-    return codes(item), mend_of(auditor, run, item, choices)
+    return codes(item), repair_of(auditor, run, item, choices)
 
 
 @pytest.mark.parametrize(
@@ -77,13 +78,13 @@ def planned(world: World, choices: Choices | None = None) -> tuple[list[str], Me
 )
 def test_the_script_is_set_right(world: World, edit: Edit, code: str, edits: tuple[object, ...]) -> None:
     world.edit_script(edit)
-    found, mend = planned(world)
+    found, repair_plan = planned(world)
 
     assert found[0] == code
-    assert mend is not None
-    assert [(cure.code, cure.edits) for cure in mend.cures] == [(code, edits)]
-    assert mend.after.verdict.resumes
-    assert code not in codes(mend.after)
+    assert repair_plan is not None
+    assert [(cure.code, cure.edits) for cure in repair_plan.fixes] == [(code, edits)]
+    assert repair_plan.after.verdict.resumes
+    assert code not in codes(repair_plan.after)
 
 
 def test_the_optimizer_comes_back_with_its_arguments(world: World) -> None:
@@ -96,12 +97,12 @@ def test_the_optimizer_comes_back_with_its_arguments(world: World) -> None:
         return without.replace("--optimizer_type adafactor", "--optimizer_type adamw8bit")
 
     world.edit_script(edit)
-    found, mend = planned(world)
+    found, repair_plan = planned(world)
     assert found == ["script-optimizer"]
-    assert mend is not None
-    assert mend.plan.script is not None
+    assert repair_plan is not None
+    assert repair_plan.plan.script is not None
 
-    now = FakeAccelerate(world.root / "after").arguments(mend.plan.script.after)
+    now = FakeAccelerate(world.root / "after").arguments(repair_plan.plan.script.after)
     for flag, count in (("--optimizer_type", 1), ("--optimizer_args", 3)):
         at, was = now.index(flag), kept.index(flag)
         assert now[at : at + count + 1] == kept[was : was + count + 1]
@@ -126,33 +127,33 @@ def test_a_wrong_position_is_told_to_the_script_or_the_state(world: World) -> No
     found, by_script = planned(world)
     assert found == ["position-relative"]
     assert by_script is not None
-    assert [cure.edits for cure in by_script.cures] == [(SetValue("--initial_epoch", "5"),)]
+    assert [cure.edits for cure in by_script.fixes] == [(SetValue("--initial_epoch", "5"),)]
     assert not by_script.changes_state
     assert by_script.notes == (
         "Checkpoints that are saved from here on need it again; it is set when you resume from one of them here.",
     )
     _, by_state = planned(world, Choices(epoch_in_state=True))
     assert by_state is not None
-    assert (by_state.cures, [file.name for file in by_state.plan.files]) == ((), ["train_state.json"])
+    assert (by_state.fixes, [file.name for file in by_state.plan.files]) == ((), ["train_state.json"])
 
 
 def test_two_findings_that_want_the_same_flag_set_it_once(world: World) -> None:
     remove(world.latest / "train_state.json")
     world.edit_script(swap("--max_train_epochs 8", "--max_train_epochs 4"))
-    _, mend = planned(world)
+    _, repair_plan = planned(world)
 
-    assert mend is not None
-    flags = [edit.flag for cure in mend.cures for edit in cure.edits]
+    assert repair_plan is not None
+    flags = [edit.flag for cure in repair_plan.fixes for edit in cure.edits]
     assert sorted(flags) == ["--initial_epoch", "--max_train_epochs"]
 
 
 def test_a_changed_schedule_is_told(world: World) -> None:
     world.edit_script(swap("--max_train_epochs 8", "--max_train_epochs 4"))
     world.edit_script(swap("--lr_scheduler constant_with_warmup", "--lr_scheduler cosine"))
-    _, mend = planned(world)
+    _, repair_plan = planned(world)
 
-    assert mend is not None
-    assert any("laid out anew over 12 epochs" in note for note in mend.notes)
+    assert repair_plan is not None
+    assert any("laid out anew over 12 epochs" in note for note in repair_plan.notes)
 
 
 def test_steps_that_were_trained_are_skipped_on_request_only(shared_dir: Path) -> None:
@@ -162,15 +163,15 @@ def test_steps_that_were_trained_are_skipped_on_request_only(shared_dir: Path) -
     item = next(each for each in run.checkpoints if each.position.repeated_steps)
     assert codes(item) == ["mid-epoch"]
 
-    plain = mend_of(auditor, run, item)
-    asked = mend_of(auditor, run, item, Choices(script=CureChoices(skip_trained_steps=True)))
+    plain = repair_of(auditor, run, item)
+    asked = repair_of(auditor, run, item, Choices(script=FixChoices(skip_trained_steps=True)))
 
     assert plain is not None
     assert asked is not None
     assert (plain.is_needed, asked.is_needed) == (False, True)
-    assert [cure.edits for cure in asked.cures] == [(SetSwitch("--skip_until_initial_step"),)]
+    assert [cure.edits for cure in asked.fixes] == [(SetSwitch("--skip_until_initial_step"),)]
     assert "mid-epoch" not in codes(asked.after)
-    assert f"after its first {item.position.repeated_steps} step" in asked.outlook
+    assert f"after its first {item.position.repeated_steps} step" in asked.forecast
 
 
 def script_of(world: World) -> ScriptFacts:
@@ -195,20 +196,20 @@ def test_saving_fits_what_the_script_has(world: World) -> None:
 
 def test_a_variable_that_may_hold_the_flag_is_not_guessed_at(world: World) -> None:
     world.edit_script(add("$MORE"))
-    found, mend = planned(world)
+    found, repair_plan = planned(world)
 
-    assert mend is None
+    assert repair_plan is None
     assert "script-flag-unknown" in found or "position-unknown" in found
 
 
 # Each cure alone, by its own effect
 
 
-def latest(world: World, **changes: object) -> tuple[CheckpointReport, Surroundings]:
+def latest(world: World, **changes: object) -> tuple[CheckpointReport, CheckContext]:
     """The newest state with other facts, and what it is judged against."""
     auditor = Auditor(world.outputs)
     item = auditor.audit_run(world.run_name).checkpoint(world.latest.name)
-    return judge(replace(item.facts, **changes), around := auditor.surroundings(item)), around  # type: ignore[arg-type]
+    return judge(replace(item.facts, **changes), context := auditor.context(item)), context  # type: ignore[arg-type]
 
 
 def grave(report: CheckpointReport) -> set[str]:
@@ -216,14 +217,14 @@ def grave(report: CheckpointReport) -> set[str]:
     return {each.code for each in report.findings if each.severity not in (Severity.INFO, Severity.WARNING)}
 
 
-def cured(item: CheckpointReport, around: Surroundings, code: str) -> ScriptCure:
+def cured(item: CheckpointReport, context: CheckContext, code: str) -> ScriptFix:
     """The finding's cure, after proof: the script is changed, read and judged, and nothing grave is new."""
-    assert around.script is not None
+    assert context.script is not None
     assert code in grave(item)
-    (cure,) = (each for each in script_cures(item, around.script) if each.code == code)
-    change = plan_edits(around.run, cure.edits)
+    (cure,) = (each for each in script_fixes(item, context.script) if each.code == code)
+    change = plan_edits(context.run, cure.edits)
     script = script_facts(TrainScript.parse(change.after, dialect_of(change.path)), change.path.name)
-    after = judge(item.facts, replace(around, script=script))
+    after = judge(item.facts, replace(context, script=script))
     assert grave(after) <= grave(item) - {code}
     return cure
 
@@ -275,11 +276,11 @@ def test_a_ratio_of_lora_plus_is_not_guessed(world: World) -> None:
     assert isinstance(optimizer, OptimizerFacts)
     text, transformer = optimizer.group_sizes
     halves = (text, transformer - transformer // 2, transformer // 2)
-    plus, around = latest(world, optimizer=replace(optimizer, group_sizes=halves))
+    plus, context = latest(world, optimizer=replace(optimizer, group_sizes=halves))
 
     assert "script-groups" in codes(plus)
-    assert around.script is not None
-    assert "script-groups" not in [cure.code for cure in script_cures(plus, around.script)]
+    assert context.script is not None
+    assert "script-groups" not in [cure.code for cure in script_fixes(plus, context.script)]
 
 
 _SPLIT = {name: 16 if "linear1" in name else 4 for name in full_size(4, "single")}
@@ -308,8 +309,8 @@ def test_the_network_is_set_right_and_the_words_name_the_same_flags(
 ) -> None:
     if flags:
         world.edit_script(add("--network_args " + " ".join(f'"{flag}"' for flag in flags)))
-    item, around = latest(world, weights=network(modules), optimizer=None)
-    cure = cured(item, around, code)
+    item, context = latest(world, weights=network(modules), optimizer=None)
+    cure = cured(item, context, code)
 
     assert cure.edits == edits
     words = only(item, code).cure
@@ -318,11 +319,11 @@ def test_the_network_is_set_right_and_the_words_name_the_same_flags(
 
 def test_input_layers_of_a_rank_of_their_own_are_not_guessed(world: World) -> None:
     weights = network({**full_size(), "lora_unet_img_in": 2})
-    item, around = latest(world, weights=weights, optimizer=None)
+    item, context = latest(world, weights=weights, optimizer=None)
 
     assert "script-parts" in codes(item)
-    assert around.script is not None
-    assert "script-parts" not in [cure.code for cure in script_cures(item, around.script)]
+    assert context.script is not None
+    assert "script-parts" not in [cure.code for cure in script_fixes(item, context.script)]
 
 
 def test_a_schedule_that_has_run_out_becomes_a_constant_one(world: World) -> None:
@@ -346,10 +347,10 @@ def test_without_train_state_the_script_says_the_epoch(world: World) -> None:
 def test_other_images_need_the_epoch_in_the_script(world: World, flags: str) -> None:
     """The trainer prefers --initial_step, so it has to go."""
     world.edit_script(add(flags))
-    item, around = latest(world)
-    around = replace(around, dataset=DatasetFacts("dataset.toml", 8, (16, 16)))
+    item, context = latest(world)
+    context = replace(context, dataset=DatasetFacts("dataset.toml", 8, (16, 16)))
 
-    cure = cured(judge(item.facts, around), around, "dataset-changed")
+    cure = cured(judge(item.facts, context), context, "dataset-changed")
 
     removed = (Remove("--initial_step"),) if "step" in flags else ()
     assert cure.edits == (SetValue("--initial_epoch", "5"), *removed)
@@ -357,23 +358,23 @@ def test_other_images_need_the_epoch_in_the_script(world: World, flags: str) -> 
 
 def test_skipping_with_accumulation_is_taken_out(world: World) -> None:
     world.edit_script(add("--skip_until_initial_step --gradient_accumulation_steps 2"))
-    item, around = latest(world)
-    around = replace(around, dataset=DatasetFacts("dataset.toml", 8, (16, 16)))
+    item, context = latest(world)
+    context = replace(context, dataset=DatasetFacts("dataset.toml", 8, (16, 16)))
 
-    cure = cured(judge(item.facts, around), around, "skip-accumulation")
+    cure = cured(judge(item.facts, context), context, "skip-accumulation")
 
     assert cure.edits == (Remove("--skip_until_initial_step"),)
 
 
 def test_a_checkpoint_of_this_machine_is_not_looked_for_on_the_hub(world: World) -> None:
     world.edit_script(add("--resume someone/cat --resume_from_huggingface"))
-    _, mend = planned(world)
-    assert mend is not None
-    assert mend.plan.script is not None
-    assert [cure.code for cure in mend.cures] == ["resume-from-hub"]
+    _, repair_plan = planned(world)
+    assert repair_plan is not None
+    assert repair_plan.plan.script is not None
+    assert [cure.code for cure in repair_plan.fixes] == ["resume-from-hub"]
 
-    handed = FakeAccelerate(world.root / "after").arguments(mend.plan.script.after)
+    handed = FakeAccelerate(world.root / "after").arguments(repair_plan.plan.script.after)
     assert handed[handed.index("--resume") + 1] == str(world.latest)
     assert "--resume_from_huggingface" not in handed
-    mend.plan.script.execute()
+    repair_plan.plan.script.execute()
     assert codes(Auditor(world.outputs).audit_run(world.run_name)) == []

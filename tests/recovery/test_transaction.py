@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from checkpoint_core.atomic_write import WriteFailed
-from checkpoint_core.recovery import transaction as workshop
-from checkpoint_core.recovery.changes import CopyOf, FileRepair, NewBytes, Repair
+from checkpoint_core.recovery import transaction
+from checkpoint_core.recovery.changes import ChangeSet, CopyOf, FileRepair, NewBytes
 from checkpoint_core.scripts.change import ScriptChange, ScriptChangedSinceShown
 from checkpoint_core.states.discovery import list_directory
 from checkpoint_core.states.facts import FileEntry
@@ -53,7 +53,7 @@ def make_run(folder: Path) -> Path:
     return run
 
 
-def plan_of(run: Path) -> Repair:
+def plan_of(run: Path) -> ChangeSet:
     """A repair that writes two files anew, one from the LoRA file, sets one aside, and changes the script."""
     state = run / "cat-000004-state"
     listing = list_directory(state, run.parent).entries
@@ -64,7 +64,7 @@ def plan_of(run: Path) -> Repair:
     def changed(name: str, content: NewBytes | CopyOf | None) -> FileRepair:
         return FileRepair(name, entries.get(name), content, SAVED_NS, "it is changed.", "", frozenset({"x"}))
 
-    return Repair(
+    return ChangeSet(
         run,
         state,
         listing,
@@ -90,12 +90,12 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_everything_is_changed_as_planned_and_recorded(run: Path) -> None:
-    record = workshop.carry_out(plan_of(run))
+    record = transaction.apply(plan_of(run))
 
     assert contents(run) == (AFTER, NEW_SCRIPT)
     assert record.status == APPLIED
     assert read_records(run) == (record,)
-    kept = workshop.originals(run, record)
+    kept = transaction.originals(run, record)
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == {
         name: BEFORE[name] for name in ("train_state.json", "custom_checkpoint_0.pkl", "random_states_0.pkl")
     }
@@ -104,45 +104,45 @@ def test_everything_is_changed_as_planned_and_recorded(run: Path) -> None:
 
 
 def test_a_repaired_file_bears_the_time_of_the_save(run: Path) -> None:
-    workshop.carry_out(plan_of(run))
+    transaction.apply(plan_of(run))
 
     times = {path.name: path.stat().st_mtime_ns for path in (run / "cat-000004-state").iterdir()}
     assert set(times.values()) == {SAVED_NS}
 
 
 def test_undo_brings_every_byte_and_time_back(run: Path) -> None:
-    record = workshop.carry_out(plan_of(run))
+    record = transaction.apply(plan_of(run))
 
-    undone = workshop.undo(run, record.id)
+    undone = transaction.undo(run, record.id)
 
     assert contents(run) == (BEFORE, SCRIPT)
     assert undone.status == UNDONE
-    assert workshop.undoable(run, "cat-000004-state") is None
+    assert transaction.undoable(run, "cat-000004-state") is None
     times = {path.stat().st_mtime_ns for path in (run / "cat-000004-state").iterdir()}
     assert times == {SAVED_NS}
-    with pytest.raises(workshop.NothingToUndo, match="taken back already"):
-        workshop.undo(run, record.id)
+    with pytest.raises(transaction.NothingToUndo, match="taken back already"):
+        transaction.undo(run, record.id)
 
 
 def test_an_original_is_never_reached_through_the_repaired_file(run: Path) -> None:
-    record = workshop.carry_out(plan_of(run))
+    record = transaction.apply(plan_of(run))
     with (run / "cat-000004-state" / "random_states_0.pkl").open("r+b") as file:  # as a trainer saves over it
         file.write(b"XXX")
 
-    assert (workshop.originals(run, record) / "random_states_0.pkl").read_bytes() == BEFORE[
+    assert (transaction.originals(run, record) / "random_states_0.pkl").read_bytes() == BEFORE[
         "random_states_0.pkl"
     ]
-    with pytest.raises(workshop.StateChangedSinceShown, match="was changed after the repair"):
-        workshop.undo(run, record.id)
+    with pytest.raises(transaction.StateChangedSinceShown, match="was changed after the repair"):
+        transaction.undo(run, record.id)
     assert (run / "cat-000004-state" / "train_state.json").read_bytes() == AFTER["train_state.json"]
 
 
 def test_an_undo_leaves_a_script_that_was_edited_since(run: Path) -> None:
-    record = workshop.carry_out(plan_of(run))
+    record = transaction.apply(plan_of(run))
     (run / "train.sh").write_bytes(b"edited\n")
 
-    assert workshop.keeps_its_script(run, record)
-    workshop.undo(run, record.id)
+    assert transaction.keeps_its_script(run, record)
+    transaction.undo(run, record.id)
 
     assert contents(run) == (BEFORE, b"edited\n")
 
@@ -150,9 +150,12 @@ def test_an_undo_leaves_a_script_that_was_edited_since(run: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        (lambda run: (run / "cat-000004-state" / "optimizer.bin").write_bytes(b"x"), workshop.StateChangedSinceShown),
-        (lambda run: (run / "cat-000004-state" / "new.bin").write_bytes(b""), workshop.StateChangedSinceShown),
-        (lambda run: (run / "cat-000004.safetensors").write_bytes(b"another"), workshop.StateChangedSinceShown),
+        (
+            lambda run: (run / "cat-000004-state" / "optimizer.bin").write_bytes(b"x"),
+            transaction.StateChangedSinceShown,
+        ),
+        (lambda run: (run / "cat-000004-state" / "new.bin").write_bytes(b""), transaction.StateChangedSinceShown),
+        (lambda run: (run / "cat-000004.safetensors").write_bytes(b"another"), transaction.StateChangedSinceShown),
         (lambda run: (run / "train.sh").write_bytes(b"edited"), ScriptChangedSinceShown),
         (lambda run: (run / "train.sh").unlink(), ScriptChangedSinceShown),
     ],
@@ -165,7 +168,7 @@ def test_what_was_changed_since_it_was_shown_is_not_repaired(
     state = {path.name: path.read_bytes() for path in (run / "cat-000004-state").iterdir()}
 
     with pytest.raises(error):
-        workshop.carry_out(plan)
+        transaction.apply(plan)
 
     assert {path.name: path.read_bytes() for path in (run / "cat-000004-state").iterdir()} == state
     assert not (run / "repairs.json").exists()
@@ -177,9 +180,9 @@ def test_too_little_room_is_told_before_anything_is_written(
     class Usage:
         free = 1_000_000
 
-    monkeypatch.setattr(workshop.shutil, "disk_usage", lambda _: Usage)
+    monkeypatch.setattr(transaction.shutil, "disk_usage", lambda _: Usage)
     with pytest.raises(WriteFailed, match=r"the disk has 1\.0 MB left; nothing was changed"):
-        workshop.carry_out(plan_of(run))
+        transaction.apply(plan_of(run))
 
     assert contents(run) == (BEFORE, SCRIPT)
     assert not (run / ".repairs").exists()
@@ -190,9 +193,9 @@ def test_a_disk_without_links_gets_copies(run: Path, monkeypatch: pytest.MonkeyP
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuse)
-    record = workshop.carry_out(plan_of(run))
+    record = transaction.apply(plan_of(run))
     assert contents(run) == (AFTER, NEW_SCRIPT)
-    workshop.undo(run, record.id)
+    transaction.undo(run, record.id)
     assert contents(run) == (BEFORE, SCRIPT)
 
 
@@ -216,7 +219,7 @@ def test_a_record_of_another_hand_stops_the_repair_and_is_kept(run: Path, text: 
     (run / "repairs.json").write_bytes(text)
 
     with pytest.raises(RecordUnusable, match="could not be read as a record of repairs"):
-        workshop.carry_out(plan_of(run))
+        transaction.apply(plan_of(run))
 
     assert contents(run) == (BEFORE, SCRIPT)
     assert (run / "repairs.json").read_bytes() == text
@@ -240,10 +243,10 @@ def test_whatever_fails_half_way_the_state_is_as_it_was(
         return once
 
     # Three files take their place, and then the script is changed.
-    monkeypatch.setattr(workshop, "_place", failing(workshop._place))
-    monkeypatch.setattr(workshop, "_change_script", failing(workshop._change_script))
+    monkeypatch.setattr(transaction, "_place", failing(transaction._place))
+    monkeypatch.setattr(transaction, "_change_script", failing(transaction._change_script))
     with pytest.raises((WriteFailed, KeyboardInterrupt)):
-        workshop.carry_out(plan_of(run))
+        transaction.apply(plan_of(run))
 
     assert contents(run)[0] == BEFORE
     (record,) = read_records(run)
@@ -256,16 +259,16 @@ def test_where_even_taking_back_fails_it_says_where_the_originals_are(
     def failing(*_: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(workshop, "_place", failing)
-    monkeypatch.setattr(workshop, "_finish_undo", failing)
+    monkeypatch.setattr(transaction, "_place", failing)
+    monkeypatch.setattr(transaction, "_finish_undo", failing)
     with pytest.raises(WriteFailed, match="could not be taken back either") as caught:
-        workshop.carry_out(plan_of(run))
+        transaction.apply(plan_of(run))
 
     (record,) = read_records(run)
     assert record.is_interrupted
-    assert str(workshop.originals(run, record)) in str(caught.value)
+    assert str(transaction.originals(run, record)) in str(caught.value)
     monkeypatch.undo()
-    workshop.settle(run)
+    transaction.finish_interrupted(run)
     assert contents(run) == (AFTER, NEW_SCRIPT)
 
 
@@ -280,7 +283,7 @@ def test_of_a_write_that_fails_half_way_nothing_is_left(run: Path, monkeypatch: 
 
     monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(WriteFailed):
-        workshop.carry_out(plan_of(run))
+        transaction.apply(plan_of(run))
 
     assert calls
     assert contents(run) == (BEFORE, SCRIPT)
@@ -291,7 +294,7 @@ def test_of_a_write_that_fails_half_way_nothing_is_left(run: Path, monkeypatch: 
 _KILLED = """
 import os, sys
 from pathlib import Path
-from checkpoint_core.recovery import transaction as workshop
+from checkpoint_core.recovery import transaction
 from tests.recovery.test_transaction import plan_of
 def die_at(number):
     count = 0
@@ -310,9 +313,9 @@ for number, folder in enumerate(sys.argv[2:]):
     child = os.fork()
     if not child:
         try:
-            record = sys.argv[1] == "undo" and workshop.carry_out(plan_of(run))
+            record = sys.argv[1] == "undo" and transaction.apply(plan_of(run))
             die_at(number)
-            workshop.undo(run, record.id) if record else workshop.carry_out(plan_of(run))
+            transaction.undo(run, record.id) if record else transaction.apply(plan_of(run))
             os._exit(0)
         finally:
             os._exit(1)
@@ -347,7 +350,7 @@ def test_killed_at_any_call_it_is_found_whole_on_one_side_or_the_other(tmp_path:
     assert codes.count(137) > 60
     sides = set()
     for run, code in zip(runs, codes, strict=True):
-        workshop.settle(run)
+        transaction.finish_interrupted(run)
         found = contents(run)
         assert found in ((BEFORE, SCRIPT), (AFTER, NEW_SCRIPT)), run
         sides.add((code, found == (AFTER, NEW_SCRIPT)))
@@ -356,7 +359,7 @@ def test_killed_at_any_call_it_is_found_whole_on_one_side_or_the_other(tmp_path:
     # And the next repair starts from there as if nothing had been.
     for run in runs[:40:5]:
         if contents(run) == (BEFORE, SCRIPT):
-            workshop.carry_out(plan_of(run))
+            transaction.apply(plan_of(run))
             assert contents(run) == (AFTER, NEW_SCRIPT)
 
 
@@ -365,21 +368,21 @@ def test_leftovers_of_a_repair_that_never_began_go_with_the_next(run: Path) -> N
     left.mkdir(parents=True)
     (left / "x").write_bytes(b"x")
 
-    record = workshop.carry_out(plan_of(run))
+    record = transaction.apply(plan_of(run))
 
     assert [path.name for path in (run / ".repairs").iterdir()] == [record.id]
 
 
 def test_originals_outlive_a_record_that_was_lost(run: Path) -> None:
-    first = workshop.carry_out(plan_of(run))
+    first = transaction.apply(plan_of(run))
     (run / "repairs.json").unlink()
     state = run / "cat-000004-state"
     (state / "random_states_0.pkl").write_bytes(b"broken again")
 
     again = replace(plan_of(run), script=None)
-    workshop.carry_out(replace(again, files=again.files[:1]))
+    transaction.apply(replace(again, files=again.files[:1]))
 
-    kept = workshop.originals(run, first) / "random_states_0.pkl"
+    kept = transaction.originals(run, first) / "random_states_0.pkl"
     assert kept.read_bytes() == BEFORE["random_states_0.pkl"]
 
 
@@ -405,7 +408,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         run = make_run(disk)
         plan = plan_of(run)
         # The room is gone after it was looked at, so that it ends in the middle of the work.
-        monkeypatch.setattr(workshop, "_check_room", lambda _: None)
+        monkeypatch.setattr(transaction, "_check_room", lambda _: None)
         fill = disk / "fill"
         with fill.open("wb", buffering=0) as file, suppress(OSError):
             while file.write(b"x" * 4096):
@@ -413,11 +416,11 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         os.truncate(fill, max(0, fill.stat().st_size - left))
         failure = None
         try:
-            workshop.carry_out(plan)
+            transaction.apply(plan)
         except WriteFailed as error:
             failure = str(error)
         fill.unlink()
-        workshop.settle(run)
+        transaction.finish_interrupted(run)
         assert failure is None or "Make room on the disk" in failure
         assert contents(run) == ((BEFORE, SCRIPT) if failure else (AFTER, NEW_SCRIPT))
         assert not any(record.is_interrupted for record in read_records(run))

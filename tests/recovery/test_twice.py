@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from checkpoint_core.audit.auditor import Auditor
-from checkpoint_core.recovery.planning import plan_recovery, take
+from checkpoint_core.recovery.planning import apply_option, plan_recovery
 from checkpoint_core.recovery.repair import Choices
 from tests.conformance.cases import trainer_arguments
 from tests.damage import remove, truncate
@@ -53,10 +53,10 @@ def recover(world: World, choices: Choices) -> str:
     """Take the recommended way; returns what it says it will do."""
     auditor = Auditor(world.outputs)
     recovery = plan_recovery(auditor, auditor.audit_run(world.run_name), choices)
-    way = recovery.recommended
-    assert way is not None
-    take(way, None, lambda: auditor.audit_run(world.run_name).checkpoint(way.checkpoint))
-    return way.outlook
+    option = recovery.recommended
+    assert option is not None
+    apply_option(option, None, lambda: auditor.audit_run(world.run_name).checkpoint(option.checkpoint))
+    return option.forecast
 
 
 @pytest.mark.parametrize("epoch_in_state", [False, True], ids=["in the script", "in the state"])

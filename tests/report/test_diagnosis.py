@@ -20,7 +20,7 @@ from checkpoint_core.report.json_schema import SCHEMA_VERSION, check_json, check
 from checkpoint_core.report.redaction import Redactor
 from checkpoint_core.report.versions import Versions
 from checkpoint_core.training.log.files import JournalLine, open_log, write_journal
-from checkpoint_core.training.record import Status, TrainingRecord, write_record
+from checkpoint_core.training.record import ProcessState, TrainingRecord, write_record
 from tests.damage import nan_in_optimizer, remove, truncate
 from tests.world import World
 
@@ -325,7 +325,12 @@ def test_the_ways_on_and_the_repairs_stand_in_the_report(world: World) -> None:
     report = diagnosis_for(run, plan_recovery(auditor, run))
 
     document = json.loads(report.json)
-    assert [way["kind"] for way in document["recovery"]["ways"]] == ["repair", "older", "warm-start", "fresh"]
+    assert [option["kind"] for option in document["recovery"]["ways"]] == [
+        "repair",
+        "older",
+        "warm-start",
+        "fresh",
+    ]
     assert "## Ways on" in report.markdown
     assert "1. **Repair epoch 4 and resume** (recommended)" in report.markdown
     assert "files/repairs.json" in document["small_files"]
@@ -333,7 +338,9 @@ def test_the_ways_on_and_the_repairs_stand_in_the_report(world: World) -> None:
 
 def test_the_last_training_and_its_journal_stand_in_the_report(world: World) -> None:
     home = Path(os.path.expanduser("~"))
-    record = TrainingRecord(Status.FATAL, "here", started_ns=MADE_NS, attempt=2, message="The disk is full.")
+    record = TrainingRecord(
+        ProcessState.FATAL, "here", started_ns=MADE_NS, attempt=2, message="The disk is full."
+    )
     write_record(world.run, record)
     write_journal(world.run, JournalLine(MADE_NS, "crashed", f"Killed in {home}/x."))
     with open_log(world.run) as log:

@@ -9,7 +9,7 @@ import pytest
 
 from checkpoint_core.audit.auditor import Auditor
 from checkpoint_core.audit.reports import RunReport
-from checkpoint_core.tab.presenter import Desk
+from checkpoint_core.tab.presenter import TabPresenter
 
 GOOD, DAMAGED, RESUMED = "accelerate-1.6.0-adafactor", "killed-while-overwriting", "resumed-once"
 EPOCH_1, EPOCH_2, EPOCH_3 = (f"tiny-lora-{epoch:06d}-state" for epoch in (1, 2, 3))
@@ -24,8 +24,8 @@ def outputs(real_runs: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def desk(outputs: Path) -> Desk:
-    return Desk(outputs)
+def presenter(outputs: Path) -> TabPresenter:
+    return TabPresenter(outputs)
 
 
 def audited(outputs: Path, name: str) -> RunReport:

@@ -5,40 +5,40 @@ from __future__ import annotations
 import copy
 import threading
 
-from checkpoint_core.tab.presenter import Desk, RunView
-from checkpoint_core.tab.session import Seat
+from checkpoint_core.tab.presenter import RunView, TabPresenter
+from checkpoint_core.tab.session import PageSession
 from tests.tab.conftest import DAMAGED, EPOCH_1, EPOCH_2, GOOD
 
 
-def seated(run: str = GOOD, selected: str = "") -> Seat:
-    seat = Seat()
-    seat.pick(run)
-    seat.selected = selected
-    return seat
+def seated(run: str = GOOD, selected: str = "") -> PageSession:
+    session = PageSession()
+    session.pick(run)
+    session.selected = selected
+    return session
 
 
-def test_the_best_is_selected_where_nothing_was(desk: Desk) -> None:
-    seat = seated()
-    view, before = seat.look(desk)
+def test_the_best_is_selected_where_nothing_was(presenter: TabPresenter) -> None:
+    session = seated()
+    view, before = session.look(presenter)
 
     assert before is None
-    assert (view.run, seat.selected) == (GOOD, view.selected)
-    assert seat.look(desk) == (view, view)
+    assert (view.run, session.selected) == (GOOD, view.selected)
+    assert session.look(presenter) == (view, view)
 
 
-def test_another_run_forgets_the_selection_and_the_same_keeps_it(desk: Desk) -> None:
-    seat = seated(selected=EPOCH_1)
-    seat.pick(GOOD)
-    assert seat.selected == EPOCH_1
-    seat.pick(DAMAGED)
-    assert seat.selected == ""
+def test_another_run_forgets_the_selection_and_the_same_keeps_it(presenter: TabPresenter) -> None:
+    session = seated(selected=EPOCH_1)
+    session.pick(GOOD)
+    assert session.selected == EPOCH_1
+    session.pick(DAMAGED)
+    assert session.selected == ""
 
 
 def test_a_late_refresh_keeps_what_was_chosen_since() -> None:
-    seat = seated(DAMAGED, EPOCH_2)
+    session = seated(DAMAGED, EPOCH_2)
 
-    assert seat.keep([GOOD, DAMAGED], picked=GOOD) == DAMAGED
-    assert seat.selected == EPOCH_2
+    assert session.keep([GOOD, DAMAGED], picked=GOOD) == DAMAGED
+    assert session.selected == EPOCH_2
 
 
 def test_a_run_that_is_gone_gives_way_to_the_pickers_then_to_the_first() -> None:
@@ -48,15 +48,15 @@ def test_a_run_that_is_gone_gives_way_to_the_pickers_then_to_the_first() -> None
 
 
 def test_a_page_of_a_server_started_anew_keeps_the_run_it_shows() -> None:
-    assert Seat().keep([GOOD, DAMAGED], picked=DAMAGED) == DAMAGED
+    assert PageSession().keep([GOOD, DAMAGED], picked=DAMAGED) == DAMAGED
 
 
 def test_each_page_gets_a_seat_of_its_own() -> None:
-    seat = seated(selected=EPOCH_1)
-    other = copy.deepcopy(seat)
+    session = seated(selected=EPOCH_1)
+    other = copy.deepcopy(session)
 
     assert (other.run, other.selected) == ("", "")
-    assert other.turn is not seat.turn
+    assert other.turn is not session.turn
 
 
 def test_a_look_that_takes_long_is_over_before_the_next_choice_is_shown() -> None:
@@ -70,14 +70,14 @@ def test_a_look_that_takes_long_is_over_before_the_next_choice_is_shown() -> Non
             order.append(selected)
             return RunView(run, "", "", selected=selected)
 
-    seat = seated(selected=EPOCH_1)
+    session = seated(selected=EPOCH_1)
 
     def choose() -> None:
-        with seat.turn:
-            seat.selected = EPOCH_2
-            seat.look(SlowDesk())  # type: ignore[arg-type]
+        with session.turn:
+            session.selected = EPOCH_2
+            session.look(SlowDesk())  # type: ignore[arg-type]
 
-    late = threading.Thread(target=lambda: seat.look(SlowDesk()))  # type: ignore[arg-type]
+    late = threading.Thread(target=lambda: session.look(SlowDesk()))  # type: ignore[arg-type]
     late.start()
     began.wait(30)
     chosen = threading.Thread(target=choose)
@@ -87,5 +87,5 @@ def test_a_look_that_takes_long_is_over_before_the_next_choice_is_shown() -> Non
     chosen.join(30)
 
     assert order == [EPOCH_1, EPOCH_2]
-    assert seat.shown is not None
-    assert seat.shown.selected == seat.selected == EPOCH_2
+    assert session.shown is not None
+    assert session.shown.selected == session.selected == EPOCH_2

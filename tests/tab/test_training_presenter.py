@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_core.tab.presenter import Desk
+from checkpoint_core.tab.presenter import TabPresenter
 from checkpoint_core.tab.training_presenter import TrainingQuestion
-from checkpoint_core.training import launcher as starting
-from checkpoint_core.training import processes
+from checkpoint_core.training import launcher, processes
 from checkpoint_core.training.launcher import DeviceBusy, Start
 from checkpoint_core.training.record import (
-    Ask,
-    Status,
+    ProcessState,
+    Request,
     TrainingRecord,
     read_record,
     take_requests,
@@ -29,7 +28,7 @@ from tests.world import RUN_NAME, World
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Start]:
     """What was started, instead of starting it."""
     asked: list[Start] = []
-    monkeypatch.setattr(starting, "start_detached", lambda start: asked.append(start))
+    monkeypatch.setattr(launcher, "start_detached", lambda start: asked.append(start))
     return asked
 
 
@@ -37,7 +36,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Start]:
 def running(world: World) -> World:
     """The world with a training that runs and is watched: by this very process."""
     record = TrainingRecord(
-        Status.RUNNING,
+        ProcessState.RUNNING,
         socket.gethostname(),
         processes.identify(os.getpid()),
         bring_back=True,
@@ -47,21 +46,21 @@ def running(world: World) -> World:
     return world
 
 
-def desk(world: World) -> Desk:
-    return Desk(world.outputs)
+def presenter(world: World) -> TabPresenter:
+    return TabPresenter(world.outputs)
 
 
 def test_a_run_that_was_never_started_can_be(world: World, started: list[Start]) -> None:
-    shown = desk(world).training.show(RUN_NAME)
+    shown = presenter(world).training.show(RUN_NAME)
     assert (shown.training, shown.has_trace, shown.can_start, shown.can_stop, shown.bring_back) == (
         "", False, True, False, True,
     )  # fmt: skip
-    told = desk(world).training.start(RUN_NAME, bring_back=True)
+    told = presenter(world).training.start(RUN_NAME, bring_back=True)
     assert "it begins at epoch 1 and overwrites" in told.message
     assert "There are 4 checkpoints." in told.message
     assert (told.done, started) == (False, [])
     assert told.question is not None
-    told = desk(world).training.answer(told.question)
+    told = presenter(world).training.answer(told.question)
     assert told.done
     assert "brought back" in told.message
     assert [(each.run, each.bring_back, each.force) for each in started] == [(world.run, True, False)]
@@ -69,8 +68,8 @@ def test_a_run_that_was_never_started_can_be(world: World, started: list[Start])
 
 
 def test_a_run_that_is_not_there_is_told(world: World) -> None:
-    assert desk(world).training.show("../etc").training == ""
-    assert "There is no run" in desk(world).training.start("../etc", bring_back=False).message
+    assert presenter(world).training.show("../etc").training == ""
+    assert "There is no run" in presenter(world).training.start("../etc", bring_back=False).message
 
 
 def test_a_busy_gpu_is_asked_about_and_yes_forces_it(
@@ -81,17 +80,17 @@ def test_a_busy_gpu_is_asked_about_and_yes_forces_it(
             raise DeviceBusy("Another training uses this GPU.")
         started.append(start)
 
-    monkeypatch.setattr(starting, "start_detached", busy)
-    told = desk(world).training.start(RUN_NAME, bring_back=True, fresh=True)
+    monkeypatch.setattr(launcher, "start_detached", busy)
+    told = presenter(world).training.start(RUN_NAME, bring_back=True, fresh=True)
     assert "Start it all the same?" in told.message
     assert told.question is not None
     assert not told.done
-    assert desk(world).training.answer(told.question).done
+    assert presenter(world).training.answer(told.question).done
     assert [(each.force, each.bring_back) for each in started] == [(True, True)]
 
 
 def test_resume_now_writes_the_script_and_starts(world: World, started: list[Start]) -> None:
-    it = desk(world)
+    it = presenter(world)
     view = it.show(RUN_NAME, world.latest.name, "")
     outcome = it.resume_now(view, "", bring_back=False)
     assert (outcome.written, outcome.question, len(started)) == (True, None, 1)
@@ -106,8 +105,8 @@ def test_a_start_that_fails_hides_no_change_of_the_script(
     def failing(start: Start) -> None:
         raise error
 
-    monkeypatch.setattr(starting, "start_detached", failing)
-    before, it = world.script.read_bytes(), desk(world)
+    monkeypatch.setattr(launcher, "start_detached", failing)
+    before, it = world.script.read_bytes(), presenter(world)
     outcome = it.resume_now(it.show(RUN_NAME, world.latest.name, ""), "", bring_back=False)
     assert f"could not be started: {error}" in outcome.message
     assert outcome.written
@@ -117,7 +116,7 @@ def test_a_start_that_fails_hides_no_change_of_the_script(
 
 def test_where_it_cannot_be_started_the_script_stays_as_it_is(running: World, started: list[Start]) -> None:
     before = running.script.read_bytes()
-    it = desk(running)
+    it = presenter(running)
     outcome = it.resume_now(it.show(RUN_NAME, running.latest.name, ""), "", bring_back=True)
     assert "running already" in outcome.message
     assert not outcome.written
@@ -125,7 +124,7 @@ def test_where_it_cannot_be_started_the_script_stays_as_it_is(running: World, st
 
 
 def test_a_running_one_is_shown_and_asked_before_it_is_stopped(running: World) -> None:
-    it = desk(running).training
+    it = presenter(running).training
     shown = it.show(RUN_NAME)
     assert (shown.can_start, shown.can_stop, shown.can_watch, shown.has_trace) == (False, True, False, True)
     assert "data-ck-live" in shown.training
@@ -133,33 +132,33 @@ def test_a_running_one_is_shown_and_asked_before_it_is_stopped(running: World) -
     assert asked.question == TrainingQuestion(RUN_NAME, "stop")
     assert take_requests(running.run) == []
     it.answer(asked.question)
-    assert take_requests(running.run) == [Ask.STOP]
+    assert take_requests(running.run) == [Request.STOP]
 
 
 def test_the_box_speaks_to_a_watcher_that_is_at_work(running: World) -> None:
-    it = desk(running).training
+    it = presenter(running).training
     it.set_bring_back(RUN_NAME, True)
     assert take_requests(running.run) == []
     it.set_bring_back(RUN_NAME, False)
-    assert take_requests(running.run) == [Ask.LEAVE]
+    assert take_requests(running.run) == [Request.LEAVE]
 
 
 def test_nothing_to_stop_is_told(world: World) -> None:
-    told = desk(world).training.ask_stop(RUN_NAME)
+    told = presenter(world).training.ask_stop(RUN_NAME)
     assert told.question is None
     assert "No training of this run is running." in told.message
 
 
 def test_what_a_training_went_on_from_is_never_offered_to_go(running: World) -> None:
-    room = desk(running).show(RUN_NAME, "", "").room
-    names = [name for _, name in room.choices]
+    disk = presenter(running).show(RUN_NAME, "", "").disk
+    names = [name for _, name in disk.choices]
     assert running.state(1).name in names
     assert running.state(2).name not in names
 
 
 def test_checkpoints_are_removed_after_a_question_and_no_others(world: World) -> None:
     truncate(world.state(1) / "optimizer.bin")
-    it = desk(world).training
+    it = presenter(world).training
     asked = it.ask_remove(RUN_NAME, [world.state(1).name], "")
     assert asked.question is not None
     assert "cannot be undone" in asked.message
@@ -172,7 +171,7 @@ def test_checkpoints_are_removed_after_a_question_and_no_others(world: World) ->
 
 @pytest.mark.parametrize("names", [[], ["../../etc"], ["persian-cat-000004-state"]])
 def test_what_may_not_go_is_refused(world: World, names: list[str]) -> None:
-    asked = desk(world).training.ask_remove(RUN_NAME, names, "")
+    asked = presenter(world).training.ask_remove(RUN_NAME, names, "")
     assert asked.question is None
     assert "ck-bad" in asked.message
     assert world.latest.is_dir()
@@ -183,7 +182,7 @@ def test_an_unreadable_record_harms_nothing(world: World) -> None:
     folder.mkdir()
     (folder / "training.json").write_bytes(b"\xff")
     (folder / "journal.jsonl").write_bytes(b"\xff\n{}")
-    shown = desk(world).training.show(RUN_NAME)
+    shown = presenter(world).training.show(RUN_NAME)
     assert (shown.training, shown.can_start) == ("", True)
     assert read_record(world.run) is None
 
@@ -191,4 +190,4 @@ def test_an_unreadable_record_harms_nothing(world: World) -> None:
 def test_a_folder_in_the_place_of_files_harms_nothing(world: World) -> None:
     for name in ("training.json", "journal.jsonl", "train.log", "progress.json"):
         Path(world.run / ".training" / name).mkdir(parents=True)
-    assert desk(world).training.show(RUN_NAME).training == ""
+    assert presenter(world).training.show(RUN_NAME).training == ""

@@ -12,7 +12,7 @@ import pytest
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from checkpoint_core.audit.auditor import Auditor
-from checkpoint_core.audit.context import Surroundings
+from checkpoint_core.audit.context import CheckContext
 from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.demo.options import TrainOptions
 from checkpoint_core.demo.trainer import train
@@ -24,7 +24,7 @@ from checkpoint_core.scripts.script import TrainScript, dialect_of
 from checkpoint_core.states.facts import Damage, OptimizerFacts, StateFacts
 from checkpoint_core.states.layout import Layout
 from checkpoint_core.trainer.dataset_config import DatasetFacts
-from checkpoint_core.trainer.forecast import Outlook, make_outlook, outlook_sentence
+from checkpoint_core.trainer.forecast import Forecast, forecast_sentence, make_forecast
 from checkpoint_core.trainer.position import Position, locate
 from tests.audit.checks.conftest import (
     RUN,
@@ -63,20 +63,20 @@ def resuming(run: Path, state: str, **changes: object) -> TrainOptions:
     return replace(stepped_options(run), resume=str(run / state), **changes)  # type: ignore[arg-type]
 
 
-def outlook_of(facts: StateFacts, position: Position, around: Surroundings) -> Outlook | None:
-    return make_outlook(facts, position, around.script, around.dataset, around.names_where_saved)
+def forecast_of(facts: StateFacts, position: Position, context: CheckContext) -> Forecast | None:
+    return make_forecast(facts, position, context.script, context.dataset, context.names_where_saved)
 
 
-def outlook_on(options: TrainOptions, **around: object) -> Outlook | None:
+def forecast_on(options: TrainOptions, **context: object) -> Forecast | None:
     """The outlook on a resume with these flags, of the state that they name."""
     assert options.resume is not None
     run, state = options.output_dir, Path(options.resume)
     facts = Auditor(run.parent).audit_run(run.name).checkpoint(state.name).facts
     script = script_of(options)
     names = frozenset(path.name for path in run.iterdir())
-    values = {"steps_per_epoch": STEPS_PER_EPOCH, "dataset": DATASET, "names": names, **around}
-    surroundings = Surroundings(run, script, **values)  # type: ignore[arg-type]
-    return outlook_of(facts, locate(facts, script, surroundings.steps_per_epoch), surroundings)
+    values = {"steps_per_epoch": STEPS_PER_EPOCH, "dataset": DATASET, "names": names, **context}
+    context = CheckContext(run, script, **values)  # type: ignore[arg-type]
+    return forecast_of(facts, locate(facts, script, context.steps_per_epoch), context)
 
 
 @dataclass
@@ -166,34 +166,34 @@ def test_a_state_that_was_saved_after_a_resume_too(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     run = Path(shutil.copytree(resumed_root / "outputs" / RUN, tmp_path / "outputs" / RUN))
-    outlook = compare(resuming(run, EPOCH_2, lr_scheduler="constant"), capsys, caplog)
-    assert (outlook.start_epoch, outlook.should_start) == (2, 3)
-    assert outlook_sentence(outlook).startswith("Starts at epoch 2 of 3 although epoch 2 is done, trains 2")
+    forecast = compare(resuming(run, EPOCH_2, lr_scheduler="constant"), capsys, caplog)
+    assert (forecast.start_epoch, forecast.should_start) == (2, 3)
+    assert forecast_sentence(forecast).startswith("Starts at epoch 2 of 3 although epoch 2 is done, trains 2")
 
 
 def compare(
     options: TrainOptions, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> Outlook:
+) -> Forecast:
     """Hold the outlook against the launch; returns it."""
-    outlook = outlook_on(options)
-    assert outlook is not None
+    forecast = forecast_on(options)
+    assert forecast is not None
     before = {path.name for path in options.output_dir.iterdir()}
     did = watch(options, capsys, caplog)
-    assert outlook.start_epoch == did.epochs[0]
-    assert (outlook.last_epoch, outlook.epochs_left) == (did.epochs[-1], len(did.epochs))
-    assert outlook.steps_left == len(did.rates)
-    assert outlook.learning_rate == pytest.approx(did.rates[0], abs=1e-12)
-    assert outlook.later_rate == pytest.approx(did.rates[1], abs=1e-12)
-    assert outlook.saves_left == len(did.states)
-    assert (outlook.next_save is None) == (not did.states)
-    if outlook.next_save:
-        assert did.states[0] in when_named(outlook.next_save, options, outlook.last_epoch)
+    assert forecast.start_epoch == did.epochs[0]
+    assert (forecast.last_epoch, forecast.epochs_left) == (did.epochs[-1], len(did.epochs))
+    assert forecast.steps_left == len(did.rates)
+    assert forecast.learning_rate == pytest.approx(did.rates[0], abs=1e-12)
+    assert forecast.later_rate == pytest.approx(did.rates[1], abs=1e-12)
+    assert forecast.saves_left == len(did.states)
+    assert (forecast.next_save is None) == (not did.states)
+    if forecast.next_save:
+        assert did.states[0] in when_named(forecast.next_save, options, forecast.last_epoch)
     overwritten = {name for name in did.saved if "-step" in name} & before
-    assert set(outlook.collisions) == overwritten
-    assert [name for name, _ in outlook.will_remove] == [
+    assert set(forecast.collisions) == overwritten
+    assert [name for name, _ in forecast.will_remove] == [
         name for name in did.removed if name in before and name not in did.states
     ]
-    return outlook
+    return forecast
 
 
 def when_named(when: str, options: TrainOptions, last: int | None) -> set[str]:
@@ -217,9 +217,9 @@ def test_nothing_left_to_train_is_what_the_trainer_says_too(
     stepped_root: Path, state: str, changes: dict[str, object]
 ) -> None:
     options = resuming(stepped_root / "outputs" / RUN, state, **changes)
-    outlook = outlook_on(options)
-    assert outlook is not None
-    assert (outlook.stops_at_once, outlook.epochs_left, outlook.saves_left) == (True, 0, 0)
+    forecast = forecast_on(options)
+    assert forecast is not None
+    assert (forecast.stops_at_once, forecast.epochs_left, forecast.saves_left) == (True, 0, 0)
     with pytest.raises(AssertionError, match="max_train_steps should be greater than initial step"):
         train(replace(options, quiet=True))
 
@@ -232,12 +232,12 @@ def test_the_room_that_the_saves_take(
 ) -> None:
     run = Path(shutil.copytree(stepped_root / "outputs" / RUN, tmp_path / "outputs" / RUN))
     options = resuming(run, EPOCH_2, max_train_epochs=6)
-    outlook = outlook_on(options)
-    assert outlook is not None
-    assert outlook.bytes_needed is not None
+    forecast = forecast_on(options)
+    assert forecast is not None
+    assert forecast.bytes_needed is not None
     before = size_of(run)
     watch(options, capsys, caplog)
-    assert outlook.bytes_needed == pytest.approx(size_of(run) - before, rel=0.01)
+    assert forecast.bytes_needed == pytest.approx(size_of(run) - before, rel=0.01)
 
 
 def size_of(folder: Path) -> int:
@@ -247,11 +247,11 @@ def size_of(folder: Path) -> int:
 # What is not known is left out
 
 
-def told(run: RunReport, state: str, script: ScriptFacts | None, **around: object) -> Outlook | None:
+def told(run: RunReport, state: str, script: ScriptFacts | None, **context: object) -> Forecast | None:
     facts = run.checkpoint(state).facts
-    values = {"steps_per_epoch": STEPS_PER_EPOCH, **around}
-    surroundings = Surroundings(run.facts.path, script, **values)  # type: ignore[arg-type]
-    return outlook_of(facts, locate(facts, script, surroundings.steps_per_epoch), surroundings)
+    values = {"steps_per_epoch": STEPS_PER_EPOCH, **context}
+    context = CheckContext(run.facts.path, script, **values)  # type: ignore[arg-type]
+    return forecast_of(facts, locate(facts, script, context.steps_per_epoch), context)
 
 
 @pytest.fixture
@@ -260,19 +260,19 @@ def stepped(stepped_root: Path) -> RunReport:
 
 
 def test_without_a_script_only_the_beginning_is_told(stepped: RunReport) -> None:
-    outlook = told(stepped, EPOCH_2, None)
-    assert outlook is not None
-    assert outlook_sentence(outlook) == "Resumes after epoch 2, learning rate 2e-4."
+    forecast = told(stepped, EPOCH_2, None)
+    assert forecast is not None
+    assert forecast_sentence(forecast) == "Resumes after epoch 2, learning rate 2e-4."
 
 
 def test_flags_that_only_the_shell_knows_are_left_out(stepped: RunReport) -> None:
     script = stepped.facts.script
     assert script is not None
     hiding = replace(script, hidden="$EXTRA may hold further flags")
-    outlook = told(stepped, EPOCH_2, hiding)
-    assert outlook is not None
-    assert (outlook.epochs_left, outlook.saves_left, outlook.later_rate) == (1, None, None)
-    assert "save" not in outlook_sentence(outlook)
+    forecast = told(stepped, EPOCH_2, hiding)
+    assert forecast is not None
+    assert (forecast.epochs_left, forecast.saves_left, forecast.later_rate) == (1, None, None)
+    assert "save" not in forecast_sentence(forecast)
 
 
 def test_an_open_start_and_end(stepped: RunReport) -> None:
@@ -282,9 +282,9 @@ def test_an_open_start_and_end(stepped: RunReport) -> None:
 
 def test_a_dataset_that_leaves_the_length_open_leaves_the_steps_out(stepped: RunReport) -> None:
     dataset = DatasetFacts("dataset.toml", 4, (9, 12))
-    outlook = told(stepped, EPOCH_2, stepped.facts.script, dataset=dataset)
-    assert outlook is not None
-    assert (outlook.start_epoch, outlook.steps_left) == (2, None)
+    forecast = told(stepped, EPOCH_2, stepped.facts.script, dataset=dataset)
+    assert forecast is not None
+    assert (forecast.start_epoch, forecast.steps_left) == (2, None)
     wide = told(stepped, EPOCH_2, stepped.facts.script, dataset=replace(dataset, batches=(7, 12)))
     assert wide is not None
     assert (wide.start_epoch, wide.steps_left) == (3, 8)  # as when it was saved
@@ -295,9 +295,9 @@ def test_skipping_with_accumulation_counts_no_steps(stepped: RunReport) -> None:
     assert script is not None
     flags = {**script.flags, "--gradient_accumulation_steps": ("2",)}
     skipping = replace(script, skip_until_initial_step=True, flags=flags, max_train_epochs=9)
-    outlook = told(stepped, EPOCH_1, skipping)
-    assert outlook is not None
-    assert (outlook.start_epoch, outlook.should_start, outlook.steps_left) == (3, 2, None)
+    forecast = told(stepped, EPOCH_1, skipping)
+    assert forecast is not None
+    assert (forecast.start_epoch, forecast.should_start, forecast.steps_left) == (3, 2, None)
     past = told(stepped, EPOCH_2, replace(skipping, max_train_epochs=4))
     assert past is not None
     assert (past.start_epoch, past.epochs_left, past.saves_left, past.stops_at_once) == (5, 0, 1, False)
@@ -329,31 +329,31 @@ def test_a_run_s_script_that_saves_elsewhere_overwrites_nothing_here(stepped: Ru
 )
 def test_there_is_no_outlook_on_what_does_not_start(stepped: RunReport, changes: dict[str, object]) -> None:
     facts = replace(stepped.checkpoint(EPOCH_2).facts, **changes)  # type: ignore[arg-type]
-    surroundings = Surroundings(stepped.facts.path, stepped.facts.script, STEPS_PER_EPOCH)
-    assert outlook_of(facts, locate(facts, surroundings.script, STEPS_PER_EPOCH), surroundings) is None
+    context = CheckContext(stepped.facts.path, stepped.facts.script, STEPS_PER_EPOCH)
+    assert forecast_of(facts, locate(facts, context.script, STEPS_PER_EPOCH), context) is None
 
 
 def test_without_train_state_it_starts_at_the_first_epoch(stepped: RunReport) -> None:
     facts = replace(stepped.checkpoint(EPOCH_2).facts, train_state=None)
-    surroundings = Surroundings(stepped.facts.path, stepped.facts.script, STEPS_PER_EPOCH)
-    outlook = outlook_of(facts, locate(facts, surroundings.script, STEPS_PER_EPOCH), surroundings)
-    assert outlook is not None
-    assert (outlook.start_epoch, outlook.should_start, outlook.epochs_left) == (1, 3, 3)
+    context = CheckContext(stepped.facts.path, stepped.facts.script, STEPS_PER_EPOCH)
+    forecast = forecast_of(facts, locate(facts, context.script, STEPS_PER_EPOCH), context)
+    assert forecast is not None
+    assert (forecast.start_epoch, forecast.should_start, forecast.epochs_left) == (1, 3, 3)
 
 
 def test_a_state_without_a_schedule_has_its_optimizer_s_rate(stepped: RunReport) -> None:
     facts = replace(stepped.checkpoint(EPOCH_2).facts, scheduler=None)
     assert isinstance(facts.optimizer, OptimizerFacts)
-    surroundings = Surroundings(stepped.facts.path, stepped.facts.script, STEPS_PER_EPOCH)
-    outlook = outlook_of(facts, locate(facts, surroundings.script, STEPS_PER_EPOCH), surroundings)
-    assert outlook is not None
-    assert (outlook.learning_rate, outlook.later_rate) == (max(facts.optimizer.learning_rates), None)
+    context = CheckContext(stepped.facts.path, stepped.facts.script, STEPS_PER_EPOCH)
+    forecast = forecast_of(facts, locate(facts, context.script, STEPS_PER_EPOCH), context)
+    assert forecast is not None
+    assert (forecast.learning_rate, forecast.later_rate) == (max(facts.optimizer.learning_rates), None)
 
 
 # The sentence
 
 
-PLAIN = Outlook(
+PLAIN = Forecast(
     done_epoch=12,
     should_start=13,
     start_epoch=13,
@@ -451,7 +451,7 @@ PLAIN = Outlook(
     ],
 )
 def test_the_sentence_says_what_is_known(changes: dict[str, object], sentence: str) -> None:
-    outlook = replace(PLAIN, **changes)  # type: ignore[arg-type]
-    if "next_save" not in changes and outlook.saves_left is None:
-        outlook = replace(outlook, next_save=None)
-    assert outlook_sentence(outlook) == sentence
+    forecast = replace(PLAIN, **changes)  # type: ignore[arg-type]
+    if "next_save" not in changes and forecast.saves_left is None:
+        forecast = replace(forecast, next_save=None)
+    assert forecast_sentence(forecast) == sentence

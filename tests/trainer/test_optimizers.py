@@ -11,7 +11,7 @@ import torch
 from checkpoint_core.scripts.facts import ScriptFacts
 from checkpoint_core.states.layout import Layout
 from checkpoint_core.trainer.optimizers import (
-    Stage,
+    StopPoint,
     optimizer_of,
     stop_with,
     trainer_optimizer,
@@ -64,7 +64,7 @@ def test_what_is_written_gives_the_family_back(family: str, written: str) -> Non
     assert found.family == family
 
 
-def stop(saved: str, given: str) -> tuple[Stage, str] | None:
+def stop(saved: str, given: str) -> tuple[StopPoint, str] | None:
     optimizer = trainer_optimizer(given)
     assert optimizer is not None
     found = stop_with(saved, optimizer)
@@ -74,20 +74,20 @@ def stop(saved: str, given: str) -> tuple[Stage, str] | None:
 @pytest.mark.parametrize(
     ("saved", "given", "stage", "error"),
     [
-        ("adamw8bit", "adafactor", Stage.FIRST_STEP, "KeyError: 'beta1'"),
-        ("adafactor", "adamw8bit", Stage.FIRST_STEP, "KeyError: 'betas'"),
-        ("adafactor", "PagedAdamW8bit", Stage.FIRST_STEP, "KeyError: 'state1'"),
-        ("adamw8bit", "AdamW", Stage.FIRST_STEP, "KeyError: 'exp_avg'"),
-        ("adamw", "AdamW8bit", Stage.FIRST_STEP, "KeyError: 'state1'"),
-        ("lion8bit", "AdamW8bit", Stage.FIRST_STEP, "KeyError: 'state2'"),
-        ("adamw", "AdamWScheduleFree", Stage.BEFORE_STEP, "KeyError: 'train_mode'"),
-        ("radamschedulefree", "AdamWScheduleFree", Stage.FIRST_STEP, "KeyError: 'warmup_steps'"),
-        ("adamwschedulefree", "AdamW", Stage.LOADING, "KeyError: 'step'"),
-        ("dadaptadan", "AdamW", Stage.FIRST_STEP, "ValueError: too many values to unpack"),
+        ("adamw8bit", "adafactor", StopPoint.FIRST_STEP, "KeyError: 'beta1'"),
+        ("adafactor", "adamw8bit", StopPoint.FIRST_STEP, "KeyError: 'betas'"),
+        ("adafactor", "PagedAdamW8bit", StopPoint.FIRST_STEP, "KeyError: 'state1'"),
+        ("adamw8bit", "AdamW", StopPoint.FIRST_STEP, "KeyError: 'exp_avg'"),
+        ("adamw", "AdamW8bit", StopPoint.FIRST_STEP, "KeyError: 'state1'"),
+        ("lion8bit", "AdamW8bit", StopPoint.FIRST_STEP, "KeyError: 'state2'"),
+        ("adamw", "AdamWScheduleFree", StopPoint.BEFORE_STEP, "KeyError: 'train_mode'"),
+        ("radamschedulefree", "AdamWScheduleFree", StopPoint.FIRST_STEP, "KeyError: 'warmup_steps'"),
+        ("adamwschedulefree", "AdamW", StopPoint.LOADING, "KeyError: 'step'"),
+        ("dadaptadan", "AdamW", StopPoint.FIRST_STEP, "ValueError: too many values to unpack"),
     ],
 )
 def test_where_and_with_which_words_the_trainer_stops(
-    saved: str, given: str, stage: Stage, error: str
+    saved: str, given: str, stage: StopPoint, error: str
 ) -> None:
     assert stop(saved, given) == (stage, error)
 
@@ -95,7 +95,7 @@ def test_where_and_with_which_words_the_trainer_stops(
 def test_a_schedule_free_state_has_no_scheduler_for_an_ordinary_optimizer() -> None:
     found = stop("adamwschedulefree", "adafactor")
     assert found is not None
-    assert found[0] is Stage.LOADING
+    assert found[0] is StopPoint.LOADING
     assert "scheduler.bin" in found[1]
 
 
@@ -131,9 +131,9 @@ def test_torchs_own_optimizers_stop_as_it_is_said(saved: str, given: str) -> Non
     said = stop(family.family, given)
     assert said is not None
     step(source)
-    stage = Stage.LOADING
+    stage = StopPoint.LOADING
     with pytest.raises(KeyError) as caught:  # noqa: PT012 - which of the two statements raises is what is asked
         target.load_state_dict(source.state_dict())
-        stage = Stage.FIRST_STEP
+        stage = StopPoint.FIRST_STEP
         step(target)
     assert said == (stage, f"KeyError: {caught.value}")

@@ -7,8 +7,8 @@ import pytest
 from checkpoint_core.scripts.facts import ScriptFacts
 from checkpoint_core.states.layout import Layout
 from checkpoint_core.trainer.save_plan import (
-    Change,
     Launch,
+    SaveEvent,
     changes,
     most_room,
     overwritten_steps,
@@ -23,7 +23,7 @@ def script(**flags: object) -> ScriptFacts:
     return ScriptFacts("train.sh", "flux_train_network.py", Layout.SD_SCRIPTS, flags=values)
 
 
-def told(launch: Launch, **flags: object) -> tuple[Change, ...]:
+def told(launch: Launch, **flags: object) -> tuple[SaveEvent, ...]:
     rules = save_rules(script(output_name="cat", **flags), launch.last_epoch)
     assert rules is not None
     made = changes(rules, launch)
@@ -31,7 +31,7 @@ def told(launch: Launch, **flags: object) -> tuple[Change, ...]:
     return made
 
 
-def saved(made: tuple[Change, ...]) -> list[str]:
+def saved(made: tuple[SaveEvent, ...]) -> list[str]:
     return [change.name for change in made if not change.is_removal]
 
 

@@ -14,14 +14,13 @@ from typing import IO
 
 import pytest
 
-from checkpoint_core.training import launcher as starting
-from checkpoint_core.training import processes
+from checkpoint_core.training import launcher, processes
 from checkpoint_core.training.launcher import CannotStart, DeviceBusy, NothingRuns, Start
 from checkpoint_core.training.log.files import read_journal
 from checkpoint_core.training.record import (
-    Ask,
     ProcessId,
-    Status,
+    ProcessState,
+    Request,
     TrainingRecord,
     read_record,
     take_requests,
@@ -39,7 +38,7 @@ def _a_device_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     # Other tests train at the same time.
     found = processes.find_trainings
     monkeypatch.setattr(
-        starting,
+        launcher,
         "find_trainings",
         lambda **how: tuple(each for each in found(**how) if each.run.is_relative_to(tmp_path)),
     )
@@ -68,12 +67,16 @@ def spawn() -> Iterator[Spawn]:
 
 
 def test_a_start_leaves_a_record_that_names_the_watcher(world: World, spawn: Spawn) -> None:
-    record = starting.start_detached(Start(world.run, bring_back=True, python="/env/bin/python"), spawn)
+    record = launcher.start_detached(Start(world.run, bring_back=True, python="/env/bin/python"), spawn)
     (watcher,) = spawn.started  # type: ignore[attr-defined]
 
     assert read_record(world.run) == record
     assert record.watcher == processes.identify(watcher.pid)
-    assert (record.status, record.bring_back, record.host) == (Status.STARTING, True, socket.gethostname())
+    assert (record.status, record.bring_back, record.host) == (
+        ProcessState.STARTING,
+        True,
+        socket.gethostname(),
+    )
     claimed = ["--claimed", record.token, "--python", "/env/bin/python"]
     assert record.token
     assert watcher.args[5:] == [str(world.run), "--bring-back", *claimed]
@@ -86,7 +89,7 @@ def test_two_presses_at_the_same_moment_start_one_training(world: World, spawn: 
     def press() -> None:
         gate.wait()
         try:
-            results.append(starting.start_detached(Start(world.run), spawn))
+            results.append(launcher.start_detached(Start(world.run), spawn))
         except CannotStart as error:
             results.append(error)
 
@@ -113,22 +116,22 @@ def test_a_record_whose_watcher_is_gone_is_no_obstacle(
         "its number used again": ProcessId(other.pid, other.started - 60),
         "another boot": ProcessId(other.pid, other.started + 10_000),
     }[how]
-    write_record(world.run, TrainingRecord(Status.RUNNING, socket.gethostname(), stale, stale))
+    write_record(world.run, TrainingRecord(ProcessState.RUNNING, socket.gethostname(), stale, stale))
     assert training_status(world.run, Processes()).life is Life.LOST
 
-    assert starting.start_detached(Start(world.run), spawn).watcher != stale
+    assert launcher.start_detached(Start(world.run), spawn).watcher != stale
 
 
 def test_a_training_on_another_machine_is_alive_while_it_writes(world: World, spawn: Spawn) -> None:
     from checkpoint_core.training.record import write_progress
 
-    write_record(world.run, TrainingRecord(Status.RUNNING, "another-machine", ProcessId(1, 1.0)))
+    write_record(world.run, TrainingRecord(ProcessState.RUNNING, "another-machine", ProcessId(1, 1.0)))
     write_progress(world.run, {})
     with pytest.raises(CannotStart, match="running already"):
-        starting.start_detached(Start(world.run), spawn)
+        launcher.start_detached(Start(world.run), spawn)
     old = world.run / ".training" / "progress.json"
     os.utime(old, (1, 1))
-    starting.start_detached(Start(world.run), spawn)
+    launcher.start_detached(Start(world.run), spawn)
 
 
 def test_another_training_on_the_same_gpu_is_in_the_way_unless_forced(
@@ -141,9 +144,9 @@ def test_another_training_on_the_same_gpu_is_in_the_way_unless_forced(
     until(lambda: any(each.run == other for each in processes.find_trainings()))
 
     with pytest.raises(DeviceBusy, match=rf"“other-lora” uses this GPU \(process {busy.pid}\)"):
-        starting.start_detached(Start(world.run), spawn)
+        launcher.start_detached(Start(world.run), spawn)
     assert read_record(world.run) is None
-    starting.start_detached(Start(world.run, force=True), spawn)
+    launcher.start_detached(Start(world.run, force=True), spawn)
 
 
 def test_another_training_on_another_gpu_is_not(world: World, spawn: Spawn, launch: Launch) -> None:
@@ -152,26 +155,26 @@ def test_another_training_on_another_gpu_is_not(world: World, spawn: Spawn, laun
     words = [sys.executable, "-c", "import time; time.sleep(600)", "--output_dir", str(other)]
     launch(*words, env={**os.environ, "CUDA_VISIBLE_DEVICES": "GPU-elsewhere"})
     until(lambda: any(each.run == other for each in processes.find_trainings()))
-    starting.start_detached(Start(world.run), spawn)
+    launcher.start_detached(Start(world.run), spawn)
 
 
 def test_a_script_of_another_machine_is_not_run(world: World, spawn: Spawn) -> None:
     world.edit_script(lambda text: text.replace(str(world.run), "/workspace/fluxgym/outputs/persian-cat"))
     with pytest.raises(CannotStart, match="writes into /workspace/fluxgym/outputs/persian-cat"):
-        starting.start_detached(Start(world.run), spawn)
+        launcher.start_detached(Start(world.run), spawn)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there a batch file is the right one")
 def test_a_script_of_another_system_is_not_run(world: World, spawn: Spawn) -> None:
     world.script.rename(world.run / "train.bat")
     with pytest.raises(CannotStart, match=r"train\.bat is a script of another system"):
-        starting.start_detached(Start(world.run), spawn)
+        launcher.start_detached(Start(world.run), spawn)
 
 
 def test_without_a_script_there_is_nothing_to_start(world: World, spawn: Spawn) -> None:
     world.script.unlink()
     with pytest.raises(CannotStart, match="no train script"):
-        starting.start_detached(Start(world.run), spawn)
+        launcher.start_detached(Start(world.run), spawn)
 
 
 def test_where_nobody_knows_which_python_trains_it_is_not_started(
@@ -179,10 +182,10 @@ def test_where_nobody_knows_which_python_trains_it_is_not_started(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CannotStart, match="Choose the Python under “Options”"):
-        starting.start_detached(Start(world.run), spawn)
+        launcher.start_detached(Start(world.run), spawn)
     (tmp_path / "accelerate").write_text("")
     (tmp_path / "accelerate").chmod(0o755)
-    starting.start_detached(Start(world.run), spawn)
+    launcher.start_detached(Start(world.run), spawn)
 
 
 def test_what_cannot_be_started_leaves_no_record(world: World) -> None:
@@ -190,7 +193,7 @@ def test_what_cannot_be_started_leaves_no_record(world: World) -> None:
         raise PermissionError(13, "Permission denied")
 
     with pytest.raises(CannotStart, match="Permission denied"):
-        starting.start_detached(Start(world.run), fails)
+        launcher.start_detached(Start(world.run), fails)
     assert read_record(world.run) is None
 
 
@@ -203,10 +206,10 @@ def test_a_training_that_others_started_is_not_started_twice_but_can_be_watched(
 
     assert training_status(world.run, Processes()).life is Life.UNWATCHED
     with pytest.raises(CannotStart, match="Watch it"):
-        starting.start_detached(Start(world.run), spawn)
-    assert processes.is_alive(starting.watch_detached(Start(world.run), spawn).watcher)
+        launcher.start_detached(Start(world.run), spawn)
+    assert processes.is_alive(launcher.watch_detached(Start(world.run), spawn).watcher)
     with pytest.raises(CannotStart, match="watched already"):
-        starting.watch_detached(Start(world.run), spawn)
+        launcher.watch_detached(Start(world.run), spawn)
     assert process.poll() is None
 
 
@@ -216,10 +219,10 @@ def test_a_training_whose_watcher_was_killed_is_taken_over_as_it_is(
     training = processes.identify(launch("sleep", "600").pid)
     gone = ProcessId(2**22 + 1, 1.0)
     before = TrainingRecord(
-        Status.RUNNING, socket.gethostname(), gone, training, attempt=4, resumed_from="x-000002-state"
+        ProcessState.RUNNING, socket.gethostname(), gone, training, attempt=4, resumed_from="x-000002-state"
     )
     write_record(world.run, before)
-    record = starting.watch_detached(Start(world.run, bring_back=True), spawn)
+    record = launcher.watch_detached(Start(world.run, bring_back=True), spawn)
 
     assert (record.training, record.attempt, record.resumed_from) == (training, 4, "x-000002-state")
     assert record.watcher not in (None, gone)
@@ -227,28 +230,28 @@ def test_a_training_whose_watcher_was_killed_is_taken_over_as_it_is(
 
 def test_nothing_to_watch_and_nothing_to_stop_is_told(world: World, spawn: Spawn) -> None:
     with pytest.raises(NothingRuns):
-        starting.watch_detached(Start(world.run), spawn)
+        launcher.watch_detached(Start(world.run), spawn)
     with pytest.raises(NothingRuns):
-        starting.stop(world.run)
+        launcher.stop(world.run)
 
 
 def test_a_stop_is_left_for_the_watcher(world: World, spawn: Spawn) -> None:
-    starting.start_detached(Start(world.run), spawn)
-    starting.stop(world.run)
-    assert take_requests(world.run) == [Ask.STOP]
-    starting.stop(world.run, now=True)
-    assert take_requests(world.run) == [Ask.STOP_NOW]
+    launcher.start_detached(Start(world.run), spawn)
+    launcher.stop(world.run)
+    assert take_requests(world.run) == [Request.STOP]
+    launcher.stop(world.run, now=True)
+    assert take_requests(world.run) == [Request.STOP_NOW]
 
 
 def test_an_unwatched_training_is_stopped_here(world: World, launch: Launch) -> None:
     process = launch(sys.executable, "-c", "import time; time.sleep(600)")
-    record = TrainingRecord(Status.RUNNING, socket.gethostname(), None, processes.identify(process.pid))
+    record = TrainingRecord(ProcessState.RUNNING, socket.gethostname(), None, processes.identify(process.pid))
     write_record(world.run, record)
     threading.Thread(target=process.wait, daemon=True).start()  # its parent buries it, as FluxGym would
 
-    assert starting.stop(world.run) == "Stopped."
+    assert launcher.stop(world.run) == "Stopped."
     assert process.wait() != 0
     after = read_record(world.run)
     assert after is not None
-    assert replace(after, since_ns=0) == replace(record, status=Status.STOPPED, training=None)
+    assert replace(after, since_ns=0) == replace(record, status=ProcessState.STOPPED, training=None)
     assert [line.kind for line in read_journal(world.run)] == ["stopped"]

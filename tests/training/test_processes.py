@@ -156,6 +156,26 @@ def test_a_training_that_others_started_is_found(launch: Launch, tmp_path: Path,
     assert (training.root, training.device, training.is_watcher) == (identified(process), "3", False)
 
 
+WATCHERS = ["-m checkpoint_core watch", "checkpoint-core watch", "/env/bin/checkpoint-core watch"]
+WATCHERS += ["C:\\env\\Scripts\\checkpoint-core.exe watch"]
+NO_WATCHERS = ["-m checkpoint_core status", "checkpoint-core status", "/src/checkpoint-core/notes watch"]
+NO_WATCHERS += ["watch checkpoint-core"]
+
+
+@pytest.mark.parametrize(
+    ("words", "watches"), [*((each, True) for each in WATCHERS), *((each, False) for each in NO_WATCHERS)]
+)
+def test_a_watcher_is_known_as_module_and_as_installed_program(
+    launch: Launch, tmp_path: Path, words: str, watches: bool
+) -> None:
+    run = tmp_path / "outputs" / "my-lora"
+    process = launch(sys.executable, "-c", "import time; time.sleep(600)", *words.split(), str(run))
+    until(lambda: psutil.Process(process.pid).cmdline()[-1:] == [str(run)])
+
+    found = [each for each in processes.find_trainings() if each.run == run]
+    assert [(each.root, each.is_watcher) for each in found] == [(identified(process), True)] * watches
+
+
 def test_an_editor_with_the_script_open_is_no_training(launch: Launch, tmp_path: Path) -> None:
     run = tmp_path / "outputs" / "my-lora"
     run.mkdir(parents=True)

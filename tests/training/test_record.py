@@ -10,18 +10,18 @@ import pytest
 
 from checkpoint_core.training.record import (
     FOLDER,
-    Ask,
     ProcessId,
-    Status,
+    ProcessState,
+    Request,
     TrainingRecord,
-    ask,
     read_record,
+    send_request,
     take_requests,
     write_record,
 )
 
 RECORD = TrainingRecord(
-    Status.BACKOFF,
+    ProcessState.BACKOFF,
     "machine",
     ProcessId(12, 3.25),
     ProcessId(13, 4.5),
@@ -83,19 +83,19 @@ def test_a_file_that_is_no_record_is_none(tmp_path: Path, data: bytes) -> None:
 
 def test_what_was_asked_is_taken_once(tmp_path: Path) -> None:
     assert take_requests(tmp_path) == []
-    ask(tmp_path, Ask.STOP)
-    assert take_requests(tmp_path) == [Ask.STOP]
+    send_request(tmp_path, Request.STOP)
+    assert take_requests(tmp_path) == [Request.STOP]
     assert take_requests(tmp_path) == []
 
 
 def test_no_word_takes_the_place_of_another(tmp_path: Path) -> None:
-    ask(tmp_path, Ask.STOP)
+    send_request(tmp_path, Request.STOP)
     time.sleep(0.02)
-    ask(tmp_path, Ask.BRING_BACK)
-    assert take_requests(tmp_path) == [Ask.STOP, Ask.BRING_BACK]
+    send_request(tmp_path, Request.BRING_BACK)
+    assert take_requests(tmp_path) == [Request.STOP, Request.BRING_BACK]
 
 
 def test_of_two_that_contradict_each_other_the_later_counts(tmp_path: Path) -> None:
-    ask(tmp_path, Ask.BRING_BACK)
-    ask(tmp_path, Ask.LEAVE)
-    assert take_requests(tmp_path) == [Ask.LEAVE]
+    send_request(tmp_path, Request.BRING_BACK)
+    send_request(tmp_path, Request.LEAVE)
+    assert take_requests(tmp_path) == [Request.LEAVE]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from checkpoint_core import installation
 from checkpoint_core.training.spawn import (
     GpuMeter,
     script_command,
@@ -43,12 +45,12 @@ def test_it_starts_in_fluxgym_s_folder_detached_and_prints_into_the_log(tmp_path
 def test_on_windows_it_gets_a_group_of_its_own_and_no_window(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from checkpoint_core.training import spawn as spawning
+    from checkpoint_core.training import spawn
 
-    monkeypatch.setattr(spawning.os, "name", "nt")
+    monkeypatch.setattr(spawn.os, "name", "nt")
     monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0x200, raising=False)
     monkeypatch.setattr(subprocess, "CREATE_NO_WINDOW", 0x08000000, raising=False)
-    assert spawning._detached() == {"creationflags": 0x08000200}
+    assert spawn._detached() == {"creationflags": 0x08000200}
 
 
 def test_the_environment_that_trains_comes_first_and_python_does_not_keep_its_lines(tmp_path: Path) -> None:
@@ -81,6 +83,16 @@ def test_the_watcher_is_found_without_changing_the_training_s_variables(tmp_path
     assert asked["command"][1:] == ["-m", "checkpoint_core", "watch", "/run"]
     assert (Path(asked["cwd"]) / "checkpoint_core").is_dir()
     assert asked["env"].get("PYTHONPATH") == os.environ.get("PYTHONPATH")
+
+
+def test_an_installed_watcher_does_not_start_among_the_packages(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(installation, "is_installed", lambda: True)
+    with (tmp_path / "log").open("wb") as log:
+        start_watcher(["/run"], log, lambda command, **options: asked.update(options))
+    assert asked["cwd"] == sys.prefix
 
 
 class Smi:

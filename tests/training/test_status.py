@@ -10,7 +10,7 @@ import pytest
 from checkpoint_core.report.training import training_json, training_lines
 from checkpoint_core.training.log.files import JournalLine, open_log, write_journal
 from checkpoint_core.training.log.progress import LossHistory, Progress
-from checkpoint_core.training.record import Status, TrainingRecord, write_progress, write_record
+from checkpoint_core.training.record import ProcessState, TrainingRecord, write_progress, write_record
 from checkpoint_core.training.status import Life, Processes, has_trace, in_use, training_status
 
 
@@ -28,7 +28,8 @@ def test_a_run_without_a_training_has_no_trace(tmp_path: Path) -> None:
 
 def test_one_that_is_over_is_told_with_its_last_numbers_and_its_journal(tmp_path: Path) -> None:
     record = TrainingRecord(
-        Status.FATAL, socket.gethostname(), message="The disk is full.", warnings=("Too little room.",), attempt=2,
+        ProcessState.FATAL, socket.gethostname(), message="The disk is full.",
+        warnings=("Too little room.",), attempt=2,
         resumed_from="x-000001-state",
     )  # fmt: skip
     write_record(tmp_path, record)
@@ -56,6 +57,6 @@ def test_one_that_is_over_is_told_with_its_last_numbers_and_its_journal(tmp_path
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[1]", b'{"progress": 5, "history": "x"}', b"\x00"])
 def test_progress_that_is_not_ours_is_none(tmp_path: Path, data: bytes) -> None:
-    write_record(tmp_path, TrainingRecord(Status.EXITED, "here"))
+    write_record(tmp_path, TrainingRecord(ProcessState.EXITED, "here"))
     (tmp_path / ".training" / "progress.json").write_bytes(data)
     assert training_status(tmp_path, Processes()).progress == Progress()

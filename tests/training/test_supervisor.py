@@ -12,7 +12,7 @@ from checkpoint_core.training.interfaces import Running
 from checkpoint_core.training.log.files import JournalLine
 from checkpoint_core.training.log.reader import LogReader
 from checkpoint_core.training.next_start import NextStart, NoStart
-from checkpoint_core.training.record import Ask, ProcessId, Status, TrainingRecord
+from checkpoint_core.training.record import ProcessId, ProcessState, Request, TrainingRecord
 from checkpoint_core.training.restart_policy import Policy
 from checkpoint_core.training.save_monitor import Checked
 from checkpoint_core.training.supervisor import SAVE_WAIT_SECONDS, Supervisor
@@ -46,7 +46,7 @@ class FakeRunning:
     ends: bool = True
     ended: int = 0
 
-    def hear(self) -> bool:
+    def read_output(self) -> bool:
         data, self.prints = self.prints, b""
         self.reader.feed(data)
         return bool(data)
@@ -82,7 +82,7 @@ class FakeWorld:
     left: int | None = None
     finished: bool = False
     saving: bool = False
-    requests: list[Ask] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
     fails: OSError | None = None
     journal: list[JournalLine] = field(default_factory=list)
     written: list[TrainingRecord] = field(default_factory=list)
@@ -112,7 +112,7 @@ class FakeWorld:
     def save_goes_on(self, running: Running) -> bool:
         return self.saving
 
-    def asked(self) -> list[Ask]:
+    def asked(self) -> list[Request]:
         requests, self.requests = self.requests, []
         return requests
 
@@ -128,7 +128,7 @@ class FakeWorld:
     def write(self, record: TrainingRecord, running: Running | None) -> None:
         self.written.append(record)
 
-    def tell(self, line: JournalLine) -> None:
+    def log_event(self, line: JournalLine) -> None:
         self.journal.append(line)
 
     @property
@@ -145,7 +145,7 @@ class Watched:
 
     def __init__(self, bring_back: bool = True, policy: Policy | None = None) -> None:
         self.now, self.world = 1_000_000.0, FakeWorld()
-        record = TrainingRecord(Status.STARTING, "here", bring_back=bring_back)
+        record = TrainingRecord(ProcessState.STARTING, "here", bring_back=bring_back)
         self.it = Supervisor(self.world, record, policy or Policy(), lambda: self.now)
 
     def begin(self) -> Watched:
@@ -167,7 +167,7 @@ class Watched:
         return self.world.running[-1]
 
     @property
-    def status(self) -> Status:
+    def status(self) -> ProcessState:
         return self.it.record.status
 
 
@@ -181,19 +181,19 @@ def test_a_training_that_ends_well_is_over(watched: Watched) -> None:
     watched.world.finished = True
     watched.crash(b"model saved.\n", status=0)
 
-    assert (watched.status, watched.it.is_over) == (Status.EXITED, True)
+    assert (watched.status, watched.it.is_over) == (ProcessState.EXITED, True)
     assert watched.it.record.message == "It has reached its last epoch."
     assert watched.world.kinds == ["started", "finished"]
 
 
 def test_a_killed_one_is_started_again_after_a_while_and_the_journal_says_why(watched: Watched) -> None:
     watched.crash(KILLED, status=-9)
-    assert watched.status is Status.BACKOFF
+    assert watched.status is ProcessState.BACKOFF
     watched.pass_time(8)
     assert len(watched.world.running) == 1
     watched.pass_time(3)
 
-    assert (watched.status, watched.it.record.attempt) == (Status.RUNNING, 2)
+    assert (watched.status, watched.it.record.attempt) == (ProcessState.RUNNING, 2)
     assert watched.it.record.resumed_from == "x-000002-state"
     assert watched.world.kinds == ["started", "crashed", "waiting", "chosen", "started"]
     assert "killed" in watched.world.journal[1].text
@@ -208,7 +208,7 @@ def test_the_waiting_time_doubles_and_the_limit_is_told(watched: Watched) -> Non
             watched.pass_time(waits[-1] + 1)
 
     assert waits == [10, 20]
-    assert watched.status is Status.FATAL
+    assert watched.status is ProcessState.FATAL
     assert "3 times in a row without a new good checkpoint" in watched.it.record.message
 
 
@@ -217,7 +217,7 @@ def test_progress_begins_the_count_anew(watched: Watched) -> None:
         watched.world.saves = [GOOD]
         watched.pass_time(6)
         watched.crash(KILLED, status=-9)
-        assert watched.status is Status.BACKOFF
+        assert watched.status is ProcessState.BACKOFF
         watched.pass_time(11)
     assert watched.it.record.attempt == 7
 
@@ -229,7 +229,7 @@ def test_there_is_a_limit_even_with_progress() -> None:
         watched.pass_time(6)
         watched.crash(KILLED, status=-9)
         watched.pass_time(11)
-    assert watched.status is Status.FATAL
+    assert watched.status is ProcessState.FATAL
     assert "started again 2 times already" in watched.it.record.message
 
 
@@ -246,7 +246,7 @@ def test_there_is_a_limit_even_with_progress() -> None:
 )
 def test_it_is_not_started_again_where_that_cannot_help(watched: Watched, prints: bytes, status: int) -> None:
     watched.crash(prints, status)
-    assert watched.status is Status.FATAL
+    assert watched.status is ProcessState.FATAL
     assert watched.world.kinds == ["started", "crashed", "gave-up"]
     assert "Starting it again cannot help." in watched.it.record.message
 
@@ -254,7 +254,7 @@ def test_it_is_not_started_again_where_that_cannot_help(watched: Watched, prints
 def test_without_bringing_back_the_reason_is_told_and_nothing_is_started() -> None:
     watched = Watched(bring_back=False).begin()
     watched.crash(KILLED, status=-9)
-    assert watched.status is Status.FATAL
+    assert watched.status is ProcessState.FATAL
     assert "killed" in watched.it.record.message
 
 
@@ -268,14 +268,14 @@ def test_where_no_checkpoint_is_left_it_gives_up_with_the_reason(watched: Watche
     watched.world.chosen = NoStart("All checkpoints are damaged.")
     watched.crash(KILLED, status=-9)
     watched.pass_time(30)
-    assert (watched.status, watched.it.record.message) == (Status.FATAL, "All checkpoints are damaged.")
+    assert (watched.status, watched.it.record.message) == (ProcessState.FATAL, "All checkpoints are damaged.")
 
 
 def test_a_disk_that_is_full_by_then_is_no_reason_to_start(watched: Watched) -> None:
     watched.crash(KILLED, status=-9)
     watched.world.full = "There is no room for the next save: it takes 3 GB, and the disk has 1 GB left."
     watched.pass_time(30)
-    assert watched.status is Status.FATAL
+    assert watched.status is ProcessState.FATAL
     assert "3 GB" in watched.it.record.message
     assert len(watched.world.running) == 1
 
@@ -283,7 +283,7 @@ def test_a_disk_that_is_full_by_then_is_no_reason_to_start(watched: Watched) -> 
 def test_a_log_that_had_no_room_for_the_reason_is_no_riddle(watched: Watched) -> None:
     watched.world.full = "There is no room for the next save."
     watched.crash(b"")
-    assert watched.status is Status.FATAL
+    assert watched.status is ProcessState.FATAL
     assert watched.it.record.message.endswith("There is no room for the next save.")
 
 
@@ -291,18 +291,18 @@ def test_a_disk_that_gets_full_later_is_none(watched: Watched) -> None:
     watched.world.trouble = "The saves to come need 30 GB and the disk has 20 GB left."
     watched.crash(KILLED, status=-9)
     watched.pass_time(30)
-    assert (watched.status, watched.it.record.attempt) == (Status.RUNNING, 2)
+    assert (watched.status, watched.it.record.attempt) == (ProcessState.RUNNING, 2)
 
 
 def test_it_is_not_started_beside_what_is_left_of_it(watched: Watched) -> None:
     watched.world.left = 4711
     watched.crash(KILLED, status=-9)
     watched.pass_time(100)
-    assert (watched.status, len(watched.world.running)) == (Status.BACKOFF, 1)
+    assert (watched.status, len(watched.world.running)) == (ProcessState.BACKOFF, 1)
     assert "Process 4711 of this run is still there" in watched.world.said
     watched.world.left = None
     watched.pass_time(40)
-    assert watched.status is Status.RUNNING
+    assert watched.status is ProcessState.RUNNING
 
 
 def test_what_was_gone_back_behind_is_kept_from_the_start(watched: Watched) -> None:
@@ -313,7 +313,7 @@ def test_one_that_has_finished_and_hangs_is_finished(watched: Watched) -> None:
     watched.running.idle = True
     watched.world.finished = True
     watched.pass_time(31 * 60, each=10)
-    assert watched.status is Status.EXITED
+    assert watched.status is ProcessState.EXITED
     assert watched.running.ended == 1
 
 
@@ -322,14 +322,14 @@ def test_a_machine_that_slept_has_not_seen_a_hang(watched: Watched) -> None:
     watched.pass_time(60)
     watched.now += 8 * 3600
     watched.pass_time(60)
-    assert watched.status is Status.RUNNING
+    assert watched.status is ProcessState.RUNNING
     assert watched.running.ended == 0
 
 
 def test_what_hangs_and_cannot_be_ended_is_not_started_twice(watched: Watched) -> None:
     watched.running.idle, watched.running.ends = True, False
     watched.pass_time(32 * 60, each=10)
-    assert (watched.status, len(watched.world.running)) == (Status.RUNNING, 1)
+    assert (watched.status, len(watched.world.running)) == (ProcessState.RUNNING, 1)
     assert "not-ended" in watched.world.kinds
 
 
@@ -338,7 +338,7 @@ def test_a_disk_that_gets_full_is_told_before_and_while_it_trains() -> None:
     watched.world.trouble = "Too little room."
     watched.begin()
     assert watched.it.record.warnings == ("Too little room.",)
-    assert watched.status is Status.RUNNING
+    assert watched.status is ProcessState.RUNNING
     watched.world.trouble = "Even less room."
     watched.world.saves = [GOOD]
     watched.pass_time(6)
@@ -362,7 +362,7 @@ def test_a_bad_save_stays_told_whatever_the_disk_does(watched: Watched) -> None:
 def test_a_bad_save_is_told_at_once_and_the_training_goes_on(watched: Watched) -> None:
     watched.world.saves = [GOOD, BAD]
     watched.pass_time(6)
-    assert watched.status is Status.RUNNING
+    assert watched.status is ProcessState.RUNNING
     assert watched.world.kinds == ["started", "checked", "bad-save"]
     assert watched.it.record.warnings[0].startswith("Epoch 3 (x-000003-state) is not good: torn.")
 
@@ -380,7 +380,7 @@ def test_a_look_that_fails_leaves_everything_for_the_next(watched: Watched) -> N
             watched.pass_time(1)
     watched.world.check_saves = real  # type: ignore[method-assign]
     watched.pass_time(1)
-    assert watched.status is Status.BACKOFF
+    assert watched.status is ProcessState.BACKOFF
     assert watched.world.kinds == ["started", "crashed", "waiting"]
 
 
@@ -401,14 +401,14 @@ def test_a_sign_of_life_is_no_hang(watched: Watched, sign: str) -> None:
         watched.running.prints = b"something\n" if sign == "output" else b""
         watched.world.saves = [GOOD] if sign == "a save" else []
     assert watched.world.kinds.count("started") == 1
-    assert watched.status is Status.RUNNING
+    assert watched.status is ProcessState.RUNNING
 
 
 def test_a_hang_without_bringing_back_is_only_told_once() -> None:
     watched = Watched(bring_back=False).begin()
     watched.running.idle = True
     watched.pass_time(90 * 60, each=20)
-    assert watched.status is Status.RUNNING
+    assert watched.status is ProcessState.RUNNING
     assert watched.world.kinds == ["started", "hang"]
 
 
@@ -420,73 +420,73 @@ def test_a_loss_that_is_no_number_is_a_crash_after_a_while(watched: Watched) -> 
     watched.pass_time(1)
     assert math.isnan(watched.world.running[0].reader.progress.loss or 0.0)
     assert watched.world.running[0].ended == 1
-    assert watched.status is Status.BACKOFF
+    assert watched.status is ProcessState.BACKOFF
 
 
 def test_a_stop_waits_for_the_save_that_goes_on(watched: Watched) -> None:
     watched.world.saving = True
-    watched.world.requests = [Ask.STOP]
+    watched.world.requests = [Request.STOP]
     watched.pass_time(20)
-    assert (watched.status, watched.running.ended) == (Status.STOPPING, 0)
+    assert (watched.status, watched.running.ended) == (ProcessState.STOPPING, 0)
     watched.world.saving = False
     watched.pass_time(1)
-    assert (watched.status, watched.running.ended) == (Status.STOPPED, 1)
+    assert (watched.status, watched.running.ended) == (ProcessState.STOPPED, 1)
     assert watched.world.kinds == ["started", "stopping", "stopped"]
 
 
 def test_a_stop_does_not_wait_for_ever(watched: Watched) -> None:
     watched.world.saving = True
-    watched.world.requests = [Ask.STOP]
+    watched.world.requests = [Request.STOP]
     watched.pass_time(SAVE_WAIT_SECONDS + 2)
-    assert watched.status is Status.STOPPED
+    assert watched.status is ProcessState.STOPPED
 
 
 def test_a_stop_at_once_does_not_wait(watched: Watched) -> None:
     watched.world.saving = True
-    watched.world.requests = [Ask.STOP, Ask.STOP_NOW]
+    watched.world.requests = [Request.STOP, Request.STOP_NOW]
     watched.pass_time(2)
-    assert watched.status is Status.STOPPED
+    assert watched.status is ProcessState.STOPPED
 
 
 def test_a_stop_while_it_waits_for_the_next_start_ends_it(watched: Watched) -> None:
     watched.crash(KILLED, status=-9)
-    watched.world.requests = [Ask.STOP]
+    watched.world.requests = [Request.STOP]
     watched.pass_time(1)
-    assert watched.status is Status.STOPPED
+    assert watched.status is ProcessState.STOPPED
     assert len(watched.world.running) == 1
 
 
 def test_what_cannot_be_ended_is_tried_again_and_told(watched: Watched) -> None:
     watched.running.ends = False
-    watched.world.requests = [Ask.STOP]
+    watched.world.requests = [Request.STOP]
     watched.pass_time(2)
-    assert watched.status is Status.STOPPING
+    assert watched.status is ProcessState.STOPPING
     assert "not-ended" in watched.world.kinds
     watched.running.ends = True
     watched.pass_time(1)
-    assert watched.status is Status.STOPPED
+    assert watched.status is ProcessState.STOPPED
 
 
 def test_bringing_back_can_be_changed_while_it_runs(watched: Watched) -> None:
-    watched.world.requests = [Ask.LEAVE]
+    watched.world.requests = [Request.LEAVE]
     watched.pass_time(1)
     assert watched.it.record.bring_back is False
     watched.crash(KILLED, status=-9)
-    assert watched.status is Status.FATAL
+    assert watched.status is ProcessState.FATAL
 
 
 def test_the_next_start_can_be_had_at_once(watched: Watched) -> None:
     watched.crash(KILLED, status=-9)
-    watched.world.requests = [Ask.RETRY_NOW]
+    watched.world.requests = [Request.RETRY_NOW]
     watched.pass_time(2)
-    assert watched.status is Status.RUNNING
+    assert watched.status is ProcessState.RUNNING
 
 
 def test_what_cannot_be_started_is_told() -> None:
     watched = Watched()
     watched.world.fails = FileNotFoundError(2, "No such file or directory")
     watched.begin()
-    assert watched.status is Status.FATAL
+    assert watched.status is ProcessState.FATAL
     assert watched.it.record.message == "The training could not be started: No such file or directory."
 
 
@@ -496,11 +496,11 @@ def test_one_that_others_started_is_watched_and_its_end_is_read_from_the_disk() 
     watched.it.adopt(foreign)
     watched.world.running.append(foreign)
     watched.pass_time(3)
-    assert (watched.status, watched.it.record.is_adopted) == (Status.RUNNING, True)
+    assert (watched.status, watched.it.record.is_adopted) == (ProcessState.RUNNING, True)
     watched.world.finished = True
     foreign.runs = False
     watched.pass_time(1)
-    assert watched.status is Status.EXITED
+    assert watched.status is ProcessState.EXITED
 
 
 def test_one_that_others_started_and_that_vanished_is_brought_back() -> None:
@@ -509,5 +509,5 @@ def test_one_that_others_started_and_that_vanished_is_brought_back() -> None:
     watched.it.adopt(foreign)
     foreign.runs = False
     watched.pass_time(30)
-    assert watched.status is Status.RUNNING
+    assert watched.status is ProcessState.RUNNING
     assert "its log is not here to say why" in watched.world.said

@@ -112,9 +112,9 @@ def test_a_broken_record_ends_the_reading() -> None:
     data = bytearray(scalars((1, 1.0), (2, 2.0), (3, 3.0)))
     one = len(data) // 3
     for at in range(one, 2 * one):
-        broken = data.copy()
-        broken[at] ^= 0x10
-        assert [scalar.step for scalar in read_scalars(bytes(broken), {AVERAGE})] == [1], at
+        reset = data.copy()
+        reset[at] ^= 0x10
+        assert [scalar.step for scalar in read_scalars(bytes(reset), {AVERAGE})] == [1], at
 
 
 def test_a_record_of_another_program_is_passed_over() -> None:

@@ -15,11 +15,10 @@ import psutil
 import pytest
 
 from benchmarks.soak import RUN, make_run, soak
-from checkpoint_core.training import launcher as starting
-from checkpoint_core.training import processes
+from checkpoint_core.training import launcher, processes
 from checkpoint_core.training.launcher import Start
 from checkpoint_core.training.log.files import read_journal
-from checkpoint_core.training.record import Ask, ProcessId, Status, ask, read_record
+from checkpoint_core.training.record import ProcessId, ProcessState, Request, read_record, send_request
 from checkpoint_core.training.status import Life, Processes, TrainingStatus, training_status
 from tests.recovery.test_transaction import small_disk
 from tests.training.test_processes import until
@@ -85,7 +84,7 @@ def told(run: Path) -> str:
 
 
 def start(run: Path, *options: str, bring_back: bool = True) -> None:
-    starting.start_detached(Start(run, bring_back, python=sys.executable, options=(*QUICK, *options)))
+    launcher.start_detached(Start(run, bring_back, python=sys.executable, options=(*QUICK, *options)))
 
 
 def trainer(run: Path) -> psutil.Process:
@@ -124,13 +123,13 @@ def test_it_outlives_who_started_it_and_is_found_again_with_log_and_progress(run
 
     until(lambda: step(run) > before)
     now = status(run)
-    assert (now.life, now.record and now.record.status) == (Life.WATCHED, Status.RUNNING)
+    assert (now.life, now.record and now.record.status) == (Life.WATCHED, ProcessState.RUNNING)
     assert (now.progress.epochs, now.progress.steps_per_epoch) == (6, 8)
     assert any(line.startswith("steps:") for line in now.log)
     until(lambda: is_over(run))
     record = read_record(run)
     assert record is not None
-    assert (record.status, record.exit_status) == (Status.EXITED, 0)
+    assert (record.status, record.exit_status) == (ProcessState.EXITED, 0)
     assert status(run).progress.step == 48
     assert [point[0] for point in status(run).history.points][-1] == 48
     assert (run / ".manifests").is_dir()
@@ -146,13 +145,13 @@ def test_a_stop_ends_the_whole_tree_and_the_last_save_is_whole(tmp_path: Path) -
         assert record.training is not None
         tree = processes.members(record.training)
         assert len(tree) >= 2
-        starting.stop(run)
+        launcher.stop(run)
         until(lambda: is_over(run))
 
         assert not [each for each in tree if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
         ended = read_record(run)
         assert ended is not None
-        assert ended.status is Status.STOPPED
+        assert ended.status is ProcessState.STOPPED
         assert "bad-save" not in told(run)
     finally:
         clear(run)
@@ -165,7 +164,7 @@ def test_a_script_that_fails_at_once_is_not_started_again(run: Path) -> None:
     until(lambda: is_over(run))
     record = read_record(run)
     assert record is not None
-    assert (record.status, record.attempt) == (Status.FATAL, 1)
+    assert (record.status, record.attempt) == (ProcessState.FATAL, 1)
     assert "Starting it again cannot help." in record.message
 
 
@@ -179,7 +178,7 @@ def test_a_trainer_that_hangs_is_ended_and_brought_back(run: Path) -> None:
     assert not hung.is_running()
     record = read_record(run)
     assert record is not None
-    assert (record.status, record.attempt) == (Status.EXITED, 2), told(run)
+    assert (record.status, record.attempt) == (ProcessState.EXITED, 2), told(run)
 
 
 def test_the_newest_state_was_corrupted_and_an_older_one_is_taken(run: Path) -> None:
@@ -199,7 +198,7 @@ def test_the_newest_state_was_corrupted_and_an_older_one_is_taken(run: Path) -> 
     until(lambda: is_over(run))
     record = read_record(run)
     assert record is not None
-    assert record.status is Status.EXITED, told(run)
+    assert record.status is ProcessState.EXITED, told(run)
     assert chosen is None or chosen[1] != newest.name
 
 
@@ -211,14 +210,14 @@ def test_a_watcher_that_was_killed_is_replaced_and_the_training_never_stopped(ru
     assert record.watcher is not None
     psutil.Process(record.watcher.pid).kill()
     until(lambda: status(run).life is Life.UNWATCHED)
-    starting.watch_detached(Start(run, True, options=QUICK))
+    launcher.watch_detached(Start(run, True, options=QUICK))
     until(lambda: status(run).life is Life.WATCHED)
     assert training.is_running()
 
     until(lambda: is_over(run))
     after = read_record(run)
     assert after is not None
-    assert (after.status, after.attempt) == (Status.EXITED, 1)
+    assert (after.status, after.attempt) == (ProcessState.EXITED, 1)
     assert status(run).progress.step == 48
 
 
@@ -233,7 +232,7 @@ def test_a_training_from_a_terminal_is_recognised_watched_and_brought_back(run: 
     )
     until(lambda: status(run).found)
     assert status(run).life is Life.UNWATCHED
-    starting.watch_detached(Start(run, True, python=sys.executable, options=QUICK))
+    launcher.watch_detached(Start(run, True, python=sys.executable, options=QUICK))
     until(lambda: "adopted: " in told(run) and training_of(run))
     until(lambda: list(run.glob("*-0*-state/random_states_0.pkl")))
     for member in processes.members(status(run).record.training):  # type: ignore[union-attr, arg-type]
@@ -243,7 +242,7 @@ def test_a_training_from_a_terminal_is_recognised_watched_and_brought_back(run: 
     until(lambda: is_over(run))
     record = read_record(run)
     assert record is not None
-    assert (record.status, record.attempt) == (Status.EXITED, 2), told(run)
+    assert (record.status, record.attempt) == (ProcessState.EXITED, 2), told(run)
 
 
 def test_a_trainer_that_its_launcher_left_behind_is_still_the_training(tmp_path: Path) -> None:
@@ -260,7 +259,7 @@ def test_a_trainer_that_its_launcher_left_behind_is_still_the_training(tmp_path:
     )
     try:
         until(lambda: list(run.glob("*-0*-state/random_states_0.pkl")))
-        starting.watch_detached(Start(run, True, python=sys.executable, options=QUICK))
+        launcher.watch_detached(Start(run, True, python=sys.executable, options=QUICK))
         until(lambda: "adopted: " in told(run) and training_of(run))
         found = status(run).record
         assert found is not None
@@ -275,7 +274,7 @@ def test_a_trainer_that_its_launcher_left_behind_is_still_the_training(tmp_path:
         assert left.is_running()
         assert status(run).life is Life.WATCHED
         assert "crashed: " not in told(run)
-        starting.stop(run)
+        launcher.stop(run)
         until(lambda: is_over(run))
         assert not left.is_running() or left.status() == psutil.STATUS_ZOMBIE
     finally:
@@ -294,7 +293,7 @@ def test_a_full_disk_ends_it_with_a_plain_word(tmp_path: Path) -> None:
             until(lambda: is_over(run))
             record = read_record(run)
             assert record is not None
-            assert record.status is Status.FATAL, told(run)
+            assert record.status is ProcessState.FATAL, told(run)
             assert re.search("room|full|space", record.message), record.message
             assert "cannot help" in record.message or "no room" in record.message
         finally:
@@ -304,13 +303,13 @@ def test_a_full_disk_ends_it_with_a_plain_word(tmp_path: Path) -> None:
 def test_what_is_asked_while_it_runs_is_heeded(run: Path) -> None:
     start(run)
     trainer(run)
-    ask(run, Ask.LEAVE)
+    send_request(run, Request.LEAVE)
     until(lambda: "setting: " in told(run))
     trainer(run).kill()
     until(lambda: is_over(run))
     record = read_record(run)
     assert record is not None
-    assert (record.status, record.attempt, record.bring_back) == (Status.FATAL, 1, False)
+    assert (record.status, record.attempt, record.bring_back) == (ProcessState.FATAL, 1, False)
 
 
 def test_the_run_s_folder_is_judged_as_before(run: Path) -> None:

@@ -8,21 +8,21 @@ from itertools import combinations
 
 from checkpoint_core.audit.catalogue.states import finding
 from checkpoint_core.audit.findings import Finding
-from checkpoint_core.formats.dtypes import cast
-from checkpoint_core.formats.train_state import TrainState
-from checkpoint_core.states import layout
-from checkpoint_core.states.facts import (
+from checkpoint_core.formats import TrainState, cast
+from checkpoint_core.states import (
     DeepFacts,
     EntryKind,
     FileEntry,
+    Layout,
     LoraFacts,
     OptimizerFacts,
+    SavePoint,
     SchedulerFacts,
     StateFacts,
     WeightsFacts,
+    layout,
 )
-from checkpoint_core.states.layout import Layout, SavePoint
-from checkpoint_core.trainer.reconstruction import TOLERANCE_NS
+from checkpoint_core.trainer import TOLERANCE_NS
 
 #: Optimizers whose moments have the shapes of the parameters.
 _SHAPED = frozenset({"adamw", "adafactor", "adamwschedulefree"})

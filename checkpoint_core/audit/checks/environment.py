@@ -8,13 +8,11 @@ from dataclasses import replace
 
 from checkpoint_core.audit.catalogue.states import finding
 from checkpoint_core.audit.findings import Finding, Severity
-from checkpoint_core.environment.facts import (
+from checkpoint_core.environment import (
     TRAINING_PACKAGES,
     Environment,
     EnvironmentFacts,
     EnvironmentProblem,
-)
-from checkpoint_core.environment.pickle_support import (
     RandomStates,
     is_older,
     is_unusual,
@@ -24,18 +22,19 @@ from checkpoint_core.environment.pickle_support import (
     saved_by_numpy_2,
     with_version,
 )
-from checkpoint_core.scripts.facts import ScriptFacts
-from checkpoint_core.states import layout
-from checkpoint_core.states.facts import (
+from checkpoint_core.scripts import ScriptFacts
+from checkpoint_core.states import (
+    RANDOM_STATES_PATTERN,
     CustomObjectFacts,
+    Layout,
     OptimizerFacts,
     RandomStatesFacts,
     Reading,
     SchedulerFacts,
     StateFacts,
+    layout,
 )
-from checkpoint_core.states.layout import RANDOM_STATES_PATTERN, Layout
-from checkpoint_core.trainer.optimizers import optimizer_of
+from checkpoint_core.trainer import optimizer_of
 
 _ACCELERATE = "accelerate>=1.1"
 #: What accelerate's ``load_state`` itself imports.

@@ -6,48 +6,48 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from checkpoint_core.audit.catalogue.states import finding
-from checkpoint_core.audit.context import Surroundings
+from checkpoint_core.audit.context import CheckContext
 from checkpoint_core.audit.findings import Finding
-from checkpoint_core.scripts.facts import ScriptFacts
-from checkpoint_core.states import layout
-from checkpoint_core.states.facts import StateFacts
-from checkpoint_core.states.layout import Layout
+from checkpoint_core.scripts import ScriptFacts
+from checkpoint_core.states import Layout, StateFacts, layout
 from checkpoint_core.text import human_bytes
-from checkpoint_core.trainer.forecast import Outlook
-from checkpoint_core.trainer.learning_rate import (
+from checkpoint_core.trainer import (
+    Forecast,
+    Position,
     differs,
+    epoch_length,
     highest_rate,
     learning_rate_at,
     rate_text,
     saved_rates,
+    total_steps,
 )
-from checkpoint_core.trainer.position import Position, epoch_length, total_steps
 
 #: A rate below this share of the base rate teaches nothing.
 _NOTHING = 1e-3
 
 
 def check_plan(
-    facts: StateFacts, position: Position, around: Surroundings, outlook: Outlook | None
+    facts: StateFacts, position: Position, context: CheckContext, forecast: Forecast | None
 ) -> Iterator[Finding]:
     """Every finding about what the resumed run would do."""
-    yield from _learning_rate(facts, position, around, outlook)
+    yield from _learning_rate(facts, position, context, forecast)
     if facts.layout is not Layout.SD_SCRIPTS or facts.problem or not facts.files:
         return
-    if around.elsewhere is not None and around.script is not None:
-        yield finding("output-elsewhere", file=around.script.file, evidence=str(around.elsewhere))
-    if outlook is not None:
-        yield from _saves(outlook, facts.path.name, around.free_bytes)
+    if context.elsewhere is not None and context.script is not None:
+        yield finding("output-elsewhere", file=context.script.file, evidence=str(context.elsewhere))
+    if forecast is not None:
+        yield from _saves(forecast, facts.path.name, context.free_bytes)
 
 
-def _saves(outlook: Outlook, name: str, free_bytes: int | None) -> Iterator[Finding]:
-    if outlook.collisions:
-        first = outlook.skipped_steps + 1
-        yield finding("step-names-collide", first=first, names=_some(outlook.collisions))
-    for removed, when in outlook.will_remove:
+def _saves(forecast: Forecast, name: str, free_bytes: int | None) -> Iterator[Finding]:
+    if forecast.collisions:
+        first = forecast.skipped_steps + 1
+        yield finding("step-names-collide", first=first, names=_some(forecast.collisions))
+    for removed, when in forecast.will_remove:
         if removed == name:
             yield finding("state-will-be-removed", when=when)
-    needed = outlook.bytes_needed
+    needed = forecast.bytes_needed
     if needed is not None and free_bytes is not None and free_bytes < needed:
         yield finding("saves-do-not-fit", free=human_bytes(free_bytes), needed=human_bytes(needed))
 
@@ -58,7 +58,7 @@ def _some(names: tuple[str, ...]) -> str:
 
 
 def _learning_rate(
-    facts: StateFacts, position: Position, around: Surroundings, outlook: Outlook | None
+    facts: StateFacts, position: Position, context: CheckContext, forecast: Forecast | None
 ) -> Iterator[Finding]:
     """Whether the schedule has run out, or is another one than that of the state (``schedule.py``)."""
     saved = saved_rates(facts)
@@ -66,7 +66,7 @@ def _learning_rate(
     if saved is None or not saved[0] or not saved[2]:
         return
     base, rate, counted = saved
-    course = _course(base, counted, position, around, outlook)
+    course = _course(base, counted, position, context, forecast)
     if course is None:
         if rate == 0:
             yield _zero(counted)
@@ -98,11 +98,11 @@ class _Course:
 
 
 def _course(
-    base: float, counted: int, position: Position, around: Surroundings, outlook: Outlook | None
+    base: float, counted: int, position: Position, context: CheckContext, forecast: Forecast | None
 ) -> _Course | None:
     """``None`` where the schedule is not known, or nothing is left to train."""
-    script, left = around.script, outlook.steps_left if outlook else None
-    lengths = epoch_length(position, script, around.dataset)
+    script, left = context.script, forecast.steps_left if forecast else None
+    lengths = epoch_length(position, script, context.dataset)
     total = total_steps(script, lengths[0]) if lengths else None
     if script is None or not left or total is None:
         return None

@@ -7,18 +7,19 @@ from dataclasses import replace
 
 from checkpoint_core.audit.catalogue.states import finding
 from checkpoint_core.audit.findings import Finding, Severity
-from checkpoint_core.formats.reader import DamageKind
-from checkpoint_core.states import layout
-from checkpoint_core.states.facts import (
+from checkpoint_core.formats import DamageKind
+from checkpoint_core.states import (
+    CUSTOM_OBJECT_PATTERN,
     CustomObjectFacts,
     Damage,
+    Layout,
     LoraFacts,
     OptimizerFacts,
     RandomStatesFacts,
     StateFacts,
     WeightsFacts,
+    layout,
 )
-from checkpoint_core.states.layout import CUSTOM_OBJECT_PATTERN, Layout
 
 
 def check_integrity(facts: StateFacts) -> Iterator[Finding]:

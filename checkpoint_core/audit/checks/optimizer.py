@@ -11,12 +11,19 @@ from itertools import combinations
 
 from checkpoint_core.audit.catalogue.states import finding
 from checkpoint_core.audit.findings import Finding
-from checkpoint_core.scripts.facts import ScriptFacts
-from checkpoint_core.states import layout
-from checkpoint_core.states.facts import LoraFacts, OptimizerFacts, SchedulerFacts, StateFacts, WeightsFacts
-from checkpoint_core.trainer.lora_network import LoraPlan
-from checkpoint_core.trainer.optimizers import TrainerOptimizer, optimizer_of, stop_with, type_to_write
-from checkpoint_core.trainer.param_groups import PlannedGroup, changes_to, plan_groups, plan_rates
+from checkpoint_core.scripts import ScriptFacts
+from checkpoint_core.states import LoraFacts, OptimizerFacts, SchedulerFacts, StateFacts, WeightsFacts, layout
+from checkpoint_core.trainer import (
+    LoraPlan,
+    PlannedGroup,
+    TrainerOptimizer,
+    changes_to,
+    optimizer_of,
+    plan_groups,
+    plan_rates,
+    stop_with,
+    type_to_write,
+)
 
 #: A setting is a number, a word or a few of them; longer ones are no setting, and parsing them costs time.
 _MAX_ARGUMENT_LENGTH = 200

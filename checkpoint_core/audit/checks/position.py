@@ -8,14 +8,11 @@ from typing import TypeAlias, TypedDict
 
 from checkpoint_core.audit.catalogue.states import finding
 from checkpoint_core.audit.findings import Finding
-from checkpoint_core.formats.reader import DamageKind
-from checkpoint_core.formats.train_state import TrainState
-from checkpoint_core.scripts.facts import ScriptFacts
-from checkpoint_core.states import layout
-from checkpoint_core.states.facts import Damage, StateFacts
-from checkpoint_core.states.layout import Layout, SavePoint
-from checkpoint_core.trainer.dataset_config import DatasetFacts
-from checkpoint_core.trainer.position import (
+from checkpoint_core.formats import DamageKind, TrainState
+from checkpoint_core.scripts import ScriptFacts
+from checkpoint_core.states import Damage, Layout, SavePoint, StateFacts, layout
+from checkpoint_core.trainer import (
+    DatasetFacts,
     Position,
     accumulation_steps,
     epoch_length,

@@ -10,11 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from checkpoint_core.audit.findings import Finding, Severity
-from checkpoint_core.scripts.facts import ScriptFacts
-from checkpoint_core.states import layout
-from checkpoint_core.states.facts import OptimizerFacts, StateFacts, WeightsFacts
-from checkpoint_core.trainer.position import Position
-from checkpoint_core.trainer.reconstruction import TOLERANCE_NS, lost_scheduler, lost_train_state
+from checkpoint_core.scripts import ScriptFacts
+from checkpoint_core.states import OptimizerFacts, StateFacts, WeightsFacts, layout
+from checkpoint_core.trainer import TOLERANCE_NS, Position, lost_scheduler, lost_train_state
 
 #: Findings that a lost schedule accounts for, once it is known to be that alone.
 LOST_SCHEDULER = frozenset(f"scheduler-{kind}" for kind in ("missing", "empty", "truncated", "corrupt"))

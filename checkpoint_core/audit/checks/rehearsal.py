@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 from checkpoint_core.audit.catalogue.rehearsal import REHEARSAL
 from checkpoint_core.audit.findings import Finding, Severity
-from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome, Restored, Stage, Status
-from checkpoint_core.states.layout import (
+from checkpoint_core.environment import RehearsalOutcome, RehearsalStage, RehearsalStatus, Restored
+from checkpoint_core.states import (
     CUSTOM_OBJECT,
     OPTIMIZER,
     RANDOM_STATES,
@@ -48,15 +48,15 @@ def findings_of(outcome: RehearsalOutcome, known: Iterable[Finding] = ()) -> tup
         adds to its weight nor takes away its cure.
     """
     known = tuple(known)
-    if outcome.status is Status.CANCELLED:
+    if outcome.status is RehearsalStatus.CANCELLED:
         return ()
-    if outcome.status is Status.REFUSED:
+    if outcome.status is RehearsalStatus.REFUSED:
         return (_finding("rehearsal-refused", outcome, reason=outcome.message),)
-    if outcome.status is Status.LOADED:
+    if outcome.status is RehearsalStatus.LOADED:
         return (_finding("rehearsal-passed", outcome), *_random_states(outcome, known))
-    if outcome.status is Status.FAILED:
+    if outcome.status is RehearsalStatus.FAILED:
         return (_failure(outcome, known),)
-    reason = "its files changed meanwhile" if outcome.status is Status.CHANGED else outcome.message
+    reason = "its files changed meanwhile" if outcome.status is RehearsalStatus.CHANGED else outcome.message
     return (_finding("rehearsal-not-finished", outcome, reason=reason or "it ended without a word"),)
 
 
@@ -92,11 +92,11 @@ def _random_states(outcome: RehearsalOutcome, known: tuple[Finding, ...]) -> tup
 
 def _failure(outcome: RehearsalOutcome, known: tuple[Finding, ...]) -> Finding:
     file = _file(outcome)
-    if outcome.stage is Stage.LOADING and any(_explains(found, file) for found in known):
+    if outcome.stage is RehearsalStage.LOADING and any(_explains(found, file) for found in known):
         return _finding("rehearsal-confirmed", outcome, file)
     if cure := _environment_cure(outcome):
         return _finding("rehearsal-failed-environment", outcome, file or "the import", cure=cure)
-    if outcome.stage is not Stage.LOADING or file is None:
+    if outcome.stage is not RehearsalStage.LOADING or file is None:
         return _finding("rehearsal-failed-unclear", outcome, file or f"the stage “{outcome.stage.value}”")
     if cure := _state_cure(outcome, file):
         return _finding("rehearsal-failed-fixable", outcome, file, cure=cure)
@@ -123,7 +123,7 @@ def _explains(found: Finding, file: str | None) -> bool:
 
 
 def _environment_cure(outcome: RehearsalOutcome) -> str | None:
-    if outcome.stage in (Stage.STARTING, Stage.IMPORTING) and outcome.exception in (
+    if outcome.stage in (RehearsalStage.STARTING, RehearsalStage.IMPORTING) and outcome.exception in (
         "ModuleNotFoundError",
         "ImportError",
     ):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from checkpoint_core.audit.catalogue.states import finding
 from checkpoint_core.audit.context import RunFacts
 from checkpoint_core.audit.findings import Finding
-from checkpoint_core.scripts.facts import ScriptFacts
+from checkpoint_core.scripts import ScriptFacts
 from checkpoint_core.text import human_bytes
 
 #: A save over an existing directory and a LoRA file beside it: room for both, with a margin.

@@ -14,13 +14,10 @@ from dataclasses import replace
 from checkpoint_core.audit.catalogue.states import finding
 from checkpoint_core.audit.checks.optimizer import check_optimizer_settings
 from checkpoint_core.audit.findings import Finding
-from checkpoint_core.environment.facts import TrainerFacts
-from checkpoint_core.scripts.facts import ScriptFacts
-from checkpoint_core.states import layout
-from checkpoint_core.states.facts import StateFacts, WeightsFacts
-from checkpoint_core.states.layout import Layout
-from checkpoint_core.trainer.lora_network import MODULE, LoraDifference, LoraPlan, difference, plan_network
-from checkpoint_core.trainer.optimizers import optimizer_of
+from checkpoint_core.environment import TrainerFacts
+from checkpoint_core.scripts import ScriptFacts
+from checkpoint_core.states import Layout, StateFacts, WeightsFacts, layout
+from checkpoint_core.trainer import MODULE, LoraDifference, LoraPlan, difference, optimizer_of, plan_network
 
 
 def check_settings(

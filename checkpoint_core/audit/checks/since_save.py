@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from checkpoint_core.audit.catalogue.states import finding
 from checkpoint_core.audit.findings import Finding, Severity, Subject, Verdict
-from checkpoint_core.states import layout
-from checkpoint_core.states.facts import Change, EntryKind, ManifestFacts, StateFacts
+from checkpoint_core.states import EntryKind, FileChange, ManifestFacts, StateFacts, layout
 
 #: Of these files a changed byte trains wrongly, and where nothing else tells it, it is damage.
 _DECISIVE = ("model", "pytorch_model", layout.OPTIMIZER, layout.SCHEDULER)
@@ -63,13 +62,13 @@ def _file(facts: StateFacts, manifest: ManifestFacts, name: str, damage: list[Fi
         return
     if same is False:
         yield _with_effect(_content(name, damage), manifest, later)
-    elif how in (Change.MISSING, Change.SIZE):
+    elif how in (FileChange.MISSING, FileChange.SIZE):
         found = finding("changed-since-save", file=name, evidence=_listed(facts, manifest, name))
         yield _with_effect(found, manifest, later)
     elif manifest.was_good and any(each.code.endswith(_BROKEN) for each in later):
         found = finding("changed-since-save", file=name, evidence="its size is the same, its content is not")
         yield _with_effect(found, manifest, later)
-    elif how is Change.TIME:
+    elif how is FileChange.TIME:
         found = finding("changed-since-save", file=name, evidence="only its time differs")
         yield replace(found, severity=Severity.INFO, effect=_TIME_EFFECT, cure=_TIME_CURE)
 

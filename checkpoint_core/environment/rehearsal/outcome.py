@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from checkpoint_core.states.layout import Layout
+from checkpoint_core.states import Layout
 
 MAX_TEXT = 2_000
 MAX_LINES = 100
@@ -17,7 +17,7 @@ _GAVE_UP = "Could not load random states"
 _GENERATORS = frozenset({"python", "numpy", "torch"})
 
 
-class Stage(enum.Enum):
+class RehearsalStage(enum.Enum):
     """How far a rehearsal has come, in this order."""
 
     STARTING = "starting"
@@ -31,7 +31,7 @@ class Stage(enum.Enum):
     CHECKING = "checking"
 
 
-class Status(enum.Enum):
+class RehearsalStatus(enum.Enum):
     """How a rehearsal ended; only the first two say something about the state."""
 
     LOADED = "loaded"
@@ -89,8 +89,8 @@ class RehearsalOutcome:
     ``train_state.json``.
     """
 
-    status: Status
-    stage: Stage = Stage.STARTING
+    status: RehearsalStatus
+    stage: RehearsalStage = RehearsalStage.STARTING
     message: str = ""
     exception: str | None = None
     frames: tuple[str, ...] = ()
@@ -113,17 +113,21 @@ class RehearsalOutcome:
     @classmethod
     def refused(cls, refusal: Refusal) -> RehearsalOutcome:
         """The outcome of a rehearsal that was not run."""
-        return cls(Status.REFUSED, message=refusal.reason)
+        return cls(RehearsalStatus.REFUSED, message=refusal.reason)
 
 
-def read_account(account: Mapping[str, Any], stage: Stage) -> RehearsalOutcome:
+def read_account(account: Mapping[str, Any], stage: RehearsalStage) -> RehearsalOutcome:
     """The last line of ``trainer_side/rehearse.py`` as an outcome; times and memory of the parent are still to come.
 
     What another interpreter says is not trusted to be well formed: anything strange in it is left out, and an account
     without a known status is a crash.
     """
-    told = {"loaded": Status.LOADED, "failed": Status.FAILED, "changed": Status.CHANGED}
-    status = told.get(_text(account.get("status")), Status.CRASHED)
+    told = {
+        "loaded": RehearsalStatus.LOADED,
+        "failed": RehearsalStatus.FAILED,
+        "changed": RehearsalStatus.CHANGED,
+    }
+    status = told.get(_text(account.get("status")), RehearsalStatus.CRASHED)
     lines = _texts(account.get("log_lines"))
     gave_up = account.get("gave_up") is True or any(_GAVE_UP in line for line in lines)
     seconds, peak = account.get("import_seconds"), account.get("peak_bytes")
@@ -138,7 +142,9 @@ def read_account(account: Mapping[str, Any], stage: Stage) -> RehearsalOutcome:
         import_seconds=float(seconds) if isinstance(seconds, (int, float)) else None,
         peak_bytes=peak if isinstance(peak, int) and peak > 0 else None,
         versions=tuple((name, _text(version)) for name, version in _items(account.get("versions"))),
-        random_states=_restored(account.get("restored"), gave_up) if status is Status.LOADED else None,
+        random_states=_restored(account.get("restored"), gave_up)
+        if status is RehearsalStatus.LOADED
+        else None,
         start=tuple((name, value) for name, value in _items(account.get("start")) if isinstance(value, int)),
     )
 

@@ -18,25 +18,30 @@ from checkpoint_core.environment.facts import Environment, EnvironmentFacts, Env
 from checkpoint_core.environment.pickle_support import is_older, version_of
 from checkpoint_core.environment.rehearsal.outcome import Refusal, Rehearsal
 from checkpoint_core.environment.trainer_side.rehearse import state_stamp
-from checkpoint_core.formats.pickles import describe
-from checkpoint_core.formats.reader import DamageKind, FileReader, FormatError
-from checkpoint_core.formats.torch_zip import (
+from checkpoint_core.formats import (
     END,
     END64,
     END64_LOCATOR,
     END64_LOCATOR_MAGIC,
     END_MAGIC,
     LOCAL_MAGIC,
+    DamageKind,
+    FileReader,
+    FormatError,
     TorchZip,
+    describe,
 )
-from checkpoint_core.states.facts import EntryKind, FileEntry, StateFacts
-from checkpoint_core.states.inspection import RECENT_NS, reading
-from checkpoint_core.states.layout import (
+from checkpoint_core.states import (
     CUSTOM_OBJECT_PATTERN,
+    RECENT_NS,
     WEIGHTS_PICKLED,
     WEIGHTS_PICKLED_INDEX,
     WEIGHTS_SAFE,
     WEIGHTS_SAFE_INDEX,
+    EntryKind,
+    FileEntry,
+    StateFacts,
+    reading,
 )
 
 #: What accelerate unpickles, some of it in trainings of other kinds only (accelerate ``utils/constants.py`` and

@@ -26,13 +26,13 @@ from checkpoint_core.environment.rehearsal.outcome import (
     Refusal,
     Rehearsal,
     RehearsalOutcome,
-    Stage,
-    Status,
+    RehearsalStage,
+    RehearsalStatus,
     read_account,
 )
 from checkpoint_core.environment.rehearsal.plan import plan_rehearsal
 from checkpoint_core.environment.trainer_side.rehearse import state_stamp
-from checkpoint_core.states.facts import StateFacts
+from checkpoint_core.states import StateFacts
 
 __all__ = ["Limits", "child_environment", "plan_rehearsal", "rehearse_state", "run_rehearsal"]
 
@@ -82,7 +82,7 @@ class Limits:
 
 def run_rehearsal(
     plan: Rehearsal,
-    on_stage: Callable[[Stage], None] = lambda _: None,
+    on_stage: Callable[[RehearsalStage], None] = lambda _: None,
     cancelled: Callable[[], bool] = lambda: False,
     limits: Limits | None = None,
     *,
@@ -97,29 +97,29 @@ def run_rehearsal(
     """
     limits = limits or Limits.for_size(plan.size_bytes)
     start = clock()
-    on_stage(Stage.STARTING)
+    on_stage(RehearsalStage.STARTING)
     # A folder of its own: whatever the libraries leave in the working directory goes with it.
     with tempfile.TemporaryDirectory(prefix="rehearsal-", ignore_cleanup_errors=True) as folder:
         try:
             process = popen(_command(plan, limits), **_options(folder))
         except OSError as error:
             outcome = RehearsalOutcome(
-                Status.CRASHED, message=f"{plan.executable}: {error.strerror or error}"
+                RehearsalStatus.CRASHED, message=f"{plan.executable}: {error.strerror or error}"
             )
         else:
             try:
                 outcome = _Watch(process, on_stage, limits).follow(cancelled, clock, start)
             finally:
                 end_tree(process)
-    if outcome.status in (Status.LOADED, Status.FAILED) and not _is_unchanged(plan):
-        outcome = replace(outcome, status=Status.CHANGED)
+    if outcome.status in (RehearsalStatus.LOADED, RehearsalStatus.FAILED) and not _is_unchanged(plan):
+        outcome = replace(outcome, status=RehearsalStatus.CHANGED)
     return replace(outcome, seconds=clock() - start)
 
 
 def rehearse_state(
     facts: StateFacts,
     environment: Environment,
-    on_stage: Callable[[Stage], None] = lambda _: None,
+    on_stage: Callable[[RehearsalStage], None] = lambda _: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> RehearsalOutcome:
     """Plan a rehearsal and run it; a refusal is an outcome too."""
@@ -175,10 +175,10 @@ class _Watch:
     """One running rehearsal: what it says, how much memory it has, and when it has to end."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], on_stage: Callable[[Stage], None], limits: Limits
+        self, process: subprocess.Popen[bytes], on_stage: Callable[[RehearsalStage], None], limits: Limits
     ) -> None:
         self._process, self._on_stage, self._limits = process, on_stage, limits
-        self._stage = Stage.STARTING
+        self._stage = RehearsalStage.STARTING
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._errors = _Tail()
         self._account: dict[str, Any] | None = None
@@ -226,35 +226,37 @@ class _Watch:
             return  # not one of its own
         if isinstance(account, dict):
             self._account = account
-        elif stage in [each.value for each in Stage]:
-            self._stage = Stage(stage)
-            if self._stage is Stage.BUILDING:
+        elif stage in [each.value for each in RehearsalStage]:
+            self._stage = RehearsalStage(stage)
+            if self._stage is RehearsalStage.BUILDING:
                 self._import_bytes = tree_bytes(self._process.pid)
             self._on_stage(self._stage)
 
-    def _why_stop(self, cancelled: Callable[[], bool], seconds: float) -> Status | None:
+    def _why_stop(self, cancelled: Callable[[], bool], seconds: float) -> RehearsalStatus | None:
         if cancelled():
-            return Status.CANCELLED
+            return RehearsalStatus.CANCELLED
         if seconds > self._limits.seconds:
-            return Status.TIMED_OUT
+            return RehearsalStatus.TIMED_OUT
         taken = tree_bytes(self._process.pid)
         if self._import_bytes is not None:
             self._peak_bytes = max(self._peak_bytes, taken - self._import_bytes)
-        return Status.OUT_OF_MEMORY if taken > self._given_bytes() else None
+        return RehearsalStatus.OUT_OF_MEMORY if taken > self._given_bytes() else None
 
-    def _outcome(self, stopped: Status | None, code: int | None) -> RehearsalOutcome:
+    def _outcome(self, stopped: RehearsalStatus | None, code: int | None) -> RehearsalOutcome:
         polled = self._peak_bytes if self._import_bytes is not None else None
         if stopped is None and self._account is not None:
             outcome = read_account(self._account, self._stage)
         else:
-            outcome = RehearsalOutcome(stopped or Status.CRASHED, self._stage, self._ending(stopped, code))
+            outcome = RehearsalOutcome(
+                stopped or RehearsalStatus.CRASHED, self._stage, self._ending(stopped, code)
+            )
         errors = self._errors.data.decode("utf-8", "replace")
         return replace(outcome, error_output=errors, peak_bytes=outcome.peak_bytes or polled)
 
-    def _ending(self, stopped: Status | None, code: int | None) -> str:
-        if stopped is Status.TIMED_OUT:
+    def _ending(self, stopped: RehearsalStatus | None, code: int | None) -> str:
+        if stopped is RehearsalStatus.TIMED_OUT:
             return f"it took more than {self._limits.seconds:.0f} seconds"
-        if stopped is Status.OUT_OF_MEMORY:
+        if stopped is RehearsalStatus.OUT_OF_MEMORY:
             return f"it took more memory than it was given ({self._given_bytes() / 1e6:,.0f} MB)"
         if stopped is None and code is not None:
             return f"its process ended by {f'signal {-code}' if code < 0 else f'itself, with status {code}'}"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from checkpoint_core.atomic_write import ChangedMeanwhile, WriteFailed, replace_bytes
-from checkpoint_core.tab.host import install as host_install
+from checkpoint_core.tab.host import install
 
 
 class NotFluxGym(LookupError):
@@ -42,13 +42,13 @@ def outputs_in(fluxgym: Path) -> Path:
     return fluxgym.absolute() / "outputs"
 
 
-def add_tab(app: Path, project_dir: Path) -> str:
+def add_tab(app: Path, project_dir: Path | None) -> str:
     """Put the two lines into ``app.py``; returns what was done, in words.
 
-    :param project_dir: the folder that holds ``fluxgym_resume_tab.py``.
+    :param project_dir: the folder that holds ``fluxgym_resume_tab.py``; none where FluxGym's environment holds it.
     :raises NotEdited: when the app is not recognised or cannot be written.
     """
-    return _edit(app, lambda source: host_install.install(source, project_dir), "it has the tab already")
+    return _edit(app, lambda source: install.install(source, project_dir), "it has the tab already")
 
 
 def remove_tab(app: Path) -> str:
@@ -56,7 +56,7 @@ def remove_tab(app: Path) -> str:
 
     :raises NotEdited: when it cannot be written.
     """
-    return _edit(app, host_install.uninstall, "it does not have the tab")
+    return _edit(app, install.uninstall, "it does not have the tab")
 
 
 def _edit(app: Path, edit: Callable[[bytes], bytes], unchanged: str) -> str:
@@ -66,7 +66,7 @@ def _edit(app: Path, edit: Callable[[bytes], bytes], unchanged: str) -> str:
         if after == before:
             return f"{app}: {unchanged}; nothing was changed."
         backup = replace_bytes(app, after, expected=before)
-    except (host_install.AppNotRecognised, ChangedMeanwhile, WriteFailed, OSError) as error:
+    except (install.AppNotRecognised, ChangedMeanwhile, WriteFailed, OSError) as error:
         raise NotEdited(f"{app} was not changed. {error}") from error
     kept = f" The file as it was is kept as {backup.name}." if backup else ""
     return f"{app} was changed.{kept} Restart FluxGym to see it."

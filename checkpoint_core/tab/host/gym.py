@@ -18,12 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from checkpoint_core.scripts import bash as script_sh
-from checkpoint_core.scripts import batch as script_bat
-from checkpoint_core.scripts.facts import ScriptFacts
-from checkpoint_core.scripts.reading import script_facts
-from checkpoint_core.scripts.script import ScriptNotUnderstood, TrainScript
-from checkpoint_core.scripts.tokens import Dialect
+from checkpoint_core.scripts import (
+    Dialect,
+    ScriptFacts,
+    ScriptNotUnderstood,
+    TrainScript,
+    bash,
+    batch,
+    script_facts,
+)
 
 _NAME_LABEL = "name of your lora"
 #: Further boxes of "Advanced options" that a way on may need: where the training begins.
@@ -178,4 +181,4 @@ def box_value(state: Path | None, dialect: Dialect) -> str:
 
 
 def _quote(text: str, dialect: Dialect) -> str:
-    return script_bat.quote(text) if dialect is Dialect.BAT else script_sh.quote(text)
+    return batch.quote(text) if dialect is Dialect.BAT else bash.quote(text)

@@ -12,7 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MARK = b"# fluxgym-checkpoints, to remove: fluxgym_resume_tab.py uninstall"
-"""Ends each added line. A line of ``app.py`` that ends with it is ours."""
+"""Ends each line that was added from the project's folder."""
+
+INSTALLED_MARK = b"# fluxgym-checkpoints, to remove: fluxgym-checkpoints uninstall"
+"""Ends each line that was added by the installed package. A line of ``app.py`` that ends with either is ours."""
 
 
 class AppNotRecognised(ValueError):
@@ -24,12 +27,13 @@ def installed(source: bytes) -> bool:
     return any(_is_ours(line) for line in source.splitlines())
 
 
-def install(source: bytes, project_dir: Path) -> bytes:
+def install(source: bytes, project_dir: Path | None) -> bytes:
     """Return ``app.py`` with the two lines that mount the tab from the folder ``project_dir``.
 
     They stand at the end of ``with gr.Blocks(…) as demo:``, where FluxGym's ``refresh.click(…)`` is already
     wired. Lines of an earlier install are replaced, so a second call changes nothing and a moved folder is
-    followed. Raises AppNotRecognised where that place is not found.
+    followed. Without a folder, FluxGym's own environment has to hold the package. Raises AppNotRecognised where that
+    place is not found.
     """
     original = uninstall(source)
     page = _find_page(original)
@@ -37,7 +41,8 @@ def install(source: bytes, project_dir: Path) -> bytes:
     before, after = lines[: page.end_lineno], lines[page.end_lineno :]
     indent = _indent_of(lines[page.body[0].lineno - 1])
     newline = _newline_of(before[-1]) or _newline_of(lines[0])
-    added = [indent + statement + b"  " + MARK for statement in _statements(project_dir)]
+    mark = MARK if project_dir else INSTALLED_MARK
+    added = [indent + statement + b"  " + mark for statement in _statements(project_dir)]
     if _newline_of(before[-1]):
         return b"".join([*before, *(line + newline for line in added), *after])
     return newline.join([b"".join(before), *added])
@@ -53,15 +58,15 @@ def uninstall(source: bytes) -> bytes:
     return kept
 
 
-def _statements(project_dir: Path) -> tuple[bytes, bytes]:
+def _statements(project_dir: Path | None) -> tuple[bytes, bytes]:
     """The two lines' code. FluxGym must start even when the folder is gone or the tab fails.
 
-    The folder goes to the end of ``sys.path``: none of FluxGym's modules can be shadowed by it.
+    The folder goes to the end of ``sys.path``: none of FluxGym's modules can be shadowed by it. An environment's
+    packages never go there: in another environment they would be those of another Python.
     """
-    folder = ascii(str(project_dir))
+    finding = f"import sys; sys.path.append({str(project_dir)!a}); " if project_dir else ""
     return (
-        f"try: import sys; sys.path.append({folder}); "
-        "import fluxgym_resume_tab; fluxgym_resume_tab.mount(demo)".encode(),
+        f"try: {finding}import fluxgym_resume_tab; fluxgym_resume_tab.mount(demo)".encode(),
         b"except Exception as problem: print(f'FluxGym starts without the Checkpoints tab: {problem!r}')",
     )
 
@@ -117,7 +122,7 @@ def _is_refresh_event(statement: ast.stmt) -> bool:
 
 
 def _is_ours(line: bytes) -> bool:
-    return line.rstrip().endswith(MARK)
+    return line.rstrip().endswith((MARK, INSTALLED_MARK))
 
 
 def _indent_of(line: bytes) -> bytes:

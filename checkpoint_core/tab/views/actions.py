@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from checkpoint_core.audit.auditor import CheckpointReport
-from checkpoint_core.audit.findings import Subject, Verdict
-from checkpoint_core.audit.wording import judgement, title
-from checkpoint_core.environment.rehearsal.outcome import Stage, Status
+import traceback
+
+from checkpoint_core.audit import CheckpointReport, Subject, Verdict, judgement, title
+from checkpoint_core.environment import RehearsalStage, RehearsalStatus
 from checkpoint_core.tab.views.markup import diff_block, notice, text
 
 _REASONS = {
@@ -14,9 +14,11 @@ _REASONS = {
     "saving": "It is being written; wait until the save is finished.",
     "unknown": "It could not be judged; see above.",
 }
+#: How much of an unexpected error's own text is shown.
+_MOST_CHARACTERS = 300
 
 
-def refusal(item: CheckpointReport) -> str:
+def refusal_text(item: CheckpointReport) -> str:
     """Why the resume button is disabled, to stand beside it; empty if it is not."""
     if item.verdict is Verdict.NEEDS_FIX and Subject.STATE not in item.concerns:
         return f"{judgement(item)} See above."
@@ -63,17 +65,17 @@ def progress_view(done: int, total: int, item: CheckpointReport) -> str:
 
 
 _STAGE_WORDS = {
-    Stage.STARTING: "starting Python",
-    Stage.IMPORTING: "importing torch and accelerate",
-    Stage.BUILDING: "building a network of the saved size",
-    Stage.LOADING: "loading",
-    Stage.CHECKING: "checking what arrived",
+    RehearsalStage.STARTING: "starting Python",
+    RehearsalStage.IMPORTING: "importing torch and accelerate",
+    RehearsalStage.BUILDING: "building a network of the saved size",
+    RehearsalStage.LOADING: "loading",
+    RehearsalStage.CHECKING: "checking what arrived",
 }
 
 
-def rehearsing_view(stage: Stage, seconds: float, item: CheckpointReport) -> str:
+def rehearsing_view(stage: RehearsalStage, seconds: float, item: CheckpointReport) -> str:
     """How far a rehearsal has come, after so many seconds."""
-    done = 100 * list(Stage).index(stage) // len(Stage)
+    done = 100 * list(RehearsalStage).index(stage) // len(RehearsalStage)
     return notice(
         "info",
         f"<p>Rehearsing {text(title(item))} with the Python that trains: {_STAGE_WORDS[stage]} ({seconds:.0f} s)</p>"
@@ -84,16 +86,32 @@ def rehearsing_view(stage: Stage, seconds: float, item: CheckpointReport) -> str
 def rehearsed_view(item: CheckpointReport) -> str:
     """How a rehearsal ended."""
     outcome = item.rehearsal
-    if outcome is None or outcome.status is Status.CANCELLED:
+    if outcome is None or outcome.status is RehearsalStatus.CANCELLED:
         return info_view("Cancelled. Nothing was changed.")
     told = " ".join(found.message for found in item.findings if found.code.startswith("rehearsal-"))
-    kind = {Status.LOADED: "good", Status.REFUSED: "info"}.get(outcome.status, "warning")
+    kind = {RehearsalStatus.LOADED: "good", RehearsalStatus.REFUSED: "info"}.get(outcome.status, "warning")
     return notice(kind, f"<p>{text(told)}</p>")
 
 
 def error_view(message: str) -> str:
     """Something that did not work, in words."""
     return notice("bad", f"<p>{text(message)}</p>")
+
+
+def failed_view(what: str, error: BaseException) -> str:
+    """Something that an error nobody foresaw has stopped before it changed anything.
+
+    :param what: what did not happen, without the full stop.
+    """
+    named = traceback.format_exception_only(error)[-1].strip()
+    if len(named) > _MOST_CHARACTERS:
+        named = f"{named[:_MOST_CHARACTERS]}…"
+    return notice(
+        "bad",
+        f"<p>{text(what)}: an unexpected error stopped it. Nothing was changed.</p><p>{text(named)}</p>"
+        "<p>Try again. If it happens again, please report it: add the file that “Download diagnosis” gives you, and "
+        "what the terminal that this page is served from says about it.</p>",
+    )
 
 
 def good_view(message: str) -> str:

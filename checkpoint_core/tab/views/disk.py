@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from checkpoint_core.recovery.retention import Candidate, DiskOutlook, RetentionPlan
+from checkpoint_core.recovery import Candidate, DiskForecast, RetentionPlan
 from checkpoint_core.tab.page_names import PageName, on_disk, page_name
 from checkpoint_core.tab.views.markup import notice, safe_name, text
 from checkpoint_core.text import human_bytes
 
 
-def disk_view(outlook: DiskOutlook) -> str:
+def disk_view(forecast: DiskForecast) -> str:
     """A warning where the saves do not fit, else a quiet line; what could not be told is said, never shown as fine."""
-    if outlook.is_enough is False:
-        return notice("warning", f'<p class="ck-headline">{text(outlook.sentence)}</p>')
-    doubt = "Could not tell whether the saves to come fit: " if outlook.is_enough is None else ""
-    return f'<p class="ck-quiet">{doubt}{text(outlook.sentence)}</p>'
+    if forecast.is_enough is False:
+        return notice("warning", f'<p class="ck-headline">{text(forecast.sentence)}</p>')
+    doubt = "Could not tell whether the saves to come fit: " if forecast.is_enough is None else ""
+    return f'<p class="ck-quiet">{doubt}{text(forecast.sentence)}</p>'
 
 
-def retention_view(outlook: DiskOutlook, plan: RetentionPlan) -> str:
+def retention_view(forecast: DiskForecast, plan: RetentionPlan) -> str:
     """The disk, and the proposal: what may go, with size and reason, and what stays and why. Folded where all fits."""
-    opened = " open" if outlook.is_enough is False else ""
+    opened = " open" if forecast.is_enough is False else ""
     return (
-        f'{disk_view(outlook)}<details class="ck-retention"{opened}><summary>{_summary(plan)}</summary>'
+        f'{disk_view(forecast)}<details class="ck-retention"{opened}><summary>{_summary(plan)}</summary>'
         f"{_may_go(plan)}{_stays(plan)}</details>"
     )
 

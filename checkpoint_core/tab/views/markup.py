@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from checkpoint_core.audit.findings import Severity, Verdict
-from checkpoint_core.audit.wording import VERDICT_WORDS
+from checkpoint_core.audit import VERDICT_WORDS, Severity, Verdict
 
 #: Names of the page's hidden text boxes, through which its buttons speak to the server (see ``tab.js``).
 SELECTED_BOX = "ck-selected"

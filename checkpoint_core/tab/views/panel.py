@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from checkpoint_core.audit.auditor import CheckpointReport
-from checkpoint_core.audit.findings import Finding, Severity
-from checkpoint_core.audit.wording import judgement, title
-from checkpoint_core.report.table import learning_rate
-from checkpoint_core.states.facts import LoraFacts, OptimizerFacts, RandomStatesFacts, WeightsFacts
+from checkpoint_core.audit import CheckpointReport, Finding, Severity, judgement, title
+from checkpoint_core.report import learning_rate
+from checkpoint_core.states import LoraFacts, OptimizerFacts, RandomStatesFacts, WeightsFacts
 from checkpoint_core.tab.views.markup import badge, notice, severity_word, text
 from checkpoint_core.text import human_bytes, local_time
-from checkpoint_core.trainer.forecast import outlook_sentence
-from checkpoint_core.trainer.learning_rate import rate_text
+from checkpoint_core.trainer import forecast_sentence, rate_text
 
 
 @dataclass(frozen=True)
@@ -32,16 +29,16 @@ def panel_view(item: CheckpointReport, samples: Sequence[Thumbnail] = ()) -> str
         '<section class="ck-panel" aria-label="Selected checkpoint">'
         f'<div class="ck-title">{text(title(item))} {badge(item.verdict)} '
         f'<span class="ck-quiet">{text(item.name)}</span></div>'
-        f"<p>{text(judgement(item))}</p>{_outlook(item)}"
+        f"<p>{text(judgement(item))}</p>{_forecast(item)}"
         f"{_findings(deciding)}{_facts(item)}{_samples(samples)}"
         f"{_folded('Good to know', _findings(quiet)) if quiet else ''}"
         f"{_folded(f'Files ({len(item.facts.files)}, {human_bytes(item.facts.size_bytes)})', _files(item))}</section>"
     )
 
 
-def _outlook(item: CheckpointReport) -> str:
+def _forecast(item: CheckpointReport) -> str:
     """What the resumed run would do, in one line."""
-    return f'<p class="ck-outlook">{text(outlook_sentence(item.outlook))}</p>' if item.outlook else ""
+    return f'<p class="ck-outlook">{text(forecast_sentence(item.forecast))}</p>' if item.forecast else ""
 
 
 def nothing_selected(has_rows: bool) -> str:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from checkpoint_core.recovery.options import NOTHING, Kind, Recovery, Way
-from checkpoint_core.recovery.repair import Mend
-from checkpoint_core.states.repair_records import RepairRecord
+from checkpoint_core.recovery import NOTHING, OptionKind, RecoveryOption, RecoveryPlan, RepairPlan
+from checkpoint_core.states import RepairRecord
 from checkpoint_core.tab.views.markup import WAY_BOX, diff_block, notice, sets, text
 
 #: What is written into the box in the place of a number: take a repair back, finish one that was interrupted.
 UNDO, FINISH = "undo", "finish"
 
 
-def ways_view(recovery: Recovery) -> str:
+def recovery_view(recovery: RecoveryPlan) -> str:
     """The list, best first; each entry is pressed to see everything that it would change. Folded where all is well."""
     best = recovery.recommended
-    is_plain = best is not None and best.kind is Kind.RESUME and len(recovery.ways) > 1
-    items = "".join(_way(number, way, way is best) for number, way in enumerate(recovery.ways, 1))
+    is_plain = best is not None and best.kind is OptionKind.RESUME and len(recovery.options) > 1
+    items = "".join(_way(number, option, option is best) for number, option in enumerate(recovery.options, 1))
     opened = "" if is_plain else " open"
     told = "" if is_plain else f"<p>{text(recovery.headline)}</p>"
     return (
@@ -26,33 +25,34 @@ def ways_view(recovery: Recovery) -> str:
     )
 
 
-def _way(number: int, way: Way, is_best: bool) -> str:
+def _way(number: int, option: RecoveryOption, is_best: bool) -> str:
     best = ' <span class="ck-badge ck-ready">Recommended</span>' if is_best else ""
-    outlook = f"<div>{text(way.outlook)}</div>" if way.outlook else ""
+    forecast = f"<div>{text(option.forecast)}</div>" if option.forecast else ""
     label = "Show what it changes"
     return (
-        f'<li class="ck-way"><div><strong>{text(way.title)}</strong>{best}</div>'
-        f'<div class="ck-quiet">Keeps: {text(way.keeps)}</div><div class="ck-quiet">Loses: {text(way.loses)}</div>'
-        f'{outlook}<button type="button" class="ck-choose" aria-label="{label}: {text(way.title)}" '
+        f'<li class="ck-way"><div><strong>{text(option.title)}</strong>{best}</div>'
+        f'<div class="ck-quiet">Keeps: {text(option.keeps)}</div>'
+        f'<div class="ck-quiet">Loses: {text(option.loses)}</div>'
+        f'{forecast}<button type="button" class="ck-choose" aria-label="{label}: {text(option.title)}" '
         f"{sets(WAY_BOX, str(number))}>{label}</button></li>"
     )
 
 
-def mend_view(mend: Mend) -> str:
+def repair_view(repair_plan: RepairPlan) -> str:
     """What “Repair and resume” does with the selected checkpoint, before it is done."""
     return (
         '<details class="ck-preview" open><summary>What “Repair and resume” changes</summary>'
-        f"{_changes(mend)}</details>"
+        f"{_changes(repair_plan)}</details>"
     )
 
 
-def _changes(mend: Mend) -> str:
-    costs, notes = _list(mend.costs), _list(mend.notes)
+def _changes(repair_plan: RepairPlan) -> str:
+    costs, notes = _list(repair_plan.costs), _list(repair_plan.notes)
     lost = f"<p>What is lost:</p>{costs}" if costs else "<p>Nothing of the training is lost.</p>"
     return (
-        f"{_list(mend.does)}{lost}{f'<p>What to know:</p>{notes}' if notes else ''}"
-        f"{f'<p class=ck-outlook>{text(mend.outlook)}</p>' if mend.outlook else ''}"
-        f"{diff_block(mend.diff) if mend.diff else ''}"
+        f"{_list(repair_plan.does)}{lost}{f'<p>What to know:</p>{notes}' if notes else ''}"
+        f"{f'<p class=ck-outlook>{text(repair_plan.forecast)}</p>' if repair_plan.forecast else ''}"
+        f"{diff_block(repair_plan.diff) if repair_plan.diff else ''}"
     )
 
 
@@ -61,13 +61,13 @@ def _list(lines: Iterable[str]) -> str:
     return f"<ul>{items}</ul>" if items else ""
 
 
-def question_view(way: Way, diff: str) -> str:
+def question_view(option: RecoveryOption, diff: str) -> str:
     """Everything that a way changes, with the question whether to do it."""
-    changes = _changes(way.mend) if way.mend else diff_block(diff) if diff else ""
+    changes = _changes(option.repair_plan) if option.repair_plan else diff_block(diff) if diff else ""
     nothing = "" if changes else "<p>The train script says so already.</p>"
     # A repair that loses nothing says so itself, with what it changes.
-    loses = "" if way.mend and way.loses == NOTHING else f"<p>Loses: {text(way.loses)}</p>"
-    return notice("warning", f'<p class="ck-headline">{text(way.title)}?</p>{loses}{changes}{nothing}')
+    loses = "" if option.repair_plan and option.loses == NOTHING else f"<p>Loses: {text(option.loses)}</p>"
+    return notice("warning", f'<p class="ck-headline">{text(option.title)}?</p>{loses}{changes}{nothing}')
 
 
 def repaired_view(record: RepairRecord) -> str:

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from checkpoint_core.audit.auditor import CheckpointReport
-from checkpoint_core.audit.findings import Severity, Verdict
-from checkpoint_core.audit.reports import RunReport, find_latest_resumable
-from checkpoint_core.audit.wording import headline, note, title
+from checkpoint_core.audit import (
+    CheckpointReport,
+    RunReport,
+    Severity,
+    Verdict,
+    find_latest_resumable,
+    headline,
+    note,
+    title,
+)
 from checkpoint_core.tab.page_names import PageName, page_name
 from checkpoint_core.tab.views.markup import SELECTED_BOX, SORT_BOX, badge, notice, sets, text
 from checkpoint_core.text import human_bytes, local_time

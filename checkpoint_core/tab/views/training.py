@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from checkpoint_core.report.training import progress_facts, share_done, status_sentence, status_word
+from checkpoint_core.report import progress_facts, share_done, status_sentence, status_word
 from checkpoint_core.tab.views.loss_plot import Mark, loss_plot
 from checkpoint_core.tab.views.markup import notice, text
 from checkpoint_core.text import human_seconds, local_time
-from checkpoint_core.training.log.files import JournalLine
-from checkpoint_core.training.record import Status
-from checkpoint_core.training.status import Life, TrainingStatus
+from checkpoint_core.training import JournalLine, Life, ProcessState, TrainingStatus
 
 #: On the page while there is something to see at once: ``tab.js`` asks every two seconds then.
 _LIVE = " data-ck-live"
 _BADGES = {
-    Status.EXITED: "ready",
-    Status.FATAL: "damaged",
-    Status.BACKOFF: "needs-fix",
-    Status.STOPPED: "unknown",
+    ProcessState.EXITED: "ready",
+    ProcessState.FATAL: "damaged",
+    ProcessState.BACKOFF: "needs-fix",
+    ProcessState.STOPPED: "unknown",
 }
 
 
@@ -65,7 +63,7 @@ def _where(status: TrainingStatus, now_ns: int) -> str:
         parts.append(f"start {record.attempt}")
     if record.resumed_from:
         parts.append(f"resumed from {record.resumed_from}")
-    if record.status is Status.BACKOFF and status.is_watched:
+    if record.status is ProcessState.BACKOFF and status.is_watched:
         parts.append(f"next start in {human_seconds(max(0, record.next_try_ns - now_ns) / 1e9)}")
     if record.status.is_live and record.bring_back and status.is_watched:
         parts.append("brought back if it crashes")

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any
 
-from checkpoint_core.formats.reader import MAX_COUNT
+from checkpoint_core.formats import MAX_COUNT
 
 #: A loss above it is as good as infinite, and sums of what is below stay finite.
 _LARGEST_LOSS = 1e100
@@ -183,11 +183,11 @@ class LossHistory:
         history, table = cls(), value if isinstance(value, dict) else {}
         points = table.get("points")
         for point in points if isinstance(points, list) else []:
-            history._take(point)
+            history._apply_option(point)
         history._steps_a_point *= _count(table.get("steps_a_point")) or 1
         return history
 
-    def _take(self, point: object) -> None:
+    def _apply_option(self, point: object) -> None:
         """One point of a saved history, if it is one and comes after the others."""
         if not isinstance(point, list | tuple) or len(point) != 2:
             return

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_core.audit.catalogue import states as catalogue
+from checkpoint_core.audit.catalogue import states
 from checkpoint_core.audit.catalogue.states import CATALOGUE, Entry, finding
 from checkpoint_core.audit.findings import Severity, Subject
 from checkpoint_core.formats.reader import DamageKind
 
-CORE = Path(catalogue.__file__).parents[2]
+CORE = Path(states.__file__).parents[2]
 #: The parts of a state whose codes are put together, `{part}-{kind}`, and what the deep scan adds to a part.
 PARTS = ("weights", "optimizer", "scheduler", "random-states", "custom-object")
 PUT_TOGETHER = {
@@ -43,18 +43,18 @@ def fields(entry: Entry) -> set[str]:
 
 def test_codes_are_unique_and_well_formed() -> None:
     groups = (
-        tuple(catalogue._file_entries()),
-        catalogue._SAVES,
-        catalogue._POSITION,
-        catalogue._CONTENTS,
-        catalogue.SETTINGS,
-        catalogue.PLAN,
-        catalogue.ENVIRONMENT,
-        catalogue.REHEARSAL,
-        catalogue._DEEP,
-        catalogue._TARGETS,
-        catalogue._RUNS,
-        catalogue._PATHS,
+        tuple(states._file_entries()),
+        states._SAVES,
+        states._POSITION,
+        states._CONTENTS,
+        states.SETTINGS,
+        states.PLAN,
+        states.ENVIRONMENT,
+        states.REHEARSAL,
+        states._DEEP,
+        states._TARGETS,
+        states._RUNS,
+        states._PATHS,
     )
     assert sum(map(len, groups)) == len(CATALOGUE)
     for code in CATALOGUE:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from checkpoint_core.audit.checks.forecast import check_plan
-from checkpoint_core.audit.context import Surroundings
+from checkpoint_core.audit.context import CheckContext
 from checkpoint_core.audit.findings import Finding, Severity, Subject
 from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.scripts.facts import ScriptFacts
@@ -17,7 +17,7 @@ from checkpoint_core.states.facts import SchedulerFacts, StateFacts
 from checkpoint_core.states.layout import Layout
 from checkpoint_core.trainer.dataset import read_dataset
 from checkpoint_core.trainer.dataset_config import DatasetFacts
-from checkpoint_core.trainer.forecast import make_outlook
+from checkpoint_core.trainer.forecast import make_forecast
 from checkpoint_core.trainer.position import Position, locate
 from tests.audit.checks.conftest import STEPS_PER_EPOCH
 from tests.judging import audit_world
@@ -32,27 +32,27 @@ def told(
     state: str,
     flags: Mapping[str, str | None] | None = None,
     changes: Mapping[str, object] | None = None,
-    **around: object,
+    **context: object,
 ) -> list[Finding]:
     """What is found of a state of the run, with other flags in the script and other surroundings."""
     facts = replace(run.checkpoint(state).facts, **(changes or {}))  # type: ignore[arg-type]
-    surroundings = Surroundings(
+    context = CheckContext(
         run.facts.path,
         with_flags(run.facts.script, flags or {}),
         STEPS_PER_EPOCH,
-        **around,  # type: ignore[arg-type]
+        **context,  # type: ignore[arg-type]
     )
-    return planned(facts, locate(facts, surroundings.script, STEPS_PER_EPOCH), surroundings)
+    return planned(facts, locate(facts, context.script, STEPS_PER_EPOCH), context)
 
 
-def planned(facts: StateFacts, position: Position, around: Surroundings) -> list[Finding]:
+def planned(facts: StateFacts, position: Position, context: CheckContext) -> list[Finding]:
     """What is found, with the outlook that the judgement makes."""
     return list(
         check_plan(
             facts,
             position,
-            around,
-            make_outlook(facts, position, around.script, around.dataset, around.names_where_saved),
+            context,
+            make_forecast(facts, position, context.script, context.dataset, context.names_where_saved),
         )
     )
 
@@ -90,7 +90,7 @@ def test_without_a_script_a_rate_of_zero_stays(
     stepped: RunReport, scheduler: SchedulerFacts | None, zero: bool, layout: Layout
 ) -> None:
     facts = replace(stepped.checkpoint(EPOCH_2).facts, scheduler=scheduler, layout=layout)
-    found = planned(facts, locate(facts, None, None), Surroundings(stepped.facts.path))
+    found = planned(facts, locate(facts, None, None), CheckContext(stepped.facts.path))
     assert [each.code for each in found] == ["learning-rate-zero"] * zero
 
 
@@ -239,5 +239,5 @@ def test_a_stock_run_gives_no_finding(world: World) -> None:
     names = frozenset(path.name for path in world.run.iterdir())
     dataset = read_dataset(run.facts.script, world.run)
     for item in run.checkpoints:
-        around = Surroundings(world.run, run.facts.script, 8, dataset=dataset, names=names, free_bytes=10**9)
-        assert planned(item.facts, item.position, around) == []
+        context = CheckContext(world.run, run.facts.script, 8, dataset=dataset, names=names, free_bytes=10**9)
+        assert planned(item.facts, item.position, context) == []

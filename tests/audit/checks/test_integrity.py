@@ -254,7 +254,7 @@ def test_harmless_leftovers_change_nothing_but_the_list_of_files(world: World, a
     assert len(after.facts.files) > len(before.facts.files)
     same = replace(after.facts, files=before.facts.files, observed_ns=before.facts.observed_ns)
     # What the saves to come need is reckoned from the size of this one.
-    assert replace(after, facts=same, outlook=before.outlook) == before
+    assert replace(after, facts=same, forecast=before.forecast) == before
     assert add is add_process or after.facts.saved_ns == before.facts.saved_ns
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from checkpoint_core.audit.auditor import CheckpointReport, judge
 from checkpoint_core.audit.checks.position import check_compatibility
-from checkpoint_core.audit.context import Surroundings
+from checkpoint_core.audit.context import CheckContext
 from checkpoint_core.audit.findings import Finding, Severity, Subject
 from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.scripts.facts import ScriptFacts
@@ -47,7 +47,7 @@ def judged(run: RunReport, state: str, **script: object) -> CheckpointReport:
     """A state judged anew, with other flags in the script."""
     facts = run.checkpoint(state).facts
     assert run.facts.script is not None
-    return judge(facts, Surroundings(run.facts.path, replace(run.facts.script, **script), STEPS_PER_EPOCH))  # type: ignore[arg-type]
+    return judge(facts, CheckContext(run.facts.path, replace(run.facts.script, **script), STEPS_PER_EPOCH))  # type: ignore[arg-type]
 
 
 # Rows 14, 15, 29a: train_state.json
@@ -209,10 +209,10 @@ def test_the_trainer_s_own_limit_counts_when_the_script_has_none(stepped: RunRep
     facts = stepped.checkpoint(EPOCH_2).facts
     script = replace(stepped.facts.script, max_train_epochs=None)  # type: ignore[type-var]
     # Under a cosine of 1,600 steps, that is.
-    report = judge(facts, Surroundings(stepped.facts.path, script, STEPS_PER_EPOCH))
+    report = judge(facts, CheckContext(stepped.facts.path, script, STEPS_PER_EPOCH))
     assert codes(report) == ["learning-rate-jumps"]
     late = replace(script, max_train_steps=12)  # type: ignore[type-var]
-    assert codes(judge(facts, Surroundings(stepped.facts.path, late, STEPS_PER_EPOCH))) == ["run-finished"]
+    assert codes(judge(facts, CheckContext(stepped.facts.path, late, STEPS_PER_EPOCH))) == ["run-finished"]
 
 
 def test_the_last_epoch_cut_short_by_the_steps_is_finished(stepped: RunReport) -> None:
@@ -287,7 +287,7 @@ def test_an_output_name_that_ends_like_an_epoch(stepped: RunReport) -> None:
     facts = stepped.checkpoint(LAST).facts
     script = replace(stepped.facts.script, output_name="cat-000123", max_train_epochs=9)  # type: ignore[type-var]
     last = replace(facts, name=parse_state_name("cat-000123-state", "cat-000123"))
-    report = judge(last, Surroundings(stepped.facts.path, script, STEPS_PER_EPOCH))
+    report = judge(last, CheckContext(stepped.facts.path, script, STEPS_PER_EPOCH))
     assert report.position.epoch == 3
     assert "run-finished" not in codes(report)
 
@@ -315,14 +315,14 @@ def test_a_sibling_that_was_never_resumed_tells_the_steps_of_an_epoch(world: Wor
 
 def test_nothing_that_tells_the_steps_of_an_epoch(resumed: RunReport) -> None:
     facts = bare(resumed.checkpoint(EPOCH_2).facts)
-    report = judge(facts, Surroundings(resumed.facts.path, resumed.facts.script))
+    report = judge(facts, CheckContext(resumed.facts.path, resumed.facts.script))
     assert outcome(report) == ("unknown", ["position-unknown"])
     assert "counts 8 steps, scheduler.bin 16" in report.findings[0].message
 
 
 def test_a_script_s_step_without_the_steps_of_an_epoch(resumed: RunReport) -> None:
     script = replace(resumed.facts.script, initial_step=16)  # type: ignore[type-var]
-    report = judge(bare(resumed.checkpoint(EPOCH_2).facts), Surroundings(resumed.facts.path, script))
+    report = judge(bare(resumed.checkpoint(EPOCH_2).facts), CheckContext(resumed.facts.path, script))
     assert outcome(report) == ("unknown", ["position-unknown"])
 
 
@@ -382,7 +382,7 @@ def test_an_unknown_value_that_decides_nothing_here_changes_nothing(world: World
 def test_the_second_layout_has_no_position_to_judge(stepped: RunReport) -> None:
     facts = replace(stepped.checkpoint(EPOCH_2).facts, layout=Layout.ACCELERATE_OBJECTS)
     script = ScriptFacts("train.sh", "t.py", Layout.ACCELERATE_OBJECTS)
-    report = judge(facts, Surroundings(stepped.facts.path, script))
+    report = judge(facts, CheckContext(stepped.facts.path, script))
     assert not [
         code for code in codes(report) if code.startswith(("position", "train-state", "run-finished"))
     ]

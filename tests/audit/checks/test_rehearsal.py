@@ -13,22 +13,26 @@ from checkpoint_core.audit.checks.rehearsal import findings_of
 from checkpoint_core.audit.findings import Finding, Severity, Subject, Verdict, fold
 from checkpoint_core.environment.rehearsal.outcome import (
     RehearsalOutcome,
+    RehearsalStage,
+    RehearsalStatus,
     Restored,
-    Stage,
-    Status,
     read_account,
 )
 from checkpoint_core.states import layout
 
 VERSIONS = (("python", "3.10.6"), ("torch", "2.7.1"), ("accelerate", "0.33.0"))
 LOADED = RehearsalOutcome(
-    Status.LOADED, Stage.CHECKING, seconds=2.13, versions=VERSIONS, random_states=Restored.RESTORED
+    RehearsalStatus.LOADED,
+    RehearsalStage.CHECKING,
+    seconds=2.13,
+    versions=VERSIONS,
+    random_states=Restored.RESTORED,
 )
 
 
 def failed(exception: str, message: str, part: str | None, *frames: str, **changes: Any) -> RehearsalOutcome:
     outcome = RehearsalOutcome(
-        Status.FAILED, Stage.LOADING, message, exception, frames, part, versions=VERSIONS
+        RehearsalStatus.FAILED, RehearsalStage.LOADING, message, exception, frames, part, versions=VERSIONS
     )
     return replace(outcome, **changes)
 
@@ -133,8 +137,8 @@ def test_an_invalid_argument_elsewhere_cannot_be_told_either() -> None:
     )
 
 
-@pytest.mark.parametrize("stage", [Stage.BUILDING, Stage.CHECKING])
-def test_a_failure_outside_the_load_cannot_be_told(stage: Stage) -> None:
+@pytest.mark.parametrize("stage", [RehearsalStage.BUILDING, RehearsalStage.CHECKING])
+def test_a_failure_outside_the_load_cannot_be_told(stage: RehearsalStage) -> None:
     found = only(failed("RuntimeError", "the stand-in's own", None, stage=stage))
 
     assert found.code == "rehearsal-failed-unclear"
@@ -163,7 +167,7 @@ def test_stray_objects_can_be_moved_away_but_none_cannot() -> None:
 
 
 def test_what_cannot_be_imported_is_the_environments() -> None:
-    missing = failed("ModuleNotFoundError", "No module named 'torch'", None, stage=Stage.IMPORTING)
+    missing = failed("ModuleNotFoundError", "No module named 'torch'", None, stage=RehearsalStage.IMPORTING)
     later = failed("ImportError", "No module named 'x'", layout.OPTIMIZER)
 
     assert only(missing).code == "rehearsal-failed-environment"
@@ -200,18 +204,26 @@ def test_a_finding_about_something_else_explains_nothing(code: str, file: str) -
     assert only(outcome, known(code, file)).code == "rehearsal-failed"
 
 
-@pytest.mark.parametrize("status", [Status.TIMED_OUT, Status.OUT_OF_MEMORY, Status.CRASHED, Status.CHANGED])
-def test_a_rehearsal_without_an_end_is_never_shown_as_fine(status: Status) -> None:
+@pytest.mark.parametrize(
+    "status",
+    [
+        RehearsalStatus.TIMED_OUT,
+        RehearsalStatus.OUT_OF_MEMORY,
+        RehearsalStatus.CRASHED,
+        RehearsalStatus.CHANGED,
+    ],
+)
+def test_a_rehearsal_without_an_end_is_never_shown_as_fine(status: RehearsalStatus) -> None:
     outcome = RehearsalOutcome(status, message="a reason", error_output="noise\nthe last line\n")
     found = only(outcome)
 
     assert (found.code, found.severity) == ("rehearsal-not-finished", Severity.UNKNOWN)
-    assert ("changed meanwhile" if status is Status.CHANGED else "a reason") in found.message
+    assert ("changed meanwhile" if status is RehearsalStatus.CHANGED else "a reason") in found.message
     assert found.evidence == "the last line"
 
 
 def test_a_cancelled_rehearsal_says_nothing() -> None:
-    assert findings_of(RehearsalOutcome(Status.CANCELLED)) == ()
+    assert findings_of(RehearsalOutcome(RehearsalStatus.CANCELLED)) == ()
 
 
 def test_a_long_or_many_lined_error_is_told_in_one_short_line() -> None:
@@ -242,9 +254,9 @@ def test_every_finding_of_a_rehearsal_is_in_the_catalogue() -> None:
     ],
 )
 def test_a_strange_account_is_a_crash(account: dict[str, Any]) -> None:
-    outcome = read_account(account, Stage.LOADING)
+    outcome = read_account(account, RehearsalStage.LOADING)
 
-    assert outcome.status is Status.CRASHED
+    assert outcome.status is RehearsalStatus.CRASHED
     assert (outcome.frames, outcome.versions, outcome.start, outcome.peak_bytes) == ((), (), (), None)
 
 
@@ -260,11 +272,11 @@ def test_a_strange_account_is_a_crash(account: dict[str, Any]) -> None:
 def test_what_became_of_the_random_states(restored: list[str], line: str, expected: Restored) -> None:
     account = {"status": "loaded", "restored": restored, "log_lines": [line]}
 
-    assert read_account(account, Stage.CHECKING).random_states is expected
+    assert read_account(account, RehearsalStage.CHECKING).random_states is expected
 
 
 def test_a_log_that_is_too_long_to_be_kept_hides_no_random_states() -> None:
     account = {"status": "loaded", "restored": ["python", "numpy", "torch"], "gave_up": True}
     account["log_lines"] = ["Loading states from a checkpoint"] * 100
 
-    assert read_account(account, Stage.CHECKING).random_states is Restored.PARTLY
+    assert read_account(account, RehearsalStage.CHECKING).random_states is Restored.PARTLY

@@ -10,7 +10,14 @@ from checkpoint_core.audit.catalogue.states import finding
 from checkpoint_core.audit.checks.since_save import check_since_save
 from checkpoint_core.audit.findings import Finding, Severity
 from checkpoint_core.audit.reports import RunReport
-from checkpoint_core.states.facts import Change, DeepFacts, EntryKind, ManifestFacts, ManifestFile, StateFacts
+from checkpoint_core.states.facts import (
+    DeepFacts,
+    EntryKind,
+    FileChange,
+    ManifestFacts,
+    ManifestFile,
+    StateFacts,
+)
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +27,10 @@ def whole(stepped: RunReport) -> StateFacts:
 
 
 def with_manifest(
-    facts: StateFacts, *changed: tuple[str, Change], findings: tuple[str, ...] = (), verdict: str = "ready"
+    facts: StateFacts,
+    *changed: tuple[str, FileChange],
+    findings: tuple[str, ...] = (),
+    verdict: str = "ready",
 ) -> StateFacts:
     files = {entry.name: ManifestFile(entry.size_bytes, entry.modified_ns, "0" * 64) for entry in facts.files}
     manifest = ManifestFacts(facts.saved_ns, verdict, findings, verdict == "ready", files, changed)
@@ -44,17 +54,19 @@ def test_nothing_is_said_without_a_manifest_or_a_change(whole: StateFacts) -> No
 @pytest.mark.parametrize(
     ("how", "severity"),
     [
-        (Change.MISSING, Severity.WARNING),
-        (Change.SIZE, Severity.WARNING),
-        (Change.TIME, Severity.INFO),
+        (FileChange.MISSING, Severity.WARNING),
+        (FileChange.SIZE, Severity.WARNING),
+        (FileChange.TIME, Severity.INFO),
     ],
 )
-def test_how_a_file_differs_decides_the_weight(whole: StateFacts, how: Change, severity: Severity) -> None:
+def test_how_a_file_differs_decides_the_weight(
+    whole: StateFacts, how: FileChange, severity: Severity
+) -> None:
     facts = with_manifest(whole, ("optimizer.bin", how))
     assert told(facts) == [("changed-since-save", "optimizer.bin", severity)]
 
 
-@pytest.mark.parametrize("how", [None, Change.TIME])
+@pytest.mark.parametrize("how", [None, FileChange.TIME])
 @pytest.mark.parametrize(
     ("name", "severity"),
     [
@@ -64,7 +76,7 @@ def test_how_a_file_differs_decides_the_weight(whole: StateFacts, how: Change, s
     ],
 )
 def test_other_bytes_are_damage_where_they_decide_how_it_trains(
-    whole: StateFacts, name: str, severity: Severity, how: Change | None
+    whole: StateFacts, name: str, severity: Severity, how: FileChange | None
 ) -> None:
     file = name.replace("_bin", ".bin").replace("_pkl", ".pkl")
     facts = with_manifest(whole, (file, how)) if how else whole
@@ -101,7 +113,7 @@ def test_what_the_first_check_told_already_is_no_later_damage(whole: StateFacts)
 
 
 def test_a_link_in_a_files_place_is_told(whole: StateFacts) -> None:
-    facts = with_manifest(whole, ("optimizer.bin", Change.MISSING))
+    facts = with_manifest(whole, ("optimizer.bin", FileChange.MISSING))
     entries = tuple(
         replace(entry, kind=EntryKind.OUTSIDE_LINK, size_bytes=0) if entry.name == "optimizer.bin" else entry
         for entry in facts.files
@@ -125,7 +137,7 @@ def test_what_only_reading_every_byte_sees_stays_damage(whole: StateFacts) -> No
 
 
 def test_a_bad_save_that_was_changed_since_is_judged_by_what_it_is_now(whole: StateFacts) -> None:
-    bad = with_manifest(whole, ("optimizer.bin", Change.SIZE), findings=DEEP, verdict="damaged")
+    bad = with_manifest(whole, ("optimizer.bin", FileChange.SIZE), findings=DEEP, verdict="damaged")
     assert ("damaged-at-save", None, Severity.INFO) in told(bad)
 
 

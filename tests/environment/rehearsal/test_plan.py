@@ -306,13 +306,13 @@ def test_a_file_that_changes_while_it_is_judged_is_not_rehearsed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts = observed(world)
-    from checkpoint_core.environment.rehearsal import plan as rehearsal_plan
+    from checkpoint_core.environment.rehearsal import plan
 
     def judge_slowly(path: Path) -> None:
         hold_as_torch_reads_it(path)
         os.utime(world.latest / layout.WEIGHTS_SAFE, ns=(time.time_ns(),) * 2)
 
-    monkeypatch.setattr(rehearsal_plan, "hold_as_torch_reads_it", judge_slowly)
+    monkeypatch.setattr(plan, "hold_as_torch_reads_it", judge_slowly)
     assert plan_rehearsal(facts, NEW, {}) == Refusal("its files changed while they were looked at")
 
 

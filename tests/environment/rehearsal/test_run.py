@@ -16,8 +16,14 @@ import pytest
 from checkpoint_core.audit.checks.rehearsal import findings_of
 from checkpoint_core.audit.findings import Severity
 from checkpoint_core.environment.facts import EnvironmentFacts
-from checkpoint_core.environment.probing import ask
-from checkpoint_core.environment.rehearsal.outcome import Rehearsal, RehearsalOutcome, Restored, Stage, Status
+from checkpoint_core.environment.probing import probe
+from checkpoint_core.environment.rehearsal.outcome import (
+    Rehearsal,
+    RehearsalOutcome,
+    RehearsalStage,
+    RehearsalStatus,
+    Restored,
+)
 from checkpoint_core.environment.rehearsal.run import Limits, child_environment, plan_rehearsal, run_rehearsal
 from checkpoint_core.states import layout
 from checkpoint_core.states.facts import StateFacts
@@ -40,7 +46,7 @@ AMPLE = Limits(seconds=60, import_bytes=4_000_000_000, load_bytes=1_000_000_000)
 @pytest.fixture(scope="session")
 def here() -> EnvironmentFacts:
     """This Python as the one that trains."""
-    asked = ask(sys.executable, "the tests' own")
+    asked = probe(sys.executable, "the tests' own")
     assert isinstance(asked, EnvironmentFacts)
     return asked
 
@@ -71,11 +77,11 @@ def test_a_whole_state_is_loaded_by_the_real_accelerate_and_stays_as_it_is(
     for path in [*world.latest.iterdir(), world.latest]:
         path.chmod(path.stat().st_mode & ~0o222)
     before = contents(world.latest)
-    stages: list[Stage] = []
+    stages: list[RehearsalStage] = []
     outcome = run_rehearsal(planned(judge_state(world).facts, here), stages.append)
 
-    assert (outcome.status, outcome.error) == (Status.LOADED, "")
-    assert stages == list(Stage)
+    assert (outcome.status, outcome.error) == (RehearsalStatus.LOADED, "")
+    assert stages == list(RehearsalStage)
     assert contents(world.latest) == before
     assert dict(outcome.start) == {"current_epoch": 4, "current_step": 32}
     assert (
@@ -124,7 +130,7 @@ def test_a_broken_state_fails_with_the_librarys_own_words(
     report = judge_state(world)
     outcome = run_rehearsal(planned(report.facts, here))
 
-    assert (outcome.status, outcome.stage) == (Status.FAILED, Stage.LOADING)
+    assert (outcome.status, outcome.stage) == (RehearsalStatus.FAILED, RehearsalStage.LOADING)
     assert (outcome.part, outcome.exception) == (part, exception)
     assert words in outcome.message
     assert any(frame.startswith("accelerator.py:") and "load_state" in frame for frame in outcome.frames)
@@ -139,7 +145,7 @@ def test_damaged_random_states_are_not_restored_and_nothing_else_is_wrong(
     truncate(world.latest / layout.RANDOM_STATES)
     outcome = rehearse(world, here)
 
-    assert (outcome.status, outcome.random_states) == (Status.LOADED, Restored.NOT_RESTORED)
+    assert (outcome.status, outcome.random_states) == (RehearsalStatus.LOADED, Restored.NOT_RESTORED)
     assert [found.code for found in findings_of(outcome)] == ["rehearsal-passed", "rehearsal-random-states"]
     assert [found.code for found in findings_of(outcome, judge_state(world).findings)] == ["rehearsal-passed"]
 
@@ -151,7 +157,7 @@ def test_registered_objects_are_loaded_too(
     facts = judge_copy(registered_states / kind, tmp_path, Layout.ACCELERATE_OBJECTS).facts
     outcome = run_rehearsal(planned(facts, here))
 
-    assert (outcome.status, outcome.error) == (Status.LOADED, "")
+    assert (outcome.status, outcome.error) == (RehearsalStatus.LOADED, "")
     assert any("Loading in 1 custom states" in line for line in outcome.log_lines)
 
 
@@ -161,7 +167,7 @@ def test_a_state_of_the_8_bit_optimizer_is_loaded(
     facts = judge_copy(real_runs / "accelerate-1.6.0-adamw8bit/tiny-lora-000002-state", tmp_path).facts
     outcome = run_rehearsal(planned(facts, here))
 
-    assert (outcome.status, outcome.error) == (Status.LOADED, "")
+    assert (outcome.status, outcome.error) == (RehearsalStatus.LOADED, "")
 
 
 @pytest.mark.parametrize("bomb", ["deep-nesting", "allowed-call-bomb"])
@@ -171,7 +177,7 @@ def test_a_pickle_that_exhausts_the_process_harms_nobody_else(
     put_pickle(world.latest / layout.OPTIMIZER, HOSTILE_PICKLES[bomb])
     outcome = rehearse(world, here)
 
-    assert outcome.status in (Status.FAILED, Status.CRASHED)
+    assert outcome.status in (RehearsalStatus.FAILED, RehearsalStatus.CRASHED)
     assert findings_of(outcome)[0].severity in (Severity.ERROR, Severity.UNKNOWN)
 
 
@@ -181,20 +187,20 @@ def test_a_pickle_that_exhausts_the_process_harms_nobody_else(
 def test_a_state_that_changed_after_the_plan_is_not_loaded(world: World, here: EnvironmentFacts) -> None:
     plan = planned(judge_state(world).facts, here)
     os.utime(world.latest / layout.OPTIMIZER)
-    stages: list[Stage] = []
+    stages: list[RehearsalStage] = []
     outcome = run_rehearsal(plan, stages.append)
 
-    assert outcome.status is Status.CHANGED
-    assert Stage.CHECKING not in stages
+    assert outcome.status is RehearsalStatus.CHANGED
+    assert RehearsalStage.CHECKING not in stages
     assert [found.code for found in findings_of(outcome)] == ["rehearsal-not-finished"]
 
 
 def test_a_state_that_changes_after_the_load_has_no_verdict(world: World, here: EnvironmentFacts) -> None:
-    def touch(stage: Stage) -> None:
-        if stage is Stage.CHECKING:
+    def touch(stage: RehearsalStage) -> None:
+        if stage is RehearsalStage.CHECKING:
             os.utime(world.latest / layout.OPTIMIZER)
 
-    assert run_rehearsal(planned(judge_state(world).facts, here), touch).status is Status.CHANGED
+    assert run_rehearsal(planned(judge_state(world).facts, here), touch).status is RehearsalStatus.CHANGED
 
 
 # Processes that do not do as they should
@@ -235,7 +241,7 @@ SLEEP = "import time\ntime.sleep(600)"
 def test_a_program_that_takes_too_long_is_ended(world: World, here: EnvironmentFacts) -> None:
     outcome, started = run_program(world, here, SLEEP, limits=replace(AMPLE, seconds=0.3))
 
-    assert outcome.status is Status.TIMED_OUT
+    assert outcome.status is RehearsalStatus.TIMED_OUT
     assert started.process.poll() is not None
     (only,) = findings_of(outcome)
     assert (only.code, only.severity) == ("rehearsal-not-finished", Severity.UNKNOWN)
@@ -250,7 +256,7 @@ taken = b"x" * 300_000_000\n{SLEEP}"""
     limits = Limits(60, import_bytes=200_000_000, load_bytes=150_000_000)
     outcome, started = run_program(world, here, program, limits=limits)
 
-    assert (outcome.status, outcome.stage) == (Status.OUT_OF_MEMORY, Stage(stage))
+    assert (outcome.status, outcome.stage) == (RehearsalStatus.OUT_OF_MEMORY, RehearsalStage(stage))
     assert started.process.poll() is not None
 
 
@@ -260,12 +266,12 @@ def test_a_cancelled_rehearsal_ends_everything_that_it_started(world: World, her
 grandchild = subprocess.Popen([sys.executable, "-c", {SLEEP!r}])
 open({str(note)!r}, "w").write(str(grandchild.pid))
 print('{{"stage": "importing"}}', flush=True)\n{SLEEP}"""
-    stages: list[Stage] = []
+    stages: list[RehearsalStage] = []
     outcome, started = run_program(
-        world, here, program, on_stage=stages.append, cancelled=lambda: Stage.IMPORTING in stages
+        world, here, program, on_stage=stages.append, cancelled=lambda: RehearsalStage.IMPORTING in stages
     )
 
-    assert outcome.status is Status.CANCELLED
+    assert outcome.status is RehearsalStatus.CANCELLED
     assert findings_of(outcome) == ()
     assert started.process.poll() is not None
     assert has_ended(int(note.read_text()))
@@ -290,7 +296,7 @@ print("y" * 5_000_000, "the last words", file=sys.stderr)
 sys.exit(7)"""
     outcome, _ = run_program(world, here, program)
 
-    assert (outcome.status, outcome.stage) == (Status.CRASHED, Stage.STARTING)
+    assert (outcome.status, outcome.stage) == (RehearsalStatus.CRASHED, RehearsalStage.STARTING)
     assert "status 7" in outcome.message
     assert outcome.error_output.endswith("the last words\n")
     assert len(outcome.error_output) <= 16 * 1024
@@ -300,7 +306,7 @@ def test_an_interpreter_that_is_gone_is_a_crash(world: World, here: EnvironmentF
     plan = planned(judge_state(world).facts, replace(here, executable=str(world.root / "no-python")))
     outcome = run_rehearsal(plan)
 
-    assert outcome.status is Status.CRASHED
+    assert outcome.status is RehearsalStatus.CRASHED
     assert "no-python" in outcome.message
 
 
@@ -312,7 +318,7 @@ def test_an_environment_without_accelerate_is_to_blame_itself(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "shadow"))
     outcome = rehearse(world, here)
 
-    assert (outcome.status, outcome.stage) == (Status.FAILED, Stage.IMPORTING)
+    assert (outcome.status, outcome.stage) == (RehearsalStatus.FAILED, RehearsalStage.IMPORTING)
     assert outcome.error == "ImportError: no accelerate for you"
     assert [found.code for found in findings_of(outcome)] == ["rehearsal-failed-environment"]
 

@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_core.tab.host.install import MARK, AppNotRecognised, install, installed, uninstall
+from checkpoint_core.tab.host.install import (
+    INSTALLED_MARK,
+    MARK,
+    AppNotRecognised,
+    install,
+    installed,
+    uninstall,
+)
 
 APP = (Path(__file__).parents[2] / "stand_in_fluxgym.py").read_bytes()
 PROJECT = Path("/opt/fluxgym-checkpoints")
@@ -32,7 +39,7 @@ ODD_FOLDERS = [
 
 
 def added_lines(source: bytes) -> list[bytes]:
-    return [line for line in source.splitlines() if line.endswith(MARK)]
+    return [line for line in source.splitlines() if line.endswith((MARK, INSTALLED_MARK))]
 
 
 def test_two_lines_are_added_behind_the_refresh_event() -> None:
@@ -101,6 +108,21 @@ def test_one_line_left_over_by_hand_is_replaced() -> None:
     assert install(broken, PROJECT) == install(APP, PROJECT)
 
 
+def test_an_installed_package_is_found_without_a_folder() -> None:
+    with_tab = install(APP, None)
+
+    assert b"sys" not in b"".join(added_lines(with_tab))
+    assert added_lines(with_tab)[0].endswith(b"to remove: fluxgym-checkpoints uninstall")
+    assert uninstall(with_tab) == APP
+
+
+@pytest.mark.parametrize(("first", "then"), [(PROJECT, None), (None, PROJECT), (None, None)])
+def test_a_clone_and_an_installed_package_take_each_other_s_place(
+    first: Path | None, then: Path | None
+) -> None:
+    assert install(install(APP, first), then) == install(APP, then)
+
+
 @pytest.mark.parametrize("folder", ODD_FOLDERS)
 def test_any_folder_name_reaches_sys_path_as_it_is(folder: str) -> None:
     first = added_lines(install(SMALL_APP, Path(folder)))[0]
@@ -113,7 +135,7 @@ def test_any_folder_name_reaches_sys_path_as_it_is(folder: str) -> None:
     assert uninstall(install(SMALL_APP, Path(folder))) == SMALL_APP
 
 
-def run_added_lines(folder: Path) -> str:
+def run_added_lines(folder: Path | None) -> str:
     """Run just the two lines in a fresh interpreter, ``demo`` being a string; return what it prints."""
     lines = b"\n".join(line.strip() for line in added_lines(install(SMALL_APP, folder)))
     program = b"demo = 'the page'\n" + lines + b"\nprint('FluxGym goes on')"
@@ -124,6 +146,11 @@ def run_added_lines(folder: Path) -> str:
 def test_the_lines_mount_the_tab_in_the_page(tmp_path: Path) -> None:
     (tmp_path / "fluxgym_resume_tab.py").write_text("def mount(demo): print('mounted in', demo)")
     assert run_added_lines(tmp_path) == "mounted in the page\nFluxGym goes on\n"
+
+
+def test_fluxgym_starts_in_an_environment_without_the_package() -> None:
+    assert "ModuleNotFoundError" in run_added_lines(None)
+    assert run_added_lines(None).endswith("FluxGym goes on\n")
 
 
 def test_fluxgym_starts_when_the_folder_is_gone(tmp_path: Path) -> None:

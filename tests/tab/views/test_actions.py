@@ -11,11 +11,12 @@ from checkpoint_core.audit.findings import Verdict
 from checkpoint_core.tab.views.actions import (
     done_view,
     error_view,
+    failed_view,
     fresh_view,
     info_view,
     preview_view,
     progress_view,
-    refusal,
+    refusal_text,
 )
 from tests.tab.conftest import EPOCH_2, GOOD, audited
 
@@ -23,7 +24,7 @@ from tests.tab.conftest import EPOCH_2, GOOD, audited
 @pytest.mark.parametrize("verdict", Verdict)
 def test_a_disabled_button_has_its_reason_and_an_enabled_one_none(outputs: Path, verdict: Verdict) -> None:
     item = replace(audited(outputs, GOOD).checkpoint(EPOCH_2), verdict=verdict)
-    assert bool(refusal(item)) != verdict.resumes
+    assert bool(refusal_text(item)) != verdict.resumes
 
 
 def test_a_preview_shows_the_diff_and_its_notes() -> None:
@@ -66,3 +67,11 @@ def test_progress_in_per_cent(outputs: Path, done: int, total: int, percent: int
 def test_messages_are_text() -> None:
     assert "<p>&lt;b&gt;</p>" in error_view("<b>")
     assert "<p>&lt;b&gt;</p>" in info_view("<b>")
+
+
+def test_an_unexpected_error_is_named_escaped_and_cut() -> None:
+    html = failed_view("Epoch <2> was not verified", ValueError("<b>" + "x" * 5000))
+
+    assert "Epoch &lt;2&gt; was not verified: an unexpected error stopped it. Nothing was changed." in html
+    assert "ValueError: &lt;b&gt;" in html
+    assert len(html) < 1000

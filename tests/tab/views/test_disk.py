@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from checkpoint_core.recovery.retention import Candidate, DiskOutlook, Kept, RetentionPlan
+from checkpoint_core.recovery.retention import Candidate, DiskForecast, Kept, RetentionPlan
 from checkpoint_core.tab.views.disk import chosen_names, disk_view, retention_choices, retention_view
 
 PLAN = RetentionPlan(
@@ -19,22 +19,22 @@ PLAN = RetentionPlan(
 )
 
 
-def outlook(is_enough: bool | None) -> DiskOutlook:
-    return DiskOutlook(1, 2, 3, is_enough, "The saves <need> 3.2 GB.")
+def forecast(is_enough: bool | None) -> DiskForecast:
+    return DiskForecast(1, 2, 3, is_enough, "The saves <need> 3.2 GB.")
 
 
 @pytest.mark.parametrize("is_enough", [True, False, None])
 def test_only_too_little_room_warns(is_enough: bool | None) -> None:
-    html = disk_view(outlook(is_enough))
+    html = disk_view(forecast(is_enough))
     assert "The saves &lt;need&gt; 3.2 GB." in html
     assert ("ck-warning" in html) == (is_enough is False)
     assert ("Could not tell" in html) == (is_enough is None)
-    assert ("<details" in retention_view(outlook(is_enough), PLAN)) is True
-    assert (" open>" in retention_view(outlook(is_enough), PLAN)) == (is_enough is False)
+    assert ("<details" in retention_view(forecast(is_enough), PLAN)) is True
+    assert (" open>" in retention_view(forecast(is_enough), PLAN)) == (is_enough is False)
 
 
 def test_the_proposal_tells_sizes_reasons_and_what_stays() -> None:
-    html = retention_view(outlook(True), PLAN)
+    html = retention_view(forecast(True), PLAN)
     assert "2 checkpoints could go and free 1.9 GB" in html
     assert "<strong>Epoch &lt;2&gt;</strong> (957 MB): damaged: optimizer.bin is &lt;cut&gt;." in html
     assert "<strong>Epoch 4</strong>: It is the &lt;newest&gt;." in html
@@ -42,7 +42,7 @@ def test_the_proposal_tells_sizes_reasons_and_what_stays() -> None:
 
 
 def test_nothing_to_spare_says_so() -> None:
-    html = retention_view(outlook(False), RetentionPlan((), (), 0))
+    html = retention_view(forecast(False), RetentionPlan((), (), 0))
     assert "No checkpoint can be spared" in html
     assert "<ul>" not in html
 

@@ -10,11 +10,13 @@ import pytest
 from checkpoint_core.tab.views.training import journal_view, log_view, training_view
 from checkpoint_core.training.log.files import JournalLine
 from checkpoint_core.training.log.progress import LossHistory, Progress
-from checkpoint_core.training.record import ProcessId, Status, TrainingRecord
+from checkpoint_core.training.record import ProcessId, ProcessState, TrainingRecord
 from checkpoint_core.training.status import Life, TrainingStatus
 
 NOW = 1_800_000_000_000_000_000
-RECORD = TrainingRecord(Status.RUNNING, socket.gethostname(), started_ns=NOW, since_ns=NOW, bring_back=True)
+RECORD = TrainingRecord(
+    ProcessState.RUNNING, socket.gethostname(), started_ns=NOW, since_ns=NOW, bring_back=True
+)
 RUNNING = TrainingStatus(
     Life.WATCHED,
     RECORD,
@@ -45,9 +47,9 @@ def test_a_running_one_shows_its_numbers_and_asks_for_more() -> None:
 
 @pytest.mark.parametrize(
     ("status", "word"),
-    [(Status.EXITED, "Finished"), (Status.STOPPED, "Stopped"), (Status.FATAL, "Crashed")],
+    [(ProcessState.EXITED, "Finished"), (ProcessState.STOPPED, "Stopped"), (ProcessState.FATAL, "Crashed")],
 )
-def test_one_that_is_over_says_so_and_asks_for_nothing(status: Status, word: str) -> None:
+def test_one_that_is_over_says_so_and_asks_for_nothing(status: ProcessState, word: str) -> None:
     record = replace(RECORD, status=status, message="The disk is full.")
     shown = view(replace(RUNNING, life=Life.NONE, record=record))
     assert f">{word}</span>" in shown
@@ -56,7 +58,7 @@ def test_one_that_is_over_says_so_and_asks_for_nothing(status: Status, word: str
 
 
 def test_a_crashed_one_tells_when_it_is_started_again() -> None:
-    record = replace(RECORD, status=Status.BACKOFF, next_try_ns=NOW + 40_000_000_000, attempt=2)
+    record = replace(RECORD, status=ProcessState.BACKOFF, next_try_ns=NOW + 40_000_000_000, attempt=2)
     shown = view(replace(RUNNING, record=record))
     assert "next start in 40 s" in shown
     assert "start 2" in shown

@@ -1,0 +1,147 @@
+"""Everything that changes a script or a checkpoint: resume, repair, start fresh, undo, and the answers to questions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import gradio as gr
+from gradio.events import Dependency
+
+from checkpoint_core.tab.host.gym import Gym
+from checkpoint_core.tab.page_names import NOTHING, PageName
+from checkpoint_core.tab.presenter import Outcome
+from checkpoint_core.tab.session import PageSession
+from checkpoint_core.tab.ui.compat import QUIET, UNLISTED
+from checkpoint_core.tab.ui.updates import Updates, message_updates, outcome_updates, unchanged
+from checkpoint_core.tab.ui.wiring.long_work import follow, followed
+from checkpoint_core.tab.ui.wiring.shared import (
+    Tab,
+    show,
+    then_go_to_question,
+    then_look_at_training,
+    value_of,
+)
+from checkpoint_core.tab.views.actions import info_view
+
+
+def wire(tab: Tab) -> None:
+    """Connect what changes a run."""
+    page = tab.page
+    page.fresh.click(partial(ask_fresh, tab), page.who, [*page.message_parts, page.fresh_change], **UNLISTED)
+    page.decline.click(partial(decline, tab), None, page.message_parts, **UNLISTED)
+    asked = [*page.message_parts, page.question]
+    then_go_to_question(
+        page.option_box.change(partial(ask_option, tab), [page.option_box, *page.who], asked, **QUIET)
+    )
+    events = _wire_changes(tab)
+    then_look_at_training(tab, *events)
+    if tab.gym is not None and tab.gym.is_connected:
+        _carry_into_gym(tab, tab.gym, events)
+
+
+def _wire_changes(tab: Tab) -> tuple[Dependency, ...]:
+    page, who = tab.page, tab.page.who
+    changed = [*page.message_parts, page.receipt, page.resumed_from, *page.run_parts]
+    changed_or_asked = [*changed, page.question]
+    # Versions that nobody has tried are tried first; what that shows decides with the rest.
+    tried = page.resume.click(partial(try_first, tab), *followed(page), **UNLISTED)
+    tried_now = page.resume_now.click(partial(try_first, tab), *followed(page), **UNLISTED)
+    return (
+        tried.then(partial(resume, tab), who, changed, **QUIET),
+        tried_now.then(partial(resume_now, tab), [page.restart, *who], changed_or_asked, **QUIET),
+        page.repair.click(partial(repair, tab), who, changed, **UNLISTED),
+        page.confirm.click(partial(answer, tab), [page.question, *who], changed_or_asked, **UNLISTED),
+        page.confirm_fresh.click(partial(start_fresh, tab), [page.fresh_change, *who], changed, **UNLISTED),
+        page.undo.click(partial(undo, tab), [page.receipt, *who], changed, **UNLISTED),
+    )
+
+
+def try_first(tab: Tab, session: PageSession, run: PageName | None) -> Iterator[Updates]:
+    """Rehearse where that is needed before a resume."""
+    # What was shown when the button was pressed is what is written, wherever the user goes meanwhile.
+    session.pressed = session.shown
+    yield from follow(tab.presenter.trials.rehearse_unusual, tab.page, session, run)
+
+
+def resume(tab: Tab, session: PageSession, run: PageName | None) -> Updates:
+    """Write what was shown into the script."""
+    return _changed(tab, tab.presenter.resume_shown(session.pressed, session.layout), session, run)
+
+
+def resume_now(tab: Tab, restart: bool, session: PageSession, run: PageName | None) -> Updates:
+    """Write what was shown into the script, and start the training."""
+    outcome = tab.presenter.resume_now(session.pressed, session.layout, restart)
+    return {**_changed(tab, outcome, session, run), tab.page.question: outcome.question}
+
+
+def repair(tab: Tab, session: PageSession, run: PageName | None) -> Updates:
+    """Carry out the repair that was shown."""
+    return _changed(tab, tab.presenter.repair_shown(session.shown, session.layout), session, run)
+
+
+def start_fresh(tab: Tab, change: Any, session: PageSession, run: PageName | None) -> Updates:
+    """Remove ``--resume`` as it was shown."""
+    return _changed(tab, tab.presenter.start_fresh(session.run, change), session, run)
+
+
+def undo(tab: Tab, receipt: Any, session: PageSession, run: PageName | None) -> Updates:
+    """Bring back what the last press changed."""
+    return _changed(tab, tab.presenter.undo(session.run, receipt), session, run)
+
+
+def answer(tab: Tab, question: Any, session: PageSession, run: PageName | None) -> Updates:
+    """Do what was asked."""
+    outcome = tab.presenter.answer(session.run, question)
+    return {**_changed(tab, outcome, session, run), tab.page.question: outcome.question}
+
+
+def _changed(tab: Tab, outcome: Outcome, session: PageSession, run: PageName | None) -> Updates:
+    """What a press did, and the run as it is now."""
+    return {**outcome_updates(tab.page, outcome), **show(tab, session, run, again=True)}
+
+
+def ask_fresh(tab: Tab, session: PageSession, run: PageName | None) -> Updates:
+    """What “Start fresh” would change."""
+    message, change = tab.presenter.preview_fresh(session.run or run or NOTHING)
+    return {
+        **message_updates(tab.page, message, fresh=change is not None),
+        tab.page.fresh_change: change,
+    }
+
+
+def decline(tab: Tab) -> Updates:
+    """Take the question away; nothing was done."""
+    return message_updates(tab.page, "")
+
+
+def ask_option(tab: Tab, message: str, session: PageSession, run: PageName | None) -> Updates:
+    """What a recovery option would change."""
+    said, question = tab.presenter.repairs.ask(
+        session.run or run or NOTHING, session.selected, value_of(message), session.layout, session.choices
+    )
+    return {
+        **message_updates(tab.page, said, question=question is not None),
+        tab.page.question: question,
+    }
+
+
+def _carry_into_gym(tab: Tab, gym: Gym, events: tuple[Dependency, ...]) -> None:
+    """After a change: set FluxGym's own components, so that its “Start training” does not undo the choice."""
+    page = tab.page
+    inputs = [page.resumed_from, page.runs, page.result, *gym.inputs]
+    for event in events:
+        event.then(partial(carry, tab, gym), inputs, [page.result, *gym.targets], **QUIET)
+
+
+def carry(tab: Tab, gym: Gym, state: str | bool | None, run: PageName, message: str, *values: Any) -> Updates:
+    """FluxGym's own components after a change, and in words what became of them.
+
+    :param values: what FluxGym's inputs hold.
+    """
+    if state is None:
+        return unchanged(tab.page.result)
+    carried, said = tab.presenter.carry(gym, values, run, state)
+    kept = [gr.skip()] * len(gym.targets) if carried is None else carried
+    return {tab.page.result: message + info_view(said), **dict(zip(gym.targets, kept, strict=True))}
