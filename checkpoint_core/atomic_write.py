@@ -169,10 +169,18 @@ def put(path: Path, place: Path) -> None:
     :raises WriteFailed: when it could not; both are as they were.
     """
     with _explained(place):
-        os.replace(path, place)
+        os.replace(path, place) if not _is_one_file(path, place) else os.unlink(path)
         _sync_folder(place.parent)
         if path.parent != place.parent:
             _sync_folder(path.parent)
+
+
+def _is_one_file(path: Path, place: Path) -> bool:
+    """Two names of one file: rename(2) does nothing with them, and leaves both."""
+    try:
+        return path != place and os.path.samestat(os.lstat(path), os.lstat(place))
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager

@@ -328,3 +328,27 @@ def test_a_report_is_written_whole_and_without_backups(tmp_path: Path) -> None:
 def test_a_report_that_cannot_be_written_says_why(tmp_path: Path) -> None:
     with pytest.raises(WriteFailed, match="was not written"):
         new_file(tmp_path / "no such folder" / "report.md", b"text")
+
+
+def test_a_file_that_takes_its_own_other_place_leaves_the_first(tmp_path: Path) -> None:
+    """For two names of one file rename(2) does nothing, and says that it did."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for make in (
+        lambda: atomic_write.keep_as(here, there),
+        lambda: there.write_bytes(b"other"),
+        lambda: None,
+    ):
+        here.write_bytes(NEW)
+        make()
+        atomic_write.put(here, there)
+        assert (here.exists(), there.read_bytes()) == (False, NEW)
+        there.unlink()
+
+
+@posix_only
+def test_a_link_is_no_other_name_of_its_file(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.write_bytes(NEW)
+    there.symlink_to(here)
+    atomic_write.put(here, there)
+    assert (here.exists(), there.is_symlink(), there.read_bytes()) == (False, False, NEW)

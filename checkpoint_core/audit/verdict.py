@@ -8,7 +8,7 @@ from checkpoint_core.audit.catalogue.states import finding
 from checkpoint_core.audit.checks.consistency import check_consistency
 from checkpoint_core.audit.checks.environment import check_environment, in_environment
 from checkpoint_core.audit.checks.forecast import check_plan
-from checkpoint_core.audit.checks.integrity import check_integrity
+from checkpoint_core.audit.checks.integrity import check_integrity, hostile_files
 from checkpoint_core.audit.checks.position import check_compatibility
 from checkpoint_core.audit.checks.reconstructible import rebuildable
 from checkpoint_core.audit.checks.rehearsal import findings_of
@@ -63,7 +63,7 @@ def _findings(
 ) -> Iterator[Finding]:
     environment, script = context.environment, context.script
     trainer = environment.trainer if isinstance(environment, EnvironmentFacts) else None
-    yield from guarded(lambda: in_environment(check_integrity(facts), environment))
+    yield from guarded(lambda: in_environment(check_integrity(facts), environment, hostile_files(facts)))
     yield from guarded(lambda: check_consistency(facts))
     yield from guarded(lambda: check_compatibility(facts, position, script, context.dataset))
     yield from guarded(lambda: check_settings(facts, script, trainer))

@@ -58,9 +58,9 @@ from checkpoint_core.environment import (
     environment_source,
     rehearse_state,
 )
-from checkpoint_core.recovery import plan_recovery
+from checkpoint_core.recovery import plan_checked, plan_recovery
 from checkpoint_core.report import check_json, diagnosis_for, scan_json
-from checkpoint_core.scripts import NoScript, ScriptChange, find_script, plan_fresh, plan_resume
+from checkpoint_core.scripts import NoScript, ScriptChange, find_script, plan_fresh
 from checkpoint_core.states import StateFacts
 
 app = typer.Typer(
@@ -297,7 +297,7 @@ def _tried(auditor: Auditor, checkpoint: CheckpointReport, wanted: bool) -> Chec
 
 def _plan(run: RunReport, checkpoint: CheckpointReport) -> ScriptChange:
     say(f"Resuming from {title(checkpoint)}: {checkpoint.name}")
-    return plan_resume(run.facts.path, checkpoint.name)
+    return plan_checked(run, checkpoint)
 
 
 def _plan_undo(folder: Path) -> ScriptChange:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from checkpoint_core.audit import AuditReport, ScriptUnusable, UnknownName
 from checkpoint_core.cli.exit_codes import ExitCode
-from checkpoint_core.recovery import NothingToUndo, RepairFailed, StateChangedSinceShown
+from checkpoint_core.recovery import NothingToUndo, RepairFailed, ResumeRefused, StateChangedSinceShown
 from checkpoint_core.scripts import SCRIPT_TROUBLE
 from checkpoint_core.states import OutputsFolderError, RecordUnusable
 from checkpoint_core.text import printable
@@ -39,7 +39,14 @@ def problems_told() -> Iterator[None]:
         yield
     except (Usage, UnknownName, OutputsFolderError, ScriptUnusable) as error:
         stop(str(error), ExitCode.COULD_NOT_TELL)
-    except (*SCRIPT_TROUBLE, StateChangedSinceShown, NothingToUndo, RecordUnusable, RepairFailed) as error:
+    except (
+        *SCRIPT_TROUBLE,
+        StateChangedSinceShown,
+        NothingToUndo,
+        RecordUnusable,
+        RepairFailed,
+        ResumeRefused,
+    ) as error:
         stop(f"Refused: {error}")
     except OSError as error:
         stop(

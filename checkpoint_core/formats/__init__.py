@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from checkpoint_core.formats import hostile
 from checkpoint_core.formats.dtypes import cast
-from checkpoint_core.formats.pickles import Description, Storage, Stub, Tensor, describe, is_dangerous
+from checkpoint_core.formats.pickles import Description, Storage, Stub, Tensor, describe
 from checkpoint_core.formats.reader import MAX_COUNT, DamageKind, FileReader, FormatError, unreadable
 from checkpoint_core.formats.safetensors import ITEM_BITS, SafetensorsHeader, TensorEntry, read_header
 from checkpoint_core.formats.torch_writer import write_torch
@@ -42,7 +43,7 @@ __all__ = [
     "TrainState",
     "cast",
     "describe",
-    "is_dangerous",
+    "hostile",
     "read_header",
     "read_train_state",
     "unreadable",

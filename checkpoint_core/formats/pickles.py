@@ -16,9 +16,11 @@ import re
 import threading
 from typing import Any, ClassVar, NamedTuple
 
+from checkpoint_core.formats import hostile
 from checkpoint_core.formats.pickle_opcodes import screen
 from checkpoint_core.formats.reader import DamageKind, FormatError
 
+#: Names that are kept to be shown; whether one of them is hostile is told of all.
 MAX_FOREIGN_NAMES = 50
 #: A real file names about ten objects; each costs a class here.
 MAX_NAMES = 1_000
@@ -57,15 +59,6 @@ _STORAGE_OR_DTYPE = re.compile(
     r"|torch\.((b?float|complex|u?int|q?u?int|bits)\d+\w*|bool|per_(channel|tensor)_\w+)\Z"
 )
 
-#: Modules through which a pickle runs code when it is loaded; a checkpoint has no use for them.
-_DANGEROUS = frozenset(
-    "os posix nt subprocess sys runpy importlib shutil socket pty commands webbrowser ctypes code codeop "
-    "multiprocessing threading asyncio pickle _pickle operator functools urllib requests http".split()
-)
-_HARMLESS_BUILTINS = frozenset(
-    "bytearray complex set frozenset dict list tuple int float str bytes bool slice range object".split()
-)
-
 
 def is_allowed(name: str) -> bool:
     """Whether ``torch.load(weights_only=True)`` as accelerate calls it takes an object of this name."""
@@ -76,14 +69,6 @@ def is_allowed(name: str) -> bool:
         or name in _NUMPY
         or _STORAGE_OR_DTYPE.match(name) is not None
     )
-
-
-def is_dangerous(name: str) -> bool:
-    """Whether a name belongs to a module that a pickle uses to run code (a hint that the file is hostile)."""
-    module, _, attribute = name.rpartition(".")
-    if module in ("builtins", "__builtin__"):
-        return attribute not in _HARMLESS_BUILTINS
-    return module.partition(".")[0] in _DANGEROUS
 
 
 class Stub:
@@ -164,13 +149,36 @@ class Description(NamedTuple):
     storages: dict[str, str]
     #: Every object that it names, as ``module.name``.
     names: frozenset[str] = frozenset()
+    #: Whether one of all the foreign names runs code; those that do stand first among ``foreign_names``.
+    is_hostile: bool = False
+
+    def refuse_foreign(self) -> None:
+        """Raise for names outside the allow-list.
+
+        :raises FormatError: ``FOREIGN``, with the names.
+        """
+        if self.foreign_names:
+            named = ", ".join(self.foreign_names[:5])
+            raise FormatError(
+                DamageKind.FOREIGN, f"it names {named}", self.foreign_names, is_hostile=self.is_hostile
+            )
 
 
 def describe(data: bytes) -> Description:
     """Describe a pickle without importing or calling anything it names.
 
-    :raises FormatError: ``TRUNCATED`` without its end, ``CORRUPT`` for nonsense, ``UNSUPPORTED`` over a limit.
+    :raises FormatError: ``TRUNCATED`` without its end, ``CORRUPT`` for nonsense, ``UNSUPPORTED`` over a limit; with
+        the hostile names that are in it.
     """
+    try:
+        return _described(data)
+    except FormatError as error:
+        # What cannot be followed to its end runs as far as it goes.
+        error.add_hostile(hostile.names_in([data]))
+        raise
+
+
+def _described(data: bytes) -> Description:
     screened = screen(data)
     # Counts bytes in arguments too: an upper bound is enough, and the count is one pass in C.
     tuples = sum(data.count(opcode) for opcode in (b"t", b"\x85", b"\x86", b"\x87"))
@@ -196,7 +204,7 @@ def _describe(data: bytes, describer: type[_Names]) -> Description:
         raise FormatError(
             DamageKind.CORRUPT, f"its pickle cannot be followed ({type(error).__name__})"
         ) from error
-    return Description(value, tuple(reader.foreign), reader.storages, reader.names)
+    return Description(value, reader.foreign_names, reader.storages, reader.names, bool(reader.hostile))
 
 
 _stack_size_lock = threading.Lock()
@@ -232,6 +240,7 @@ class _Names:
     def __init__(self, data: bytes) -> None:
         super().__init__(io.BytesIO(data), encoding="utf-8", errors="surrogateescape")  # type: ignore[call-arg]
         self.foreign: dict[str, None] = {}
+        self.hostile: dict[str, None] = {}
         self.storages: dict[str, str] = {}
         self._stubs: dict[str, Any] = {}
 
@@ -239,6 +248,11 @@ class _Names:
     def names(self) -> frozenset[str]:
         """Every object named so far."""
         return frozenset(name[:200] for name in self._stubs)
+
+    @property
+    def foreign_names(self) -> tuple[str, ...]:
+        """The names outside the allow-list, hostile ones first, as many as are shown."""
+        return tuple({**self.hostile, **self.foreign})[:MAX_FOREIGN_NAMES]
 
     def load(self) -> Any:
         """What the pickle holds; of the unpickler's own."""
@@ -259,15 +273,16 @@ class _Names:
         if qualified in _REBUILDERS:
             return _Rebuilder()
         if not is_allowed(qualified):
-            self._refuse(qualified)
+            self._refuse(qualified, hostile.is_dangerous(module, name))
         if qualified == "numpy.dtype":
             return self._numpy_dtype
         dtype = name.removesuffix("Storage") if module.startswith("torch") else ""
         return type("Stub", (Stub,), {"qualified_name": qualified[:200], "dtype": dtype})
 
-    def _refuse(self, name: str) -> None:
-        if len(self.foreign) < MAX_FOREIGN_NAMES:
-            self.foreign[name[:200]] = None
+    def _refuse(self, name: str, is_hostile: bool = False) -> None:
+        names = self.hostile if is_hostile else self.foreign
+        if len(names) < MAX_FOREIGN_NAMES:
+            names[name[:200]] = None
 
     def _numpy_dtype(self, *args: Any) -> Stub:
         """Of numpy's dtypes accelerate lets one through, the random states' (``numpy.dtypes.UInt32DType``)."""

@@ -29,14 +29,25 @@ class DamageKind(enum.Enum):
 
 
 class FormatError(Exception):
-    """A file that is not what it should be: ``kind`` for programs, ``detail`` for people."""
+    """A file that is not what it should be: ``kind`` for programs, ``detail`` for people.
 
-    def __init__(self, kind: DamageKind, detail: str, names: tuple[str, ...] = ()) -> None:
+    ``is_hostile`` is whether it names what runs code: a fact of the whole file, however few ``names`` are kept.
+    """
+
+    def __init__(
+        self, kind: DamageKind, detail: str, names: tuple[str, ...] = (), *, is_hostile: bool = False
+    ) -> None:
         super().__init__(_encodable(detail))
         self.kind = kind
         self.detail = _encodable(detail)
-        #: For ``FOREIGN``: the names of the objects, as ``module.name``.
+        #: For ``FOREIGN``, and where it is hostile: the names of the objects, as ``module.name``, to be shown.
         self.names = tuple(_encodable(name) for name in names)
+        self.is_hostile = is_hostile
+
+    def add_hostile(self, names: tuple[str, ...]) -> None:
+        """These names that run code were found in the file too."""
+        if names and not self.is_hostile:
+            self.is_hostile, self.names = True, names
 
 
 def _encodable(text: str) -> str:

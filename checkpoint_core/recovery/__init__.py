@@ -16,6 +16,7 @@ from checkpoint_core.recovery.removal import (
     retention_of,
 )
 from checkpoint_core.recovery.repair import Choices, RepairFailed, RepairPlan
+from checkpoint_core.recovery.resume import ResumeRefused, plan_checked, resume
 from checkpoint_core.recovery.retention import (
     Candidate,
     DiskForecast,
@@ -39,6 +40,7 @@ __all__ = [
     "RemovalRefused",
     "RepairFailed",
     "RepairPlan",
+    "ResumeRefused",
     "RetentionPlan",
     "StateChangedSinceShown",
     "apply_option",
@@ -48,10 +50,12 @@ __all__ = [
     "links_in",
     "look_again",
     "look_again_at_run",
+    "plan_checked",
     "plan_recovery",
     "plan_removal",
     "plan_retention",
     "repair_of",
+    "resume",
     "retention_of",
     "transaction",
 ]

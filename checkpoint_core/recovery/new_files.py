@@ -63,9 +63,8 @@ def _saved(archive: TorchZip) -> tuple[dict[Any, Any], dict[str, bytes]]:
     """What the file holds, and the bytes of its storages."""
     archive.verify_all()
     description = describe(archive.pickle_bytes)
-    foreign, saved = description.foreign_names, description.value
-    if foreign:
-        raise FormatError(DamageKind.FOREIGN, f"it names {foreign[0]}", foreign)
+    description.refuse_foreign()
+    saved = description.value
     if not isinstance(saved, dict) or any(saved.get(key) is None for key in (_PYTHON, _NUMPY, _TORCH)):
         raise FormatError(DamageKind.CORRUPT, "it lacks the state of a random generator")
     members = {key: archive.members.get(f"data/{key}") for key in description.storages}

@@ -9,6 +9,7 @@ from checkpoint_core.audit import Auditor, CheckpointReport, RunReport
 from checkpoint_core.environment import rehearse_state
 from checkpoint_core.recovery.options import OptionKind, RecoveryOption, RecoveryPlan, rank_options
 from checkpoint_core.recovery.repair import Choices, RepairPlan, plan_repair
+from checkpoint_core.recovery.resume import check_resume
 from checkpoint_core.recovery.script_fixes import saving_edits
 from checkpoint_core.scripts import (
     Edit,
@@ -111,11 +112,14 @@ def apply_option(
 
     :param change: of the script, as it was shown; not used for a repair, which brings its own.
     :param look: judges the way's checkpoint as it then lies on the disk.
+    :raises ResumeRefused: when the checkpoint may not be resumed from as it lies there now; nothing was changed.
     :raises RepairFailed: when a repair did not do what it promised; it was taken back.
     :raises StateChangedSinceShown, ScriptChangedSinceShown, WriteFailed, RecordUnusable: nothing was changed.
     """
     if option.repair_plan is not None:
         return Applied(record=option.repair_plan.execute(look))
+    if option.kind in (OptionKind.RESUME, OptionKind.OLDER):
+        check_resume(look())
     return Applied(receipt=change.execute()) if change is not None else Applied()
 
 

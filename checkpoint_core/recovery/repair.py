@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from checkpoint_core.audit import Auditor, CheckpointReport, RunReport, Verdict, judge
 from checkpoint_core.recovery import transaction
@@ -24,7 +25,10 @@ MAX_EPOCHS = 1_000_000
 
 
 class RepairFailed(RuntimeError):
-    """The repaired checkpoint would not resume after all; everything is as it was."""
+    """The repaired checkpoint would not resume after all, or could not be judged.
+
+    Everything is as it was, or, where even that failed, the text says so and where the originals are kept.
+    """
 
 
 @dataclass(frozen=True)
@@ -101,19 +105,48 @@ class RepairPlan:
     def execute(self, look: Callable[[], CheckpointReport]) -> RepairRecord:
         """Carry it out.
 
-        :param look: judges the checkpoint as it then lies on the disk.
-        :raises RepairFailed: when it would not resume after all.
+        :param look: judges the checkpoint as it then lies on the disk; whatever it raises, the repair is taken back.
+        :raises RepairFailed: when it would not resume after all, or ``look`` could not tell.
         :raises StateChangedSinceShown, ScriptChangedSinceShown, WriteFailed, RecordUnusable: nothing was changed.
         """
         record = transaction.apply(self.plan)
-        now = look()
+        try:
+            now = look()
+        except Exception as error:
+            why = f"After the repair it could not be judged ({_in_words(error)})."
+            raise RepairFailed(f"{why} {_taken_back(self.plan.run, record, why)}") from error
+        except BaseException:  # the program is being ended
+            _taken_back(self.plan.run, record, "The repair was cancelled.")
+            raise
         if not now.verdict.resumes:
-            transaction.undo(self.plan.run, record.id)
             told = now.findings[0].message if now.findings else ""
-            raise RepairFailed(
-                f"After the repair it would still not resume ({told}). Everything is as it was before."
-            )
+            why = f"After the repair it would still not resume ({told})."
+            raise RepairFailed(f"{why} {_taken_back(self.plan.run, record, why)}")
         return record
+
+
+def _taken_back(run: Path, record: RepairRecord, why: str) -> str:
+    """Take a repair back that failed, and say so.
+
+    :raises RepairFailed: when that fails too.
+    """
+    keeps = False
+    try:
+        keeps = transaction.keeps_its_script(run, record)
+        transaction.undo(run, record.id)
+    except Exception as error:
+        raise RepairFailed(
+            f"{why} The repair could not be taken back either ({_in_words(error)}): {record.state} is repaired, in "
+            f"whole or in part. The originals are kept in {transaction.originals(run, record)}."
+        ) from error
+    if keeps and record.script is not None:
+        return f"{record.state} is as it was before; {record.script.name} was changed meanwhile and is left as it is."
+    return "Everything is as it was before."
+
+
+def _in_words(error: Exception) -> str:
+    """An error for a sentence in brackets; what says nothing by itself is named."""
+    return str(error).strip().rstrip(".") or type(error).__name__
 
 
 def plan_repair(

@@ -64,7 +64,8 @@ def apply(plan: ChangeSet) -> RepairRecord:
 
     :raises StateChangedSinceShown: when a file of the state is not as it was when the plan was made.
     :raises ScriptChangedSinceShown: when the script is not; nothing was changed in either case.
-    :raises WriteFailed: when there is no room, or a file could not be written; the state is then as it was.
+    :raises WriteFailed: when there is no room, or a file could not be read or written; the state is then as it was,
+        or the text says where the originals are kept.
     :raises RecordUnusable: when ``repairs.json`` is not readable.
     """
     with locked(plan.run / repair_records.FOLDER):
@@ -79,11 +80,30 @@ def apply(plan: ChangeSet) -> RepairRecord:
             raise
         try:
             return _finish(plan.run, record)
-        except WriteFailed:
-            # Where even that fails, the next look at the run takes it up.
-            with contextlib.suppress(WriteFailed):
-                _finish_undo(plan.run, with_status(record, repair_records.UNDOING))
+        except Exception as error:
+            _take_back(plan.run, record, str(error))
+            if isinstance(error, WriteFailed):
+                raise
+            raise WriteFailed(
+                f"{record.state} was not repaired ({error}). It is as it was before."
+            ) from error
+        except BaseException:  # the program is being ended
+            _take_back(plan.run, record, "The repair was cancelled.")
             raise
+
+
+def _take_back(run: Path, record: RepairRecord, why: str) -> None:
+    """Bring a state back whose repair failed on its way.
+
+    :raises WriteFailed: when that fails too.
+    """
+    try:
+        _finish_undo(run, with_status(record, repair_records.UNDOING))
+    except Exception as error:
+        raise WriteFailed(
+            f"{why} What had been repaired of {record.state} could not be taken back either ({error}). The originals "
+            f"are kept in {originals(run, record)}; the repair is finished as soon as the disk allows it."
+        ) from error
 
 
 def _check_unchanged(plan: ChangeSet) -> None:

@@ -168,6 +168,10 @@ class ScriptChange:
         parts = difflib.unified_diff(before, after, f"a/{name}", f"b/{name}")
         return "".join(_diff_line(part) for part in parts)
 
+    def writes_as(self, other: ScriptChange) -> bool:
+        """Whether the other change makes the same of the same script, however it is told."""
+        return (self.path, self.before, self.after) == (other.path, other.before, other.after)
+
     def execute(self, write: Writer | None = None) -> Receipt:
         """Write the script, a backup beside it; a change that changes nothing writes nothing.
 

@@ -154,8 +154,17 @@ def run_command(script: Path, output_dir: str | None) -> RunCommand:
     if dialect_of(script) is Dialect.BAT:
         command = batch.quote(str(PureWindowsPath(*inside.parts)), called=False)
     else:
-        command = f"bash {bash.quote(inside.as_posix())}"
+        command = f"bash {_typed(inside.as_posix())}"
     return RunCommand(command, _root(run, output_dir))
+
+
+def _typed(path: str) -> str:
+    """A path as it is typed into bash: bytes that are no UTF-8 as escapes, for no text can show them."""
+    data = path.encode("utf-8", "surrogateescape")
+    if data == path.encode("utf-8", "replace"):
+        return bash.quote(path)
+    plain = (chr(byte) if 32 <= byte < 127 and byte not in b"\\'" else f"\\x{byte:02x}" for byte in data)
+    return f"$'{''.join(plain)}'"
 
 
 def _root(run: Path, output_dir: str | None) -> str:

@@ -20,11 +20,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Damage:
-    """Why a file gave no facts; ``names`` are the objects outside the allow-list, where that is the reason."""
+    """Why a file gave no facts; ``names`` are the objects outside the allow-list, the first of them.
+
+    ``is_hostile`` is whether one of all the objects that it names runs code when it is loaded.
+    """
 
     kind: DamageKind
     detail: str
     names: tuple[str, ...] = ()
+    is_hostile: bool = False
 
 
 Reading: TypeAlias = "T | Damage | None"

@@ -41,7 +41,7 @@ def reading(read: Callable[[], T]) -> T | Damage:
     try:
         return read()
     except FormatError as error:
-        return Damage(error.kind, error.detail, error.names)
+        return reading_of(error)
     except FileNotFoundError:
         return Damage(DamageKind.UNREADABLE, "it disappeared while it was read")
     except OSError as error:
@@ -52,7 +52,7 @@ def reading(read: Callable[[], T]) -> T | Damage:
 
 def reading_of(error: FormatError) -> Damage:
     """A format error as a value."""
-    return Damage(error.kind, error.detail, error.names)
+    return Damage(error.kind, error.detail, error.names, error.is_hostile)
 
 
 def inspect_state(

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from checkpoint_core.formats import MAX_COUNT, DamageKind, FormatError, SafetensorsHeader, Tensor, TensorEntry
@@ -177,16 +178,17 @@ def optimizer_facts(
         step=_optimizer_step(entries, groups, read_scalar),
         schedule_free=any(_SCHEDULE_FREE_KEY in group for group in groups),
         shapes=_parameter_shapes(entries),
-        settings=tuple(_settings(groups[0])) if groups else (),
+        settings=tuple(islice(_settings(groups[0]), _MAX_SETTINGS)) if groups else (),
         names=_shared(names),
         initial_rates=tuple(_floats(group.get("initial_lr") for group in groups)),
     )
 
 
 def _family(entries: list[dict[Any, Any]], groups: list[dict[Any, Any]]) -> str:
-    tables = (entry.get(_BNB_TABLE) for entry in entries[:50])
-    moments = [*entries[:50], *(table for table in tables if isinstance(table, dict))]
-    keys = {key for entry in moments for key in entry}
+    tables = (entry.get(_BNB_TABLE) for entry in entries)
+    moments = [*entries, *(table for table in tables if isinstance(table, dict))]
+    # Each once: a hostile file may refer to one large table a million times.
+    keys = {key for entry in {id(each): each for each in moments}.values() for key in entry}
     group_keys = {key for group in groups for key in group}
     if "state1" in keys:
         return _bnb_family(keys, groups[0].get("betas") if groups else None)
@@ -205,7 +207,7 @@ def _bnb_family(keys: set[Any], betas: Any) -> str:
 
 def _settings(group: dict[Any, Any]) -> Iterator[tuple[str, object]]:
     """The plain values of a parameter group: numbers, words, and short rows of them (as tuples)."""
-    for key, value in list(group.items())[:_MAX_SETTINGS]:
+    for key, value in group.items():
         row = tuple(value) if type(value) in (list, tuple) and len(value) <= 8 else None
         if type(key) is not str or len(key) > _MAX_SETTING_LENGTH or key == "params":
             continue
@@ -229,7 +231,9 @@ def _optimizer_step(
     entries: list[dict[Any, Any]], groups: list[dict[Any, Any]], read_scalar: Callable[[Tensor], float | None]
 ) -> int | None:
     """The count of updates: of a parameter (torch, Adafactor, 8-bit), else of a group (schedulefree ``k``)."""
-    for holder in (*entries[:1], *groups[:1]):
+    counted = (each for each in entries if "step" in each or "k" in each)
+    # The first that counts; a parameter that was never trained counts nothing.
+    for holder in (*islice(counted, 1), *groups[:1]):
         step = holder.get("step", holder.get("k"))
         if isinstance(step, Tensor):
             step = read_scalar(step)

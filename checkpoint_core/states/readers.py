@@ -6,10 +6,11 @@ into a value.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -25,6 +26,7 @@ from checkpoint_core.formats import (
     TorchZip,
     TrainState,
     describe,
+    hostile,
     read_header,
 )
 from checkpoint_core.formats import read_train_state as parse_train_state
@@ -51,6 +53,7 @@ _ALPHA = ".alpha"
 _SAMPLE_NUMBERS = 256
 _MAX_INDEX_BYTES = 64 * 1024 * 1024
 _MAX_WHOLE_BYTES = 64 * 1024 * 1024
+_PIECE_BYTES = 4 * 1024 * 1024
 
 
 def read_train_state(path: Path) -> TrainState:
@@ -117,17 +120,28 @@ def _read_torch(
 ) -> T:
     """Describe a torch file; ``whole`` verifies the tensors' bytes too, for files that are always small."""
     with FileReader(path) as reader:
-        archive = TorchZip(reader)
-        if whole and reader.size <= _MAX_WHOLE_BYTES:
-            archive.verify_all()
-        else:
-            archive.verify_records()
-        description = describe(archive.pickle_bytes)
-        if description.foreign_names:
-            named = ", ".join(description.foreign_names[:5])
-            raise FormatError(DamageKind.FOREIGN, f"it names {named}", description.foreign_names)
+        try:
+            archive = TorchZip(reader)
+            if whole and reader.size <= _MAX_WHOLE_BYTES:
+                archive.verify_all()
+            else:
+                archive.verify_records()
+            description = describe(archive.pickle_bytes)
+        except FormatError as error:
+            # An old torch unpickles what is no archive as it lies there, and does not compare checksums.
+            error.add_hostile(hostile.names_in(_pieces(reader)) if whole else ())
+            raise
+        description.refuse_foreign()
         _check_storages(archive, description.storages)
         return interpret(description, lambda tensor: _scalar(archive, tensor))
+
+
+def _pieces(reader: FileReader) -> Iterator[bytes]:
+    """A file's bytes from its beginning, as far as they can be read, with an overlap."""
+    with contextlib.suppress(FormatError):
+        for offset in range(0, reader.size, _PIECE_BYTES):
+            begin = max(0, offset - hostile.OVERLAP_BYTES)
+            yield reader.at(begin, min(offset + _PIECE_BYTES, reader.size) - begin)
 
 
 def _check_storages(archive: TorchZip, keys: Iterable[str]) -> None:
@@ -210,7 +224,9 @@ def _read_shards(
         try:
             shards.append(read(directory / name))
         except FormatError as error:
-            raise FormatError(error.kind, f"{name}: {error.detail}", error.names) from error
+            raise FormatError(
+                error.kind, f"{name}: {error.detail}", error.names, is_hostile=error.is_hostile
+            ) from error
     tensors = [tensor for shard in shards for tensor in shard.entries]
     return interpret.weights_facts(
         index, tensors, next((s.alpha for s in shards if s.alpha is not None), None)

@@ -250,7 +250,7 @@ def compare_with_lora(weights: Path, lora: Path, meter: _Meter | None = None) ->
                     return None
                 if rounded != other:
                     differing.append(name)
-            return WeightsLoraPair(lora.name, True, tuple(differing[:_MAX_NAMES]), len(left))
+            return WeightsLoraPair(lora.name, True, tuple(differing), len(left))
     except FormatError:
         return None
 

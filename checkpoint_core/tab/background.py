@@ -14,6 +14,7 @@ from checkpoint_core.audit import CheckpointReport, UnknownName, title
 from checkpoint_core.environment import Environment, RehearsalOutcome, RehearsalStage, rehearse_state
 from checkpoint_core.states import OutputsFolderError, StateFacts, VerificationCancelled
 from checkpoint_core.tab.lookup import RunLookup
+from checkpoint_core.tab.page_names import PageName
 from checkpoint_core.tab.views.actions import (
     error_view,
     failed_view,
@@ -35,9 +36,9 @@ class BackgroundTasks:
 
     def __init__(self, lookup: RunLookup) -> None:
         self._lookup = lookup
-        self._running: dict[tuple[str, str], threading.Event] = {}
+        self._running: dict[tuple[PageName, PageName], threading.Event] = {}
 
-    def verify(self, run_name: str, selected: str, layout: str = "") -> Iterator[str]:
+    def verify(self, run_name: PageName, selected: PageName, layout: str = "") -> Iterator[str]:
         """Read every byte of a checkpoint; yields what to show meanwhile, at the end nothing but an error's text."""
         counts = [0, 1]
 
@@ -53,7 +54,7 @@ class BackgroundTasks:
 
         yield from self._on_checkpoint(run_name, selected, layout, "verified", work, progress)
 
-    def rehearse(self, run_name: str, selected: str, layout: str = "") -> Iterator[str]:
+    def rehearse(self, run_name: PageName, selected: PageName, layout: str = "") -> Iterator[str]:
         """Load a checkpoint for trial with the Python that trains; yields what to show, at the end how it went."""
         stages, began = [RehearsalStage.STARTING], time.monotonic()
 
@@ -69,7 +70,7 @@ class BackgroundTasks:
 
         yield from self._on_checkpoint(run_name, selected, layout, "rehearsed", work, progress)
 
-    def rehearse_unusual(self, run_name: str, selected: str, layout: str = "") -> Iterator[str]:
+    def rehearse_unusual(self, run_name: PageName, selected: PageName, layout: str = "") -> Iterator[str]:
         """Rehearse before a resume where nobody has tried the environment's versions; else nothing."""
         try:
             item = self._lookup.checkpoint(self._lookup.run(run_name, layout), selected)
@@ -78,15 +79,15 @@ class BackgroundTasks:
         if item.verdict.resumes and item.needs_rehearsal:
             yield from self.rehearse(run_name, selected, layout)
 
-    def cancel(self, run_name: str, selected: str) -> None:
+    def cancel(self, run_name: PageName, selected: PageName) -> None:
         """Ask the long work on a checkpoint to stop, if there is any."""
         if event := self._running.get((run_name, selected)):
             event.set()
 
     def _on_checkpoint(
         self,
-        run_name: str,
-        selected: str,
+        run_name: PageName,
+        selected: PageName,
         layout: str,
         done: str,
         work: Callable[[CheckpointReport, Callable[[], bool]], str],
@@ -114,7 +115,7 @@ class BackgroundTasks:
         yield from self.run((run_name, selected), what, guarded, lambda: progress(item), busy)
 
     def run(
-        self, about: tuple[str, str], unless: str, work: Work, shown: Callable[[], str], busy: str
+        self, about: tuple[PageName, PageName], unless: str, work: Work, shown: Callable[[], str], busy: str
     ) -> Iterator[str]:
         """Do the work in a thread; yields what to show meanwhile, at the end what the work returned.
 

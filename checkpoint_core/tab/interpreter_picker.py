@@ -8,6 +8,7 @@ from pathlib import Path
 from checkpoint_core.atomic_write import WriteFailed
 from checkpoint_core.audit import environment_line
 from checkpoint_core.environment import EnvironmentFacts, choices, environment_source, remember, remembered
+from checkpoint_core.tab.page_names import NOTHING, PageName, page_name
 from checkpoint_core.tab.views.actions import error_view, info_view, warning_view
 from checkpoint_core.tab.views.markup import safe_name
 
@@ -16,8 +17,8 @@ from checkpoint_core.tab.views.markup import safe_name
 class InterpreterView:
     """What the page shows: the picker's choices and value, and the Python that trains with its versions, as HTML."""
 
-    choices: list[tuple[str, str]]
-    chosen: str
+    choices: list[tuple[str, PageName]]
+    chosen: PageName
     environment: str
 
 
@@ -39,19 +40,19 @@ class TrainingPython:
         """All that the page shows of it."""
         return InterpreterView(self.choices(), self.chosen(), self.view())
 
-    def choices(self) -> list[tuple[str, str]]:
+    def choices(self) -> list[tuple[str, PageName]]:
         """The Pythons for the picker: what is shown, and the value."""
         found = [(f"{item.path} ({item.source})", str(item.path)) for item in choices(self._root)]
-        return [("Automatic", ""), *((safe_name(label), safe_name(path)) for label, path in found)]
+        return [("Automatic", NOTHING), *((safe_name(label), page_name(path)) for label, path in found)]
 
-    def chosen(self) -> str:
+    def chosen(self) -> PageName:
         """The value of the picker; empty where the Python is found automatically."""
         known = remembered(self._root)
-        return safe_name(str(known)) if known else ""
+        return page_name(str(known)) if known else NOTHING
 
-    def choose(self, value: str) -> str:
+    def choose(self, value: PageName) -> str:
         """Keep which Python trains in this FluxGym; empty for automatic. Returns what to show, as HTML."""
-        offered = {safe_name(str(item.path)): item.path for item in choices(self._root)}
+        offered = {page_name(str(item.path)): item.path for item in choices(self._root)}
         if value and value not in offered:
             return error_view(f"There is no Python {value} any more; nothing was changed.")
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from checkpoint_core.audit import Auditor, CheckpointReport, RunReport
+from checkpoint_core.tab.page_names import PageName
 
 
 class RunLookup(Protocol):
@@ -14,10 +15,10 @@ class RunLookup(Protocol):
         """The auditor for a layout."""
         ...
 
-    def run(self, name: str, layout: str = "") -> RunReport:
+    def run(self, name: PageName, layout: str = "") -> RunReport:
         """A run by the name that the page shows."""
         ...
 
-    def checkpoint(self, run: RunReport, name: str) -> CheckpointReport:
+    def checkpoint(self, run: RunReport, name: PageName) -> CheckpointReport:
         """A checkpoint by the name that the page shows."""
         ...

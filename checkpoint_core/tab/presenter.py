@@ -22,10 +22,9 @@ from checkpoint_core.audit import (
     Verdict,
     find_latest_resumable,
     run_summary,
-    title,
     title_inside,
 )
-from checkpoint_core.recovery import Choices, RepairPlan, plan_recovery
+from checkpoint_core.recovery import Choices, RepairPlan, ResumeRefused, plan_recovery, resume
 from checkpoint_core.report import Diagnosis, diagnosis_for
 from checkpoint_core.scripts import (
     SCRIPT_TROUBLE,
@@ -42,6 +41,7 @@ from checkpoint_core.tab import sample_images
 from checkpoint_core.tab.background import BackgroundTasks
 from checkpoint_core.tab.host import gym
 from checkpoint_core.tab.interpreter_picker import TrainingPython
+from checkpoint_core.tab.page_names import NOTHING, PageName, on_disk, page_name
 from checkpoint_core.tab.repair_presenter import Done, Question, RepairPresenter
 from checkpoint_core.tab.training_presenter import DiskView, TrainingPresenter, TrainingQuestion
 from checkpoint_core.tab.views.actions import (
@@ -58,7 +58,7 @@ from checkpoint_core.tab.views.recovery import repair_view
 from checkpoint_core.tab.views.table import headline_view, table_view
 
 #: What can go wrong with a press on a run's script, each with a text for the user.
-TROUBLE = (*SCRIPT_TROUBLE, UnknownName, OutputsFolderError)
+TROUBLE = (*SCRIPT_TROUBLE, ResumeRefused, UnknownName, OutputsFolderError)
 
 #: The choices of layout: what is shown, and the name; any that is no layout's leaves it to the script.
 LAYOUTS = (
@@ -80,13 +80,13 @@ class RunView:
     ``run`` is its name, empty where there is none to show; ``selected`` a checkpoint's name or empty.
     """
 
-    run: str
+    run: PageName
     headline: str
     table: str
     options: str = ""
     panel: str = ""
     preview: str = ""
-    selected: str = ""
+    selected: PageName = NOTHING
     resumes: bool = False
     refusal: str = ""
     change: ScriptChange | None = None
@@ -128,14 +128,14 @@ class TabPresenter:
         fresh = Auditor(self.outputs, chosen, environment=self.python.environment)
         return self._auditors.setdefault(chosen, fresh)
 
-    def choices(self) -> list[tuple[str, str]]:
+    def choices(self) -> list[tuple[str, PageName]]:
         """The runs for the picker, newest first: what is shown, and the name; none where the folder is missing."""
         try:
             newest = self.newest_first()
         except OutputsFolderError:
             return []
         return [
-            (f"{safe_name(run.name)} ({safe_name(run_summary(run))})", safe_name(run.name)) for run in newest
+            (f"{safe_name(run.name)} ({safe_name(run_summary(run))})", page_name(run.name)) for run in newest
         ]
 
     def newest_first(self) -> list[RunReport]:
@@ -145,34 +145,39 @@ class TabPresenter:
         """
         return sorted(self.auditor().audit().runs, key=lambda run: run.facts.modified_ns, reverse=True)
 
-    def run(self, name: str, layout: str = "") -> RunReport:
+    def run(self, name: PageName, layout: str = "") -> RunReport:
         """A run by the name that the page shows.
 
         :raises UnknownName: when it is no plain child of the outputs folder.
         :raises OutputsFolderError: when the folder is missing.
         """
         auditor = self.auditor(layout)
-        real = next((each for each in auditor.run_names() if safe_name(each) == name), None)
+        real = on_disk(name, auditor.run_names())
         if real is None:
             raise UnknownName(
                 f"There is no run “{name}” in {self.outputs}. It may have been removed; refresh."
             )
         return auditor.audit_run(real)
 
-    def checkpoint(self, run: RunReport, name: str) -> CheckpointReport:
+    def checkpoint(self, run: RunReport, name: PageName) -> CheckpointReport:
         """A checkpoint by the name that the page shows.
 
         :raises UnknownName: when the run has none of that name.
         """
-        found = next((item for item in run.checkpoints if safe_name(item.name) == name), None)
-        if found is None:
+        real = on_disk(name, (item.name for item in run.checkpoints))
+        if real is None:
             raise UnknownName(
                 f"The run “{safe_name(run.name)}” has no checkpoint “{name}”. It may have been removed."
             )
-        return found
+        return run.checkpoint(real)
 
     def show(
-        self, run_name: str, selected: str, sort: str, layout: str = "", choices: Choices | None = None
+        self,
+        run_name: PageName,
+        selected: PageName,
+        sort: str,
+        layout: str = "",
+        choices: Choices | None = None,
     ) -> RunView:
         """A run's page. Where the selected checkpoint is gone, the one that is best to resume takes its place.
 
@@ -180,15 +185,15 @@ class TabPresenter:
         """
         choices = choices or Choices()
         if not run_name:
-            return RunView("", info_view(self._nothing()), "")
+            return RunView(NOTHING, info_view(self._nothing()), "")
         try:
             run = self.run(run_name, layout)
         except (UnknownName, OutputsFolderError) as error:
-            return RunView("", error_view(str(error)), "")
-        names = {safe_name(item.name) for item in run.checkpoints}
+            return RunView(NOTHING, error_view(str(error)), "")
+        names = {page_name(item.name) for item in run.checkpoints}
         if selected not in names:
             best = find_latest_resumable(run).checkpoint or next(iter(_repairable(run)), None)
-            selected = safe_name(best.name) if best else ""
+            selected = page_name(best.name) if best else NOTHING
         view = RunView(
             run_name,
             headline_view(run),
@@ -226,29 +231,23 @@ class TabPresenter:
             view,
             panel=panel + self.repairs.repaired(run, item),
             preview=preview + (repair_view(repair_plan) if repair_plan else ""),
-            selected=safe_name(item.name),
+            selected=page_name(item.name),
             resumes=resumes,
             refusal=refusal,
             change=change,
             repair_plan=repair_plan,
         )
 
-    def resume(self, run_name: str, selected: str, shown: ScriptChange | None, layout: str = "") -> Outcome:
+    def resume(
+        self, run_name: PageName, selected: PageName, shown: ScriptChange | None, layout: str = ""
+    ) -> Outcome:
         """Check the checkpoint once more and write what was shown; where the script changed since, nothing."""
         try:
             run = self.run(run_name, layout)
             item = self.checkpoint(run, selected)
-            if not item.verdict.resumes:
-                return Outcome(error_view(f"{title(item)} does not resume. {refusal_text(item)}"))
-            if item.needs_rehearsal:
-                return Outcome(info_view("It was not rehearsed to the end; nothing was changed."))
-            change = plan_resume(run.facts.path, item.name)
-            # What is written is what was shown: not another run's plan, nor a plan for a script since changed.
-            if shown is not None and not _is_same(shown, change):
-                raise ScriptChangedSinceShown(change.path)
-            return self._done(
-                f"The train script now resumes from {title_inside(item)}.", run, change, item.facts.path
-            )
+            done = resume(run, item, shown)
+            what = f"The train script now resumes from {title_inside(item)}."
+            return self._done(what, run, *done, item.facts.path)
         except TROUBLE as error:
             return Outcome(error_view(str(error)))
 
@@ -268,24 +267,29 @@ class TabPresenter:
         written = self.resume_shown(view, layout)
         if view is None or not written.written:
             return written
-        started = self.training.start(view.run, bring_back)
+        try:
+            started = self.training.start(view.run, bring_back)
+        except Exception as error:  # noqa: BLE001 - the script is written, and what takes it back must not be lost
+            told = f"The train script was changed, but the training could not be started: {error}"
+            return replace(written, message=written.message + error_view(told))
         message = started.message if started.done else written.message + started.message
         return replace(written, message=message, question=started.question)
 
-    def start_fresh(self, run_name: str, shown: ScriptChange | None) -> Outcome:
+    def start_fresh(self, run_name: PageName, shown: ScriptChange | None) -> Outcome:
         """Remove ``--resume`` from the run's script as it was shown; where the script changed since, nothing."""
         try:
             run = self.run(run_name)
             change = plan_fresh(run.facts.path)
-            if shown is None or not _is_same(shown, change):
+            if shown is None or not shown.writes_as(change):
                 raise ScriptChangedSinceShown(change.path)
             what = "The train script now starts from the beginning: --resume is gone."
-            return self._done(what, run, change, None)
+            return self._done(what, run, change, change.execute(), None)
         except TROUBLE as error:
             return Outcome(error_view(str(error)))
 
-    def _done(self, what: str, run: RunReport, change: ScriptChange, state: Path | None) -> Outcome:
-        receipt = change.execute()
+    def _done(
+        self, what: str, run: RunReport, change: ScriptChange, receipt: Receipt, state: Path | None
+    ) -> Outcome:
         backup = receipt.backup.name if receipt.backup else None
         lines = (*change.summary, *change.notes) if not change.is_noop else ("The script already said so.",)
         run_it = run_command(change.path, run.facts.script.output_dir if run.facts.script else None)
@@ -294,22 +298,22 @@ class TabPresenter:
 
     def repair_shown(self, view: RunView | None, layout: str = "") -> Outcome:
         """Carry out the repair that a page showed; where anything changed since, nothing."""
-        run_name, repair_plan = (view.run, view.repair_plan) if view else ("", None)
+        run_name, repair_plan = (view.run, view.repair_plan) if view else (NOTHING, None)
         return self._outcome(self.repairs.repair(run_name, layout, repair_plan), run_name)
 
-    def answer(self, run_name: str, question: Question | TrainingQuestion | None) -> Outcome:
+    def answer(self, run_name: PageName, question: Question | TrainingQuestion | None) -> Outcome:
         """Do what a question asked."""
         if isinstance(question, TrainingQuestion):
             told = self.training.answer(question)
             return Outcome(told.message, question=told.question)
         return self._outcome(self.repairs.answer(question), run_name)
 
-    def _outcome(self, done: Done, run_name: str) -> Outcome:
+    def _outcome(self, done: Done, run_name: PageName) -> Outcome:
         if not done.written:
             return Outcome(done.message, done.undo)
         return Outcome(done.message, done.undo, self._present_target(run_name), written=True)
 
-    def undo(self, run_name: str, receipt: Receipt | RepairRecord | None) -> Outcome:
+    def undo(self, run_name: PageName, receipt: Receipt | RepairRecord | None) -> Outcome:
         """Bring back what a press changed, unless somebody changed it since."""
         if isinstance(receipt, RepairRecord):
             done = self.repairs.undo(run_name, receipt)
@@ -322,19 +326,19 @@ class TabPresenter:
             return Outcome(error_view(str(error)), receipt)
         return Outcome(
             info_view(f"{receipt.path.name} is as it was before."),
-            state_path=self._present_target(safe_name(receipt.path.parent.name)),
+            state_path=self._present_target(page_name(receipt.path.parent.name)),
             written=True,
         )
 
-    def _present_target(self, run_name: str) -> Path | None:
+    def _present_target(self, run_name: PageName) -> Path | None:
         """The state that a run's script resumes from now, if it is one of its run."""
         try:
             run = self.run(run_name)
             return run.checkpoint(run.facts.resume_target.state_name or "").facts.path
-        except (UnknownName, OutputsFolderError):
+        except Exception:  # noqa: BLE001 - something was written, and what takes it back must not be lost
             return None
 
-    def preview_fresh(self, run_name: str) -> tuple[str, ScriptChange | None]:
+    def preview_fresh(self, run_name: PageName) -> tuple[str, ScriptChange | None]:
         """What “Start fresh” would change, as HTML and as the change; ``None`` where there is nothing to change."""
         try:
             change = plan_fresh(self.run(run_name).facts.path)
@@ -346,24 +350,29 @@ class TabPresenter:
         return fresh_view(change.diff), change
 
     def carry(
-        self, host: gym.Gym, values: Sequence[Any], run_name: str, state: str | bool
+        self, host: gym.Gym, values: Sequence[Any], run_name: PageName, state: str | bool
     ) -> tuple[list[Any] | None, str]:
         """:meth:`checkpoint_core.tab.host.gym.Gym.carry` of a run's script as it is now.
 
         :param state: the path that is resumed from; any other value clears FluxGym's ``--resume``.
         """
         try:
-            script = self.run(run_name).facts.script
+            run = self.run(run_name)
+            name, script = run.name, run.facts.script
         except (UnknownName, OutputsFolderError):
-            script = None
-        return host.carry(values, run_name, self.box_value(state), script)
+            name, script = str(run_name), None
+        box = self.box_value(state)
+        if safe_name(name + box) != name + box:
+            told = "it cannot hold a name whose bytes are no UTF-8. Run the script as shown."
+            return None, f"The Gym tab was left alone: {told}"
+        return host.carry(values, name, box, script)
 
     def box_value(self, state: str | bool) -> str:
         """What FluxGym's text box ``--resume`` must hold for a state's path, or to be cleared."""
         dialect = Dialect.BAT if os.name == "nt" else Dialect.SH
         return gym.box_value(Path(state) if isinstance(state, str) else None, dialect)
 
-    def diagnosis(self, run_name: str, layout: str = "") -> Diagnosis:
+    def diagnosis(self, run_name: PageName, layout: str = "") -> Diagnosis:
         """The report of a run.
 
         :raises UnknownName: when there is no such run.
@@ -372,7 +381,7 @@ class TabPresenter:
         run = self.run(run_name, layout)
         return diagnosis_for(run, plan_recovery(self.auditor(layout), run))
 
-    def diagnosis_file(self, run_name: str, layout: str = "") -> Path:
+    def diagnosis_file(self, run_name: PageName, layout: str = "") -> Path:
         """The report of a run as a zip file, in a temporary folder of its own.
 
         :raises UnknownName: when there is no such run.
@@ -388,7 +397,3 @@ class TabPresenter:
 def _repairable(run: RunReport) -> Iterator[CheckpointReport]:
     """The checkpoints that a fix would let resume, newest first: their panel says which."""
     return (item for item in run.checkpoints if item.verdict is Verdict.NEEDS_FIX)
-
-
-def _is_same(shown: ScriptChange, now: ScriptChange) -> bool:
-    return (shown.path, shown.before, shown.after) == (now.path, now.before, now.after)

@@ -15,6 +15,7 @@ from checkpoint_core.recovery import (
     RecoveryPlan,
     RepairFailed,
     RepairPlan,
+    ResumeRefused,
     StateChangedSinceShown,
     apply_option,
     change_of,
@@ -26,6 +27,7 @@ from checkpoint_core.recovery import (
 from checkpoint_core.scripts import SCRIPT_TROUBLE, Receipt, ScriptChange, find_script, run_command
 from checkpoint_core.states import OutputsFolderError, RecordUnusable, RepairRecord, read_records
 from checkpoint_core.tab.lookup import RunLookup
+from checkpoint_core.tab.page_names import PageName, page_name
 from checkpoint_core.tab.views.actions import done_view, error_view, info_view
 from checkpoint_core.tab.views.recovery import (
     FINISH,
@@ -46,6 +48,7 @@ TROUBLE = (
     NothingToUndo,
     RecordUnusable,
     RepairFailed,
+    ResumeRefused,
 )
 
 
@@ -53,7 +56,7 @@ TROUBLE = (
 class Question:
     """What the user is asked before a way is gone, or a repair taken back: that was shown, and that alone is done."""
 
-    run: str
+    run: PageName
     layout: str = ""
     option: RecoveryOption | None = None
     change: ScriptChange | None = None
@@ -128,18 +131,18 @@ class RepairPresenter:
             return error_view(str(error))
         return repaired_view(record) if record else ""
 
-    def repair(self, run_name: str, layout: str, shown: RepairPlan | None) -> Done:
+    def repair(self, run_name: PageName, layout: str, shown: RepairPlan | None) -> Done:
         """Carry out what was shown of a checkpoint's repair; where anything changed since, nothing."""
         if shown is None:
             return Done(info_view("There is nothing to repair any more; look again."))
         return self._guarded(lambda: self._repair(run_name, layout, shown))
 
-    def _repair(self, run_name: str, layout: str, repair_plan: RepairPlan) -> Done:
+    def _repair(self, run_name: PageName, layout: str, repair_plan: RepairPlan) -> Done:
         run = self._presenter.run(run_name, layout)
         auditor = self._presenter.auditor(layout)
+        # No further look: were it to fail, the repair would stand behind an error, and nothing could take it back.
         record = repair_plan.execute(look_again(auditor, run.name, repair_plan.checkpoint.name))
-        now = auditor.audit_run(run.name).checkpoint(repair_plan.checkpoint.name)
-        return Done(self._told(run, now, repair_plan.does), record, written=True)
+        return Done(self._told(run, repair_plan.after, repair_plan.does), record, written=True)
 
     def _told(self, run: RunReport, item: CheckpointReport, lines: tuple[str, ...]) -> str:
         script = find_script(run.facts.path)
@@ -150,7 +153,7 @@ class RepairPresenter:
         return done_view(what, run_it.command, run_it.folder, None, lines)
 
     def ask(
-        self, run_name: str, selected: str, wanted: str, layout: str, choices: Choices
+        self, run_name: PageName, selected: PageName, wanted: str, layout: str, choices: Choices
     ) -> tuple[str, Question | None]:
         """What a way, by its number, would change, or what an undo would bring back; and the question to answer."""
         told: list[Question] = []
@@ -179,7 +182,7 @@ class RepairPresenter:
         if record is None:
             raise NothingToUndo("This repair was taken back already. Nothing was changed.")
         keeps = transaction.keeps_its_script(run.facts.path, record)
-        return undo_question(record, keeps), Question(run.name, undo=record)
+        return undo_question(record, keeps), Question(page_name(run.name), undo=record)
 
     def _ask_option(self, run: RunReport, wanted: str, layout: str, choices: Choices) -> tuple[str, Question]:
         options = self.recovery(run, layout, choices).options
@@ -189,7 +192,7 @@ class RepairPresenter:
         option = options[number - 1]
         change = change_of(run, option)
         return question_view(option, change.diff if change else ""), Question(
-            run.name, layout, option, change
+            page_name(run.name), layout, option, change
         )
 
     def answer(self, question: Question | None) -> Done:
@@ -205,8 +208,9 @@ class RepairPresenter:
         if question.option.repair_plan is not None:
             return self._repair(question.run, question.layout, question.option.repair_plan)
         auditor = self._presenter.auditor(question.layout)
-        run = auditor.audit_run(question.run)
-        applied = apply_option(question.option, question.change, lambda: run.checkpoints[0])
+        run = self._presenter.run(question.run, question.layout)
+        look = look_again(auditor, run.name, question.option.checkpoint)
+        applied = apply_option(question.option, question.change, look)
         script = find_script(run.facts.path)
         run_it = run_command(
             script or run.facts.path, run.facts.script.output_dir if run.facts.script else None
@@ -218,11 +222,11 @@ class RepairPresenter:
         message = done_view(what, run_it.command, run_it.folder, backup, lines)
         return Done(message, undo, written=True)
 
-    def undo(self, run_name: str, record: RepairRecord) -> Done:
+    def undo(self, run_name: PageName, record: RepairRecord) -> Done:
         """Take a repair back."""
 
         def work() -> Done:
-            run = self._presenter.auditor().audit_run(run_name)
+            run = self._presenter.run(run_name)
             keeps = transaction.keeps_its_script(run.facts.path, record)
             transaction.undo(run.facts.path, record.id)
             left = f" {record.script.name} was changed since and is left." if record.script and keeps else ""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from checkpoint_core.recovery import Choices
+from checkpoint_core.tab.page_names import NOTHING, PageName
 from checkpoint_core.tab.presenter import RunView, TabPresenter
 from checkpoint_core.tab.training_presenter import TrainingView
 from checkpoint_core.tab.views.table import DEFAULT_SORT
@@ -24,27 +25,28 @@ class PageSession:
     """
 
     def __init__(self) -> None:
-        self.run, self.selected, self.sort, self.layout = "", "", DEFAULT_SORT, "auto"
+        self.run, self.selected = NOTHING, NOTHING
+        self.sort, self.layout = DEFAULT_SORT, "auto"
         self.choices = Choices()
         self.shown: RunView | None = None
         self.pressed: RunView | None = None
-        self.training: tuple[str, TrainingView] | None = None
+        self.training: tuple[PageName, TrainingView] | None = None
         self.turn = threading.RLock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PageSession:
         # Gradio copies a State's first value for each page that is opened; each gets a seat of its own.
         return PageSession()
 
-    def pick(self, run: str) -> None:
+    def pick(self, run: PageName) -> None:
         """Another run, of which nothing is selected yet; the same again changes nothing."""
         with self.turn:
             if run != self.run:
-                self.run, self.selected = run, ""
+                self.run, self.selected = run, NOTHING
 
-    def keep(self, names: Sequence[str], picked: str) -> str:
+    def keep(self, names: Sequence[PageName], picked: PageName) -> PageName:
         """The run to show, of those that there are: the chosen one, else what the picker holds, else the first."""
         with self.turn:
-            wanted = next((name for name in (self.run, picked) if name in names), next(iter(names), ""))
+            wanted = next((name for name in (self.run, picked) if name in names), next(iter(names), NOTHING))
             self.pick(wanted)
             return wanted
 

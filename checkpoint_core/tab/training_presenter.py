@@ -22,6 +22,7 @@ from checkpoint_core.recovery import (
 )
 from checkpoint_core.states import OutputsFolderError, RecordUnusable
 from checkpoint_core.tab.lookup import RunLookup
+from checkpoint_core.tab.page_names import PageName
 from checkpoint_core.tab.views.actions import error_view, good_view, info_view, warning_view
 from checkpoint_core.tab.views.disk import chosen_names, retention_choices, retention_view
 from checkpoint_core.tab.views.loss_plot import Mark
@@ -78,7 +79,7 @@ class DiskView:
     """The disk of a run: what the page says, and what may be ticked to go, as label and name."""
 
     view: str = ""
-    choices: tuple[tuple[str, str], ...] = ()
+    choices: tuple[tuple[str, PageName], ...] = ()
     #: Whether the saves to come have too little, so that it is shown without being asked for.
     is_tight: bool = False
 
@@ -87,7 +88,7 @@ class DiskView:
 class TrainingQuestion:
     """What the user is asked before a training is started beside another, stopped, or checkpoints are removed."""
 
-    run: str
+    run: PageName
     kind: str
     removal: Removal | None = None
     bring_back: bool = False
@@ -114,7 +115,7 @@ class TrainingPresenter:
         """How a run's training stands now."""
         return training_status(run.facts.path, self._processes)
 
-    def show(self, run_name: str) -> TrainingView:
+    def show(self, run_name: PageName) -> TrainingView:
         """A run's training; nothing for a run that is not there."""
         try:
             run = self._presenter.run(run_name)
@@ -143,7 +144,7 @@ class TrainingPresenter:
 
     # --- starting and stopping --------------------------------------------------------------------------------------
 
-    def may_start(self, run_name: str) -> str:
+    def may_start(self, run_name: PageName) -> str:
         """Why a run cannot be started now, as HTML; empty where it can, or only another training is in the way."""
         try:
             launcher.check(self._start_of(self._presenter.run(run_name), False, True))
@@ -151,7 +152,7 @@ class TrainingPresenter:
             return error_view(str(error))
         return ""
 
-    def start(self, run_name: str, bring_back: bool, force: bool = False, fresh: bool = False) -> Told:
+    def start(self, run_name: PageName, bring_back: bool, force: bool = False, fresh: bool = False) -> Told:
         """Start a run's training as its script says.
 
         :param force: beside another training on the same GPU.
@@ -182,7 +183,7 @@ class TrainingPresenter:
         python = environment.executable if isinstance(environment, EnvironmentFacts) else None
         return Start(run.facts.path, bring_back, force, python)
 
-    def watch(self, run_name: str, bring_back: bool) -> Told:
+    def watch(self, run_name: PageName, bring_back: bool) -> Told:
         """Watch a training that was started elsewhere."""
 
         def work() -> Told:
@@ -198,7 +199,7 @@ class TrainingPresenter:
 
         return self._guarded(work)
 
-    def set_bring_back(self, run_name: str, bring_back: bool) -> None:
+    def set_bring_back(self, run_name: PageName, bring_back: bool) -> None:
         """Tell a watcher that is at work what to do at a crash; without one the next start is told."""
         try:
             run = self._presenter.run(run_name)
@@ -208,7 +209,7 @@ class TrainingPresenter:
         except TROUBLE:
             return  # the box shows what holds at the next look
 
-    def ask_stop(self, run_name: str) -> Told:
+    def ask_stop(self, run_name: PageName) -> Told:
         """What a stop would do, and the question whether to do it."""
 
         def work() -> Told:
@@ -249,7 +250,7 @@ class TrainingPresenter:
         tight = forecast.is_enough is False
         return DiskView(retention_view(forecast, plan), choices, tight)
 
-    def ask_remove(self, run_name: str, names: Sequence[str], layout: str) -> Told:
+    def ask_remove(self, run_name: PageName, names: Sequence[PageName], layout: str) -> Told:
         """Which checkpoints would be removed, and the question whether to do it."""
 
         def work() -> Told:

@@ -11,6 +11,7 @@ from checkpoint_core.recovery import (
     OptionKind,
     RecoveryOption,
     RepairFailed,
+    ResumeRefused,
     StateChangedSinceShown,
     apply_option,
     change_of,
@@ -29,7 +30,14 @@ _FINISHED = (
     "The training had reached its last epoch; there is nothing left to train. To train further, choose more epochs in "
     "the tab."
 )
-_TROUBLE = (*SCRIPT_TROUBLE, RepairFailed, StateChangedSinceShown, RecordUnusable, VerificationCancelled)
+_TROUBLE = (
+    *SCRIPT_TROUBLE,
+    RepairFailed,
+    ResumeRefused,
+    StateChangedSinceShown,
+    RecordUnusable,
+    VerificationCancelled,
+)
 
 
 @dataclass(frozen=True)

@@ -179,9 +179,8 @@ class LiveRun:
         """Whether the training is writing a state: by its log, or by a state that is not whole yet."""
         if running.reader.progress.saving:
             return True
-        return any(
-            item.verdict is Verdict.SAVING for item in self.auditor.audit_run(self.name).checkpoints[:2]
-        )
+        # All of them: one whose position is not written yet does not stand among the newest.
+        return any(item.verdict is Verdict.SAVING for item in self.auditor.audit_run(self.name).checkpoints)
 
     def asked(self) -> list[Request]:
         """What the user asked for since the last time, in that order."""

@@ -225,6 +225,53 @@ def test_a_record_of_another_hand_stops_the_repair_and_is_kept(run: Path, text: 
     assert (run / "repairs.json").read_bytes() == text
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "Input/output error"), RuntimeError("?"), KeyboardInterrupt()]
+)
+@pytest.mark.parametrize("at", range(4))
+def test_whatever_fails_half_way_the_state_is_as_it_was(
+    run: Path, monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException
+) -> None:
+    step = iter(range(99))
+
+    def failing(work: Callable[..., None]) -> Callable[..., None]:
+        def once(*arguments: object) -> None:
+            if next(step) == at:
+                raise error
+            work(*arguments)
+
+        return once
+
+    # Three files take their place, and then the script is changed.
+    monkeypatch.setattr(transaction, "_place", failing(transaction._place))
+    monkeypatch.setattr(transaction, "_change_script", failing(transaction._change_script))
+    with pytest.raises((WriteFailed, KeyboardInterrupt)):
+        transaction.apply(plan_of(run))
+
+    assert contents(run)[0] == BEFORE
+    (record,) = read_records(run)
+    assert record.status == UNDONE
+
+
+def test_where_even_taking_back_fails_it_says_where_the_originals_are(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(transaction, "_place", failing)
+    monkeypatch.setattr(transaction, "_finish_undo", failing)
+    with pytest.raises(WriteFailed, match="could not be taken back either") as caught:
+        transaction.apply(plan_of(run))
+
+    (record,) = read_records(run)
+    assert record.is_interrupted
+    assert str(transaction.originals(run, record)) in str(caught.value)
+    monkeypatch.undo()
+    transaction.finish_interrupted(run)
+    assert contents(run) == (AFTER, NEW_SCRIPT)
+
+
 def test_of_a_write_that_fails_half_way_nothing_is_left(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = os.replace, []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -143,3 +144,17 @@ def test_a_path_that_exists_here_is_of_this_world(tmp_path: Path) -> None:
     made = run_command(run / "train.sh", str(linked / "outputs" / "my-lora"))
 
     assert made.folder == str(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names of any bytes, and bash")
+@pytest.mark.parametrize("name", [b"caf\xe9", b"it's \xff \\x41 $HOME", b"\xe7\x8c\xab\xff\n"])
+def test_a_name_that_no_text_can_hold_is_typed_in_escapes(tmp_path: Path, name: bytes) -> None:
+    folder = tmp_path / "outputs" / os.fsdecode(name)
+    folder.mkdir(parents=True)
+    (folder / "train.sh").write_bytes(b"echo started\n")
+    command = run_command(folder / "train.sh", None).command
+
+    assert command.isascii()
+    assert command.isprintable()
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, check=False)
+    assert done.stdout == b"started\n"

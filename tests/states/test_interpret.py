@@ -224,6 +224,26 @@ def test_a_group_of_endless_settings_is_cut_off() -> None:
     assert len(facts({"state": {}, "param_groups": [group]}).settings) < 100
 
 
+def test_the_plain_settings_are_found_behind_any_others() -> None:
+    others = {number: number for number in range(500)}
+    saved = {"state": {}, "param_groups": [{**others, "weight_decay": 0.1}]}
+    assert facts(saved).settings == (("weight_decay", 0.1),)
+
+
+@pytest.mark.parametrize("untrained", [0, 1, 49, 50, 300])
+def test_parameters_that_were_never_trained_hide_neither_family_nor_step(untrained: int) -> None:
+    told = {"step": 8, "exp_avg_sq_row": tensor(4), "exp_avg_sq_col": tensor(4)}
+    state: dict[int, dict[str, Any]] = {number: {} for number in range(untrained)}
+    found = facts({"state": {**state, untrained: told}, "param_groups": [{"params": [0]}]})
+    assert (found.family, found.step) == ("adafactor", 8)
+
+
+def test_one_large_table_that_is_meant_a_million_times_is_read_once() -> None:
+    table = {f"key{number}": number for number in range(20_000)}
+    saved = {"state": dict.fromkeys(range(200_000), table), "param_groups": []}
+    assert facts(saved).family == "unknown"
+
+
 def test_the_names_in_a_file_are_handed_on() -> None:
     names = frozenset({"torch.FloatStorage"})
     assert optimizer_facts(adamw(), lambda _: None, names).names == names

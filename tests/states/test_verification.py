@@ -122,6 +122,16 @@ def test_the_lora_file_of_another_epoch_differs(state: Path) -> None:
     assert 0 < len(pair.differing) <= pair.compared
 
 
+def test_every_tensor_that_differs_is_counted(tmp_path: Path) -> None:
+    names = [f"lora_unet_{number}.lora_up.weight" for number in range(100)]
+    ours, theirs = tmp_path / "model.safetensors", tmp_path / "lora.safetensors"
+    ours.write_bytes(safetensors_file(dict.fromkeys(names, ("F32", (1,), b"\x00\x00\x00\x00"))))
+    theirs.write_bytes(safetensors_file(dict.fromkeys(names, ("F32", (1,), b"\x00\x00\x80?"))))
+    pair = compare_with_lora(ours, theirs)
+    assert pair is not None
+    assert len(pair.differing) == 100
+
+
 def test_a_lora_file_with_other_tensors_cannot_vouch(state: Path) -> None:
     rename_tensors(lora_of(state), lambda name: f"other_{name}")
     pair = verify(state).pair

@@ -15,9 +15,12 @@ from PIL import Image
 
 from checkpoint_core.audit.reports import UnknownName
 from checkpoint_core.environment.facts import EnvironmentFacts
+from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome, RehearsalStatus
+from checkpoint_core.recovery.repair import Choices
 from checkpoint_core.states.discovery import OutputsFolderError
-from checkpoint_core.tab import api
+from checkpoint_core.tab import api, background
 from checkpoint_core.tab.presenter import LAYOUTS, TabPresenter
+from tests.damage import truncate
 from tests.tab.conftest import DAMAGED, EPOCH_1, EPOCH_2, EPOCH_3, GOOD, RESUMED
 
 NOT_NAMES = ["", ".", "..", "../outputs", "/etc", f"{GOOD}/..", f"./{GOOD}", "a/b", "nothing", "\0"]
@@ -499,6 +502,45 @@ def test_versions_that_nobody_has_tried_are_tried_before_a_program_s_resume(
     assert "rehearsal-passed" in [
         found.code for found in presenter.checkpoint(presenter.run(GOOD), EPOCH_2).findings
     ]
+
+
+@pytest.mark.parametrize("ended", [RehearsalStatus.CANCELLED, None])
+def test_a_program_s_resume_is_held_to_what_the_page_s_is(
+    presenter: TabPresenter, outputs: Path, monkeypatch: pytest.MonkeyPatch, ended: RehearsalStatus | None
+) -> None:
+    """A rehearsal that is needed and was not finished, or not even begun, stops both."""
+    known = presenter.python.environment()
+    assert isinstance(known, EnvironmentFacts)
+    packages = tuple((name, "9.0" if name == "accelerate" else version) for name, version in known.packages)
+    presenter = TabPresenter(outputs)
+    monkeypatch.setattr(presenter.python, "environment", lambda: replace(known, packages=packages))
+    if ended is None:
+        monkeypatch.setattr(presenter.trials, "rehearse_unusual", lambda *_: iter(()))
+    else:
+        monkeypatch.setattr(background, "rehearse_state", lambda *_, **__: RehearsalOutcome(ended))
+    before = script(outputs).read_bytes()
+
+    by_program = api.apply_resume(presenter, GOOD, EPOCH_2)
+    by_page = presenter.resume_shown(presenter.show(GOOD, EPOCH_2, ""))
+
+    assert (by_program["applied"], by_page.written) == (False, False)
+    assert by_program["reason"] == "It was not rehearsed to the end; nothing was changed."
+    assert by_program["reason"] in by_page.message
+    assert script(outputs).read_bytes() == before
+
+
+def test_an_option_that_resumes_is_held_to_the_same(presenter: TabPresenter, outputs: Path) -> None:
+    asked = (presenter.repairs.ask(GOOD, "", number, "", Choices())[1] for number in "123")
+    question = next(each for each in asked if each and each.option and each.option.repair_plan is None)
+    assert question.option is not None
+    truncate(outputs / GOOD / question.option.checkpoint / "optimizer.bin")
+    before = script(outputs).read_bytes()
+
+    done = presenter.answer(GOOD, question)
+
+    assert "does not resume" in done.message
+    assert not done.written
+    assert script(outputs).read_bytes() == before
 
 
 def test_where_none_resumes_the_newest_that_can_be_mended_is_shown(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from checkpoint_core.audit.reports import RunReport, UnknownName
 from checkpoint_core.recovery.repair import Choices
 from checkpoint_core.states.repair_records import APPLYING, read_records, with_status, write_record
 from checkpoint_core.tab.presenter import TabPresenter
@@ -69,6 +70,49 @@ def test_what_was_shown_is_repaired_and_undone(presenter: TabPresenter, broken: 
     again = presenter.undo(GOOD, done.receipt)
     assert "taken back already" in again.message
     assert not again.written
+
+
+@pytest.mark.parametrize("error", [RuntimeError("?"), OSError("disk"), UnknownName("gone"), MemoryError()])
+def test_a_look_that_fails_leaves_no_repair_behind_its_error(
+    presenter: TabPresenter, broken: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    before, script = bytes_of(broken), (broken.parent / "train.sh").read_bytes()
+    shown, auditor = presenter.show(GOOD, EPOCH_3, ""), presenter.auditor()
+    audits, audit = iter(range(99)), auditor.audit_run
+
+    def failing(name: str) -> RunReport:
+        if next(audits) >= 1:  # the first is that of the page's run, before the repair
+            raise error
+        return audit(name)
+
+    monkeypatch.setattr(auditor, "audit_run", failing)
+    done = presenter.repair_shown(shown)
+
+    assert "Everything is as it was before." in done.message
+    assert (done.written, done.receipt) == (False, None)
+    assert bytes_of(broken) == before
+    assert (broken.parent / "train.sh").read_bytes() == script
+
+
+@pytest.mark.parametrize("error", [RuntimeError("?"), UnknownName("gone")])
+def test_a_look_that_fails_after_the_judgement_hides_no_repair(
+    presenter: TabPresenter, broken: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    shown, auditor = presenter.show(GOOD, EPOCH_3, ""), presenter.auditor()
+    audits, audit = iter(range(99)), auditor.audit_run
+
+    def failing(name: str) -> RunReport:
+        if next(audits) >= 2:
+            raise error
+        return audit(name)
+
+    monkeypatch.setattr(auditor, "audit_run", failing)
+    done = presenter.repair_shown(shown)
+
+    assert "now resumes from epoch 3" in done.message
+    assert done.written
+    assert done.receipt is not None
+    assert (broken / "scheduler.bin").exists()
 
 
 def test_nothing_shown_is_nothing_repaired(presenter: TabPresenter, broken: Path) -> None:

@@ -98,6 +98,22 @@ def test_resume_now_writes_the_script_and_starts(world: World, started: list[Sta
     assert outcome.receipt is not None
 
 
+@pytest.mark.parametrize("error", [OSError("no room"), RuntimeError("?")])
+def test_a_start_that_fails_hides_no_change_of_the_script(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def failing(start: Start) -> None:
+        raise error
+
+    monkeypatch.setattr(launcher, "start_detached", failing)
+    before, it = world.script.read_bytes(), presenter(world)
+    outcome = it.resume_now(it.show(RUN_NAME, world.latest.name, ""), "", bring_back=False)
+    assert f"could not be started: {error}" in outcome.message
+    assert outcome.written
+    assert it.undo(RUN_NAME, outcome.receipt).written
+    assert world.script.read_bytes() == before
+
+
 def test_where_it_cannot_be_started_the_script_stays_as_it_is(running: World, started: list[Start]) -> None:
     before = running.script.read_bytes()
     it = presenter(running)

@@ -22,7 +22,6 @@ from checkpoint_core.environment import (
     saved_by_numpy_2,
     with_version,
 )
-from checkpoint_core.formats import is_dangerous
 from checkpoint_core.scripts import ScriptFacts
 from checkpoint_core.states import (
     RANDOM_STATES_PATTERN,
@@ -219,11 +218,18 @@ def _gpus(facts: StateFacts, environment: EnvironmentFacts) -> Iterator[Finding]
         yield finding("environment-gpu-count", saved=counted, visible=len(environment.gpus) or "none")
 
 
-def in_environment(findings: Iterable[Finding], environment: Environment) -> Iterator[Finding]:
-    """Findings about files, told for the environment where it is known: what depends on versions is then decided."""
+def in_environment(
+    findings: Iterable[Finding], environment: Environment, hostile: frozenset[str] = frozenset()
+) -> Iterator[Finding]:
+    """Findings about files, told for the environment where it is known: what depends on versions is then decided.
+
+    :param hostile: the files that name code to run.
+    """
     known = environment if isinstance(environment, EnvironmentFacts) else None
     for found in findings:
-        if found.code.endswith("-foreign") and _loads_unchecked(found, known):
+        # What runs code is hostile everywhere.
+        unknown = found.code.endswith("-foreign") and found.file not in hostile
+        if unknown and _loads_unchecked(found, known):
             yield finding("environment-loads-unchecked", file=found.file, detail=found.evidence)
         elif known is None:
             yield found
@@ -251,12 +257,10 @@ _WAY_BACK = "What is lost with them cannot be brought back."
 
 
 def _loads_unchecked(found: Finding, environment: EnvironmentFacts | None) -> bool:
-    """Whether accelerate would load objects that are not known here; what runs code is hostile everywhere.
+    """Whether accelerate would load objects that are not known here.
 
     It loads registered objects unchecked since 1.1 (``load_custom_state``: ``weights_only=False``).
     """
-    if any(is_dangerous(name) for name in found.evidence.split(", ")):
-        return False
     if environment is None:
         return found.file == layout.CUSTOM_OBJECT
     unchecked = found.file == layout.CUSTOM_OBJECT and not is_older(environment, "accelerate", "1.1")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from checkpoint_core.audit.catalogue.states import finding
 from checkpoint_core.audit.findings import Finding, Severity
-from checkpoint_core.formats import DamageKind, is_dangerous
+from checkpoint_core.formats import DamageKind
 from checkpoint_core.states import (
     CUSTOM_OBJECT_PATTERN,
     CustomObjectFacts,
@@ -45,6 +45,20 @@ def _reading(part: str, file: str, reading: object) -> Iterator[Finding]:
     elif isinstance(reading, Damage):
         names = ", ".join(reading.names)
         yield finding(f"{part}-{reading.kind.value}", file=file, detail=reading.detail, evidence=names)
+
+
+def hostile_files(facts: StateFacts) -> frozenset[str]:
+    """The files of a state that name code to run."""
+    readings = {
+        _weights_file(facts): facts.weights,
+        layout.OPTIMIZER: facts.optimizer,
+        layout.SCHEDULER: facts.scheduler,
+        layout.RANDOM_STATES: facts.random_states,
+        layout.CUSTOM_OBJECT: facts.custom_object,
+    }
+    return frozenset(
+        file for file, reading in readings.items() if isinstance(reading, Damage) and reading.is_hostile
+    )
 
 
 def _has_no_scheduler(facts: StateFacts) -> bool:
@@ -111,7 +125,7 @@ def _rebuildable(found: Finding, facts: StateFacts) -> Finding:
 def _random_states(facts: StateFacts) -> Iterator[Finding]:
     reading = facts.random_states
     file = layout.RANDOM_STATES
-    if isinstance(reading, Damage) and any(is_dangerous(name) for name in reading.names):
+    if isinstance(reading, Damage) and reading.is_hostile:
         yield finding("random-states-hostile", file=file, detail=", ".join(reading.names))
         return
     for found in _reading("random-states", file, reading):

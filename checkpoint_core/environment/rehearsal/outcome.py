@@ -129,6 +129,7 @@ def read_account(account: Mapping[str, Any], stage: RehearsalStage) -> Rehearsal
     }
     status = told.get(_text(account.get("status")), RehearsalStatus.CRASHED)
     lines = _texts(account.get("log_lines"))
+    gave_up = account.get("gave_up") is True or any(_GAVE_UP in line for line in lines)
     seconds, peak = account.get("import_seconds"), account.get("peak_bytes")
     return RehearsalOutcome(
         status=status,
@@ -141,16 +142,18 @@ def read_account(account: Mapping[str, Any], stage: RehearsalStage) -> Rehearsal
         import_seconds=float(seconds) if isinstance(seconds, (int, float)) else None,
         peak_bytes=peak if isinstance(peak, int) and peak > 0 else None,
         versions=tuple((name, _text(version)) for name, version in _items(account.get("versions"))),
-        random_states=_restored(account.get("restored"), lines) if status is RehearsalStatus.LOADED else None,
+        random_states=_restored(account.get("restored"), gave_up)
+        if status is RehearsalStatus.LOADED
+        else None,
         start=tuple((name, value) for name, value in _items(account.get("start")) if isinstance(value, int)),
     )
 
 
-def _restored(generators: object, lines: tuple[str, ...]) -> Restored:
+def _restored(generators: object, gave_up: bool) -> Restored:
     if not set(_texts(generators)) >= _GENERATORS:
         return Restored.NOT_RESTORED
     # It sets CUDA's after the three, and gives up there when the file, or this machine, has none.
-    return Restored.PARTLY if any(_GAVE_UP in line for line in lines) else Restored.RESTORED
+    return Restored.PARTLY if gave_up else Restored.RESTORED
 
 
 def _text(value: object) -> str:

@@ -152,9 +152,7 @@ def hold_as_torch_reads_it(path: Path) -> None:
     """
     with FileReader(path) as reader:
         archive = TorchZip(reader)
-        description = describe(archive.pickle_bytes)
-        if description.foreign_names:
-            raise FormatError(DamageKind.FOREIGN, "it names objects", description.foreign_names)
+        describe(archive.pickle_bytes).refuse_foreign()
         strange = [name for name in archive.members if not _MEMBERS.match(name)]
         if strange:
             raise FormatError(DamageKind.CORRUPT, f"torch puts no member {strange[0][:80]!r} into its files")

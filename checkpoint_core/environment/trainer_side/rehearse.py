@@ -95,6 +95,7 @@ def _rehearse(state: Path, layout: str, stamp: str, say: Say) -> dict[str, Any]:
         outcome.update(described(error))
     if stand_in is not None:
         outcome.update(part=stand_in.part, log_lines=stand_in.log_lines, start=_counts(stand_in.start))
+        outcome.update(gave_up=stand_in.gave_up)
     return outcome
 
 

@@ -42,6 +42,8 @@ _NEXT_FILE = (
     ("All scheduler states loaded", "random_states_0.pkl"),
 )
 _LOADING_OBJECTS = re.compile(r"Loading in \d+ custom states|Loading the state of ")
+_GAVE_UP = "Could not load random states"
+#: Of the log, to be shown.
 _MAX_LINES, _MAX_LINE = 100, 500
 _SEED = 20240801
 
@@ -59,6 +61,8 @@ class StandIn:
         #: The file that is being loaded.
         self.part = ""
         self.log_lines: list[str] = []
+        #: Whether accelerate said that it could not load the random states, or not all of them.
+        self.gave_up = False
         self.saved_optimizer = peek(state / _OPTIMIZER)
         self.network = network_like(state)
         self.optimizer = optimizer_like(
@@ -115,6 +119,7 @@ class StandIn:
         """A line of accelerate's own log: it tells which file comes next."""
         if len(self.log_lines) < _MAX_LINES:
             self.log_lines.append(line[:_MAX_LINE])
+        self.gave_up = self.gave_up or _GAVE_UP in line
         for said, following in _NEXT_FILE:
             if said in line:
                 self.part = following

@@ -13,6 +13,7 @@ import gradio as gr
 from gradio.blocks import Block
 
 from checkpoint_core.tab.interpreter_picker import InterpreterView
+from checkpoint_core.tab.page_names import PageName
 from checkpoint_core.tab.presenter import Outcome, RunView
 from checkpoint_core.tab.training_presenter import TrainingView
 from checkpoint_core.tab.ui.components import Page
@@ -61,7 +62,9 @@ def outcome_updates(page: Page, outcome: Outcome) -> Updates:
     }
 
 
-def picker_updates(page: Page, choices: list[tuple[str, str]], listed: Any, run: str, picked: str) -> Updates:
+def picker_updates(
+    page: Page, choices: list[tuple[str, PageName]], listed: Any, run: PageName, picked: PageName
+) -> Updates:
     """The runs to pick from, and the one that is shown; a message about another run goes.
 
     :param listed: the choices that the page has already.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from checkpoint_core.recovery import Candidate, DiskForecast, RetentionPlan
+from checkpoint_core.tab.page_names import PageName, on_disk, page_name
 from checkpoint_core.tab.views.markup import notice, safe_name, text
 from checkpoint_core.text import human_bytes
 
@@ -55,16 +56,16 @@ def _list(lines: Iterable[str]) -> str:
     return f"<ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>"
 
 
-def retention_choices(plan: RetentionPlan) -> list[tuple[str, str]]:
+def retention_choices(plan: RetentionPlan) -> list[tuple[str, PageName]]:
     """Label and name of each candidate, for boxes to tick: ``Epoch 2 (957 MB): damaged``."""
-    return [(safe_name(_label(each)), safe_name(each.name)) for each in plan.candidates]
+    return [(safe_name(_label(each)), page_name(each.name)) for each in plan.candidates]
 
 
 def _label(each: Candidate) -> str:
     return f"{each.title} ({human_bytes(each.size_bytes)}): {each.reason.partition(':')[0]}"
 
 
-def chosen_names(plan: RetentionPlan, ticked: Iterable[str]) -> tuple[str, ...]:
+def chosen_names(plan: RetentionPlan, ticked: Iterable[PageName]) -> tuple[str, ...]:
     """The candidates' own names for those that a page sends; any other name stays, to be refused."""
-    real = {safe_name(each.name): each.name for each in plan.candidates}
-    return tuple(real.get(name, name) for name in ticked)
+    names = [each.name for each in plan.candidates]
+    return tuple(on_disk(name, names) or str(name) for name in ticked)

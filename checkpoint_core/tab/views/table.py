@@ -15,7 +15,8 @@ from checkpoint_core.audit import (
     note,
     title,
 )
-from checkpoint_core.tab.views.markup import SELECTED_BOX, SORT_BOX, badge, notice, safe_name, sets, text
+from checkpoint_core.tab.page_names import PageName, page_name
+from checkpoint_core.tab.views.markup import SELECTED_BOX, SORT_BOX, badge, notice, sets, text
 from checkpoint_core.text import human_bytes, local_time
 
 #: Column key to heading and sort key; ``note`` is not sorted by.
@@ -57,14 +58,14 @@ def headline_view(run: RunReport) -> str:
     return notice(kind, f'<p class="ck-headline">{text(headline(run))}</p>{extra}')
 
 
-def table_view(run: RunReport, selected: str | None, sort: str = DEFAULT_SORT) -> str:
+def table_view(run: RunReport, selected: PageName | None, sort: str = DEFAULT_SORT) -> str:
     """The table; a row is pressed (or Enter on it) to select it, a heading to sort by it."""
     if not run.checkpoints:
         return ""
     key, direction = sort_order(sort)
     rows = sorted(run.checkpoints, key=COLUMNS[key][1], reverse=direction == "down")
     heads = "".join(_heading(name, label, key, direction) for name, (label, _) in COLUMNS.items())
-    body = "".join(_row(item, safe_name(item.name) == selected) for item in rows)
+    body = "".join(_row(item, page_name(item.name) == selected) for item in rows)
     layouts = sorted({(item.facts.layout.value, item.facts.layout_source) for item in rows})
     told = "; ".join(f"{name} ({source})" for name, source in layouts)
     return (
@@ -106,7 +107,7 @@ def _row(item: CheckpointReport, selected: bool) -> str:
     return (
         f'<tr class="ck-row" tabindex="0" role="button" aria-pressed="{str(selected).lower()}" '
         f'aria-label="{text(title(item))}, {text(item.verdict.value)}" '
-        f"{sets(SELECTED_BOX, safe_name(item.name))}>{body}</tr>"
+        f"{sets(SELECTED_BOX, str(page_name(item.name)))}>{body}</tr>"
     )
 
 

@@ -40,11 +40,9 @@ def open_log(run: Path) -> IO[bytes]:
     """
     path = run / FOLDER / LOG
     path.parent.mkdir(exist_ok=True)
-    if path.exists() and path.stat().st_size:
-        for age in reversed(range(1, KEPT_LOGS)):
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(_earlier(path, age), _earlier(path, age + 1))
-        os.replace(path, _earlier(path, 1))
+    if (path.exists() and path.stat().st_size) or _cut(path).exists():
+        for age in reversed(range(KEPT_LOGS)):
+            _move_log(_earlier(path, age), _earlier(path, age + 1))
     return path.open("ab")
 
 
@@ -57,26 +55,48 @@ def open_watcher_log(run: Path) -> IO[bytes]:
 
 
 def _earlier(path: Path, age: int) -> Path:
-    return path.with_name(f"{path.name}.{age}")
+    return path.with_name(f"{path.name}.{age}") if age else path
+
+
+def _cut(path: Path) -> Path:
+    """Where the end of a log lies that began anew: a start has one log, in two parts."""
+    return path.with_name(f"{path.name}.cut")
+
+
+def _move_log(path: Path, to: Path) -> None:
+    """Give a start's log another name, both parts of it; one that is not there leaves the other as it is."""
+    if not path.exists() and not _cut(path).exists():
+        return
+    for here, there in ((path, to), (_cut(path), _cut(to))):
+        try:
+            os.replace(here, there)
+        except FileNotFoundError:
+            there.unlink(missing_ok=True)  # that of another start
 
 
 def trim_log(run: Path, limit: int = MAX_LOG_BYTES) -> bool:
-    """Begin the log anew where it has grown too large; its end is kept as an earlier log. Returns whether it did.
+    """Begin the log anew where it has grown too large; its end is kept beside it. Returns whether it did.
 
-    The training appends to it, so its next line stands at the new beginning. Lines that it writes at this very moment
-    may be missed.
+    Logs of earlier starts stay as they are. The training appends to it, so its next line stands at the new beginning.
+    Lines that it writes at this very moment may be missed.
     """
     path = run / FOLDER / LOG
+    cut = _cut(path)
+    part = cut.with_name(f"{cut.name}.part")
     try:
         # On Windows a program goes on writing at its old place, and the log would be as large again at once.
         if os.name == "nt" or path.stat().st_size <= limit:
             return False
-        with path.open("rb") as log, _earlier(path, 1).open("wb") as kept:
+        part.unlink(missing_ok=True)
+        with path.open("rb") as log, part.open("xb") as kept:
             log.seek(-limit // 2, os.SEEK_END)
             for piece in iter(lambda: log.read(_CHUNK_BYTES), b""):
                 kept.write(piece)
+        os.replace(part, cut)
         os.truncate(path, 0)
     except OSError:  # a full disk, a Windows that holds the file: the training is more important than its log
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         return False
     return True
 
@@ -102,8 +122,10 @@ class LogFollower:
 
 
 def log_end(run: Path, most: int = 128_000) -> bytes:
-    """The last bytes of a run's log; none where there is none."""
-    return _end(run / FOLDER / LOG, most)
+    """The last bytes of a run's log, in both its parts; none where there is none."""
+    data = _end(run / FOLDER / LOG, most)
+    missing = most - len(data)
+    return _end(_cut(run / FOLDER / LOG), missing) + data if missing else data
 
 
 def _end(path: Path, most: int) -> bytes:

@@ -218,6 +218,18 @@ def test_hostile_random_states_are_never_called_nothing_to_do(world: World, ther
     assert "runs that code" in told.effect
 
 
+@pytest.mark.parametrize("file", [RANDOM_STATES, "optimizer.bin", "scheduler.bin"])
+def test_code_behind_many_names_is_hostile_where_an_old_torch_loads_unchecked(
+    world: World, file: str
+) -> None:
+    harmless = b"".join(b"cmine\nObject%d\n" % number for number in range(60))
+    put_pickle(world.latest / file, b"\x80\x02(" + harmless + b"cos\nsystem\nt.")
+    report = judged(world, environment(accelerate="1.0.1", torch="2.5.1"))
+    codes = {each.code for each in report.findings if each.file == file}
+    assert codes & {"random-states-hostile", "optimizer-foreign", "scheduler-foreign"}
+    assert "environment-loads-unchecked" not in codes
+
+
 # Files that are whole, and refused
 
 

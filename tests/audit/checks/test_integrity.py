@@ -144,6 +144,49 @@ def test_random_states_that_name_code_are_no_mere_warning(world: World) -> None:
     assert "os.system" in found(report, "random-states-hostile").message
 
 
+def globals_of(*names: str) -> bytes:
+    """A pickle that only names these objects, in this order."""
+    return b"".join(b"c%b\n%b\n" % tuple(map(str.encode, name.rsplit(".", 1))) for name in names)
+
+
+MANY = tuple(f"mine.Object{number}" for number in range(1_100))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x80\x02(" + globals_of(*MANY[:50], "posix.system") + b"t.",
+        b"\x80\x02(" + globals_of(*MANY[:500], "posix.system", *MANY[500:900]) + b"t.",
+        b"\x80\x02(" + globals_of(*MANY, "posix.system") + b"t.",
+        b"\x80\x02(" + globals_of("posix.system"),
+        HOSTILE_PICKLES["instance-opcode"],
+        HOSTILE_PICKLES["dotted-name"],
+    ],
+    ids=["fifty", "hundreds", "over-the-limit", "cut", "instance", "dotted"],
+)
+def test_no_limit_hides_what_is_hostile_in_random_states(world: World, data: bytes) -> None:
+    path = world.latest / "random_states_0.pkl"
+    put_pickle(path, data)
+    report = judge_state(world)
+    assert outcome(report) == ("needs-fix", ["random-states-hostile"])
+    assert "system" in found(report, "random-states-hostile").message or b"ios" in data
+
+
+def test_a_bare_pickle_that_an_old_torch_would_run_is_hostile(world: World) -> None:
+    (world.latest / "random_states_0.pkl").write_bytes(HOSTILE_PICKLES["os-system"])
+    assert found(judge_state(world), "random-states-hostile").message.endswith("os.system.")
+
+
+@pytest.mark.parametrize("before", [0, 50, 900])
+def test_what_runs_code_is_foreign_everywhere_however_many_names_come_first(
+    world: World, before: int
+) -> None:
+    put_pickle(world.latest / "optimizer.bin", b"\x80\x02(" + globals_of(*MANY[:before], "os.system") + b"t.")
+    report = judge_state(world)
+    assert report.verdict.value == "damaged"
+    assert "optimizer-foreign" in [each.code for each in report.findings]
+
+
 def test_random_states_without_a_step_are_a_warning(world: World) -> None:
     drop_rng_step(world.latest)
     assert outcome(judge_state(world)) == ("ready-with-warnings", ["random-states-no-step"])

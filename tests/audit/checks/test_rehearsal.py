@@ -273,3 +273,10 @@ def test_what_became_of_the_random_states(restored: list[str], line: str, expect
     account = {"status": "loaded", "restored": restored, "log_lines": [line]}
 
     assert read_account(account, RehearsalStage.CHECKING).random_states is expected
+
+
+def test_a_log_that_is_too_long_to_be_kept_hides_no_random_states() -> None:
+    account = {"status": "loaded", "restored": ["python", "numpy", "torch"], "gave_up": True}
+    account["log_lines"] = ["Loading states from a checkpoint"] * 100
+
+    assert read_account(account, RehearsalStage.CHECKING).random_states is Restored.PARTLY

@@ -13,6 +13,7 @@ from checkpoint_core.environment.trainer_side.stand_in import (
     EightBitOptimizer,
     PlainOptimizer,
     PlainSchedule,
+    StandIn,
     is_schedule_free,
     network_like,
     optimizer_like,
@@ -195,3 +196,15 @@ def test_the_stamp_of_a_state_changes_with_any_file_of_it(world: World) -> None:
 
     assert stamps[0] == stamps[1]
     assert len(set(stamps)) == 3
+
+
+def test_what_accelerate_gave_up_is_heard_behind_any_number_of_lines(world: World) -> None:
+    stand_in = StandIn(world.latest, "sd-scripts")
+    for _ in range(500):
+        stand_in.heard("Loading states from a checkpoint")
+    assert not stand_in.gave_up
+    stand_in.heard("Could not load random states")
+    stand_in.heard("Loading in 0 custom states")
+
+    assert stand_in.gave_up
+    assert len(stand_in.log_lines) == 100

@@ -13,6 +13,7 @@ from gradio.blocks import Block
 from checkpoint_core.atomic_write import WriteFailed
 from checkpoint_core.states import OutputsFolderError
 from checkpoint_core.tab.api import apply_resume, check, checkpoint_table, preview_resume, runs
+from checkpoint_core.tab.page_names import PageName
 from checkpoint_core.tab.presenter import TabPresenter
 from checkpoint_core.tab.ui.compat import LISTED
 from checkpoint_core.tab.ui.wiring.shared import Tab
@@ -34,7 +35,7 @@ def _endpoint(name: str, function: Callable[..., Any], inputs: list[Block], outp
     gr.Button(name, visible=False).click(telling(function), inputs, output, api_name=name, **LISTED)
 
 
-def diagnosis_report(presenter: TabPresenter, name: str) -> str:
+def diagnosis_report(presenter: TabPresenter, name: PageName) -> str:
     """The path of a run's diagnosis as a zip file."""
     return str(presenter.diagnosis_file(name))
 

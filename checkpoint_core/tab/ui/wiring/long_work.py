@@ -8,6 +8,7 @@ from functools import partial
 import gradio as gr
 from gradio.blocks import Block
 
+from checkpoint_core.tab.page_names import NOTHING, PageName
 from checkpoint_core.tab.session import PageSession
 from checkpoint_core.tab.ui.compat import QUIET, UNLISTED
 from checkpoint_core.tab.ui.components import Page
@@ -15,7 +16,7 @@ from checkpoint_core.tab.ui.updates import Updates, visible
 from checkpoint_core.tab.ui.wiring.shared import Tab, show
 
 #: Takes the names of a run and of a checkpoint and the layout; yields what to show meanwhile, as HTML.
-Work = Callable[[str, str, str], Iterator[str]]
+Work = Callable[[PageName, PageName, str], Iterator[str]]
 
 
 def wire(tab: Tab) -> None:
@@ -37,15 +38,15 @@ def followed(page: Page) -> tuple[list[Block], list[Block]]:
     return page.who, [page.progress, page.cancel, page.working]
 
 
-def follow(work: Work, page: Page, session: PageSession, picked: str | None) -> Iterator[Updates]:
+def follow(work: Work, page: Page, session: PageSession, picked: PageName | None) -> Iterator[Updates]:
     """Do long work on the selected checkpoint, and show how far it is."""
-    told, about = "", (session.run or picked or "", session.selected)
+    told, about = "", (session.run or picked or NOTHING, session.selected)
     for told in work(*about, session.layout):
         yield {page.progress: told, page.cancel: visible(True), page.working: about}
     yield {page.progress: told, page.cancel: visible(False), page.working: None}
 
 
-def cancel(tab: Tab, about: tuple[str, str] | None) -> None:
+def cancel(tab: Tab, about: tuple[PageName, PageName] | None) -> None:
     """Ask the work under way to stop."""
     if about:
         tab.presenter.trials.cancel(*about)

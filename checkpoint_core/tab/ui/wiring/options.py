@@ -6,6 +6,7 @@ from functools import partial
 
 import gradio as gr
 
+from checkpoint_core.tab.page_names import NOTHING, PageName
 from checkpoint_core.tab.session import PageSession
 from checkpoint_core.tab.ui.compat import QUIET, UNLISTED
 from checkpoint_core.tab.ui.updates import Updates
@@ -25,12 +26,12 @@ def wire(tab: Tab) -> None:
     made.then(None, page.report, None, js=DOWNLOAD, **UNLISTED)
 
 
-def choose_interpreter(tab: Tab, value: str) -> Updates:
+def choose_interpreter(tab: Tab, value: PageName) -> Updates:
     """Keep which Python trains, of those that this machine names."""
     return {tab.page.environment: tab.presenter.python.choose(value)}
 
 
-def make_diagnosis(tab: Tab, session: PageSession, run: str | None) -> Updates:
+def make_diagnosis(tab: Tab, session: PageSession, run: PageName | None) -> Updates:
     """Make the zip of a run's diagnosis."""
-    path = tab.presenter.diagnosis_file(session.run or run or "", session.layout)
+    path = tab.presenter.diagnosis_file(session.run or run or NOTHING, session.layout)
     return {tab.page.report: gr.update(value=str(path), visible=True)}

@@ -10,6 +10,7 @@ import gradio as gr
 from gradio.events import Dependency
 
 from checkpoint_core.tab.host.gym import Gym
+from checkpoint_core.tab.page_names import NOTHING, PageName
 from checkpoint_core.tab.presenter import Outcome
 from checkpoint_core.tab.session import PageSession
 from checkpoint_core.tab.ui.compat import QUIET, UNLISTED
@@ -57,53 +58,53 @@ def _wire_changes(tab: Tab) -> tuple[Dependency, ...]:
     )
 
 
-def try_first(tab: Tab, session: PageSession, run: str | None) -> Iterator[Updates]:
+def try_first(tab: Tab, session: PageSession, run: PageName | None) -> Iterator[Updates]:
     """Rehearse where that is needed before a resume."""
     # What was shown when the button was pressed is what is written, wherever the user goes meanwhile.
     session.pressed = session.shown
     yield from follow(tab.presenter.trials.rehearse_unusual, tab.page, session, run)
 
 
-def resume(tab: Tab, session: PageSession, run: str | None) -> Updates:
+def resume(tab: Tab, session: PageSession, run: PageName | None) -> Updates:
     """Write what was shown into the script."""
     return _changed(tab, tab.presenter.resume_shown(session.pressed, session.layout), session, run)
 
 
-def resume_now(tab: Tab, restart: bool, session: PageSession, run: str | None) -> Updates:
+def resume_now(tab: Tab, restart: bool, session: PageSession, run: PageName | None) -> Updates:
     """Write what was shown into the script, and start the training."""
     outcome = tab.presenter.resume_now(session.pressed, session.layout, restart)
     return {**_changed(tab, outcome, session, run), tab.page.question: outcome.question}
 
 
-def repair(tab: Tab, session: PageSession, run: str | None) -> Updates:
+def repair(tab: Tab, session: PageSession, run: PageName | None) -> Updates:
     """Carry out the repair that was shown."""
     return _changed(tab, tab.presenter.repair_shown(session.shown, session.layout), session, run)
 
 
-def start_fresh(tab: Tab, change: Any, session: PageSession, run: str | None) -> Updates:
+def start_fresh(tab: Tab, change: Any, session: PageSession, run: PageName | None) -> Updates:
     """Remove ``--resume`` as it was shown."""
     return _changed(tab, tab.presenter.start_fresh(session.run, change), session, run)
 
 
-def undo(tab: Tab, receipt: Any, session: PageSession, run: str | None) -> Updates:
+def undo(tab: Tab, receipt: Any, session: PageSession, run: PageName | None) -> Updates:
     """Bring back what the last press changed."""
     return _changed(tab, tab.presenter.undo(session.run, receipt), session, run)
 
 
-def answer(tab: Tab, question: Any, session: PageSession, run: str | None) -> Updates:
+def answer(tab: Tab, question: Any, session: PageSession, run: PageName | None) -> Updates:
     """Do what was asked."""
     outcome = tab.presenter.answer(session.run, question)
     return {**_changed(tab, outcome, session, run), tab.page.question: outcome.question}
 
 
-def _changed(tab: Tab, outcome: Outcome, session: PageSession, run: str | None) -> Updates:
+def _changed(tab: Tab, outcome: Outcome, session: PageSession, run: PageName | None) -> Updates:
     """What a press did, and the run as it is now."""
     return {**outcome_updates(tab.page, outcome), **show(tab, session, run, again=True)}
 
 
-def ask_fresh(tab: Tab, session: PageSession, run: str | None) -> Updates:
+def ask_fresh(tab: Tab, session: PageSession, run: PageName | None) -> Updates:
     """What “Start fresh” would change."""
-    message, change = tab.presenter.preview_fresh(session.run or run or "")
+    message, change = tab.presenter.preview_fresh(session.run or run or NOTHING)
     return {
         **message_updates(tab.page, message, fresh=change is not None),
         tab.page.fresh_change: change,
@@ -115,10 +116,10 @@ def decline(tab: Tab) -> Updates:
     return message_updates(tab.page, "")
 
 
-def ask_option(tab: Tab, message: str, session: PageSession, run: str | None) -> Updates:
+def ask_option(tab: Tab, message: str, session: PageSession, run: PageName | None) -> Updates:
     """What a recovery option would change."""
     said, question = tab.presenter.repairs.ask(
-        session.run or run or "", session.selected, value_of(message), session.layout, session.choices
+        session.run or run or NOTHING, session.selected, value_of(message), session.layout, session.choices
     )
     return {
         **message_updates(tab.page, said, question=question is not None),
@@ -134,7 +135,7 @@ def _carry_into_gym(tab: Tab, gym: Gym, events: tuple[Dependency, ...]) -> None:
         event.then(partial(carry, tab, gym), inputs, [page.result, *gym.targets], **QUIET)
 
 
-def carry(tab: Tab, gym: Gym, state: str | bool | None, run: str, message: str, *values: Any) -> Updates:
+def carry(tab: Tab, gym: Gym, state: str | bool | None, run: PageName, message: str, *values: Any) -> Updates:
     """FluxGym's own components after a change, and in words what became of them.
 
     :param values: what FluxGym's inputs hold.

@@ -9,6 +9,7 @@ from typing import Any
 from gradio.events import Dependency
 
 from checkpoint_core.tab.host.gym import Gym
+from checkpoint_core.tab.page_names import NOTHING, PageName
 from checkpoint_core.tab.presenter import TabPresenter
 from checkpoint_core.tab.session import PageSession
 from checkpoint_core.tab.ui.compat import QUIET, UNLISTED
@@ -27,14 +28,14 @@ class Tab:
 
 
 def show(
-    tab: Tab, session: PageSession, picked: str | None, *, again: bool = False, **chosen: Any
+    tab: Tab, session: PageSession, picked: PageName | None, *, again: bool = False, **chosen: Any
 ) -> Updates:
     """The run after what was chosen: ``run``, ``selected``, ``sort``, ``layout``, ``choices``.
 
     :param again: send all of it, whether it differs or not.
     """
     with session.turn:
-        session.pick(chosen.pop("run", session.run or picked or ""))
+        session.pick(chosen.pop("run", session.run or picked or NOTHING))
         for name, value in chosen.items():
             setattr(session, name, value)
         view, before = session.look(tab.presenter)

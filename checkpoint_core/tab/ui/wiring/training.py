@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from checkpoint_core.tab.page_names import PageName
 from checkpoint_core.tab.session import PageSession
 from checkpoint_core.tab.training_presenter import Told
 from checkpoint_core.tab.ui.compat import QUIET, UNLISTED
@@ -48,7 +49,7 @@ def ask_stop(tab: Tab, session: PageSession) -> Updates:
     return _said(tab.page, tab.presenter.training.ask_stop(session.run))
 
 
-def ask_remove(tab: Tab, names: list[str] | None, session: PageSession) -> Updates:
+def ask_remove(tab: Tab, names: list[PageName] | None, session: PageSession) -> Updates:
     """Ask before the ticked checkpoints are removed."""
     return _said(tab.page, tab.presenter.training.ask_remove(session.run, names or [], session.layout))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from checkpoint_core.recovery import Choices
 from checkpoint_core.tab.interpreter_picker import InterpreterView
+from checkpoint_core.tab.page_names import NOTHING, PageName, received
 from checkpoint_core.tab.session import PageSession
 from checkpoint_core.tab.ui.compat import QUIET, UNLISTED
 from checkpoint_core.tab.ui.updates import (
@@ -44,45 +45,50 @@ def wire(tab: Tab) -> None:
 
 
 def refresh(
-    tab: Tab, listed: Any, interpreters: InterpreterView | None, session: PageSession, run: str | None
+    tab: Tab, listed: Any, interpreters: InterpreterView | None, session: PageSession, run: PageName | None
 ) -> Updates:
     """What is on the disk now; the run that is shown stays while it is there."""
     choices = tab.presenter.choices()
     with session.turn:
-        kept = session.keep([name for _, name in choices], run or "")
+        kept = session.keep([name for _, name in choices], run or NOTHING)
         return {
-            **picker_updates(tab.page, choices, listed, kept, run or ""),
+            **picker_updates(tab.page, choices, listed, kept, run or NOTHING),
             **interpreter_updates(tab.page, tab.presenter.python.show(), interpreters),
             **show(tab, session, kept),
         }
 
 
-def pick_run(tab: Tab, session: PageSession, run: str | None) -> Updates:
+def pick_run(tab: Tab, session: PageSession, run: PageName | None) -> Updates:
     """Another run; what was said about the one before goes."""
     # Gradio's picker tells one choice twice: the second may come after the user has gone on.
     if run == session.run:
         return unchanged(tab.page.headline)
     silence = {**message_updates(tab.page, ""), tab.page.progress: ""}
-    return {**silence, **show(tab, session, run, run=run or "")}
+    return {**silence, **show(tab, session, run, run=run or NOTHING)}
 
 
-def select(tab: Tab, message: str, session: PageSession, run: str | None) -> Updates:
+def select(tab: Tab, message: str, session: PageSession, run: PageName | None) -> Updates:
     """Another checkpoint of the run."""
-    return show(tab, session, run, selected=value_of(message))
+    return show(tab, session, run, selected=received(value_of(message)))
 
 
-def sort(tab: Tab, message: str, session: PageSession, run: str | None) -> Updates:
+def sort(tab: Tab, message: str, session: PageSession, run: PageName | None) -> Updates:
     """The table by another column, or the other way round."""
     return show(tab, session, run, sort=value_of(message) or DEFAULT_SORT)
 
 
-def set_layout(tab: Tab, layout: str, session: PageSession, run: str | None) -> Updates:
+def set_layout(tab: Tab, layout: str, session: PageSession, run: PageName | None) -> Updates:
     """By which files checkpoints are judged."""
     return show(tab, session, run, layout=layout)
 
 
 def set_choices(
-    tab: Tab, epoch_in_state: bool, epochs: float | None, skip: bool, session: PageSession, run: str | None
+    tab: Tab,
+    epoch_in_state: bool,
+    epochs: float | None,
+    skip: bool,
+    session: PageSession,
+    run: PageName | None,
 ) -> Updates:
     """How a repair is to be made."""
     return show(tab, session, run, choices=Choices.of(epoch_in_state, epochs, skip))
