@@ -169,11 +169,11 @@ def test_a_stop_is_gentle_though_fluxgym_was_started_in_the_background(run: Path
     )
     subprocess.run([sys.executable, "-c", program, str(run)], cwd=PROJECT, check=True)
     trainer(run)
-    starting.stop(run)
+    launcher.stop(run)
     until(lambda: is_over(run))
     record = read_record(run)
     assert record is not None
-    assert record.status is Status.STOPPED
+    assert record.status is ProcessState.STOPPED
     assert "KeyboardInterrupt" in "\n".join(status(run).log)
 
 
