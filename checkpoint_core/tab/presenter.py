@@ -42,8 +42,9 @@ from checkpoint_core.tab.background import BackgroundTasks
 from checkpoint_core.tab.host import gym
 from checkpoint_core.tab.interpreter_picker import TrainingPython
 from checkpoint_core.tab.page_names import NOTHING, PageName, on_disk, page_name
-from checkpoint_core.tab.repair_presenter import Done, Question, RepairPresenter
-from checkpoint_core.tab.training_presenter import DiskView, TrainingPresenter, TrainingQuestion
+from checkpoint_core.tab.repair_presenter import RepairPresenter
+from checkpoint_core.tab.results import ActionResult, Asked, Confirmation
+from checkpoint_core.tab.training_presenter import DiskView, TrainingPresenter
 from checkpoint_core.tab.views.actions import (
     done_view,
     error_view,
@@ -94,20 +95,8 @@ class RunView:
     disk: DiskView = field(default_factory=DiskView)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a press of a button did; ``receipt`` can take it back, ``state_path`` is what is resumed from now."""
-
-    message: str
-    receipt: Receipt | RepairRecord | None = None
-    state_path: Path | None = None
-    written: bool = False
-    #: What is asked with the message.
-    question: TrainingQuestion | None = None
-
-
 class TabPresenter:
-    """The tab's one conversation partner for one outputs folder; safe to use from several threads.
+    """What the tab's handlers call, for one outputs folder; safe to use from several threads.
 
     :param python: the Python that trains, where it was named when the tab was started.
     :param hosting: this process is FluxGym itself.
@@ -240,7 +229,7 @@ class TabPresenter:
 
     def resume(
         self, run_name: PageName, selected: PageName, shown: ScriptChange | None, layout: str = ""
-    ) -> Outcome:
+    ) -> ActionResult:
         """Check the checkpoint once more and write what was shown; where the script changed since, nothing."""
         try:
             run = self.run(run_name, layout)
@@ -249,21 +238,21 @@ class TabPresenter:
             what = f"The train script now resumes from {title_inside(item)}."
             return self._done(what, run, *done, item.facts.path)
         except TROUBLE as error:
-            return Outcome(error_view(str(error)))
+            return ActionResult(error_view(str(error)))
 
-    def resume_shown(self, view: RunView | None, layout: str = "") -> Outcome:
+    def resume_shown(self, view: RunView | None, layout: str = "") -> ActionResult:
         """:meth:`resume` of what a page showed; ``None`` where it has not been shown anything by this process."""
         if view is None:
             told = (
                 "The page was older than what serves it. It is up to date now: look again, and press again."
             )
-            return Outcome(info_view(told))
+            return ActionResult(info_view(told))
         return self.resume(view.run, view.selected, view.change, layout)
 
-    def resume_now(self, view: RunView | None, layout: str, bring_back: bool) -> Outcome:
+    def resume_now(self, view: RunView | None, layout: str, bring_back: bool) -> ActionResult:
         """Write what a page showed into the script and start the training; nothing where it cannot be started."""
         if view is not None and (trouble := self.training.may_start(view.run)):
-            return Outcome(trouble)
+            return ActionResult(trouble)
         written = self.resume_shown(view, layout)
         if view is None or not written.written:
             return written
@@ -275,7 +264,7 @@ class TabPresenter:
         message = started.message if started.done else written.message + started.message
         return replace(written, message=message, question=started.question)
 
-    def start_fresh(self, run_name: PageName, shown: ScriptChange | None) -> Outcome:
+    def start_fresh(self, run_name: PageName, shown: ScriptChange | None) -> ActionResult:
         """Remove ``--resume`` from the run's script as it was shown; where the script changed since, nothing."""
         try:
             run = self.run(run_name)
@@ -285,46 +274,46 @@ class TabPresenter:
             what = "The train script now starts from the beginning: --resume is gone."
             return self._done(what, run, change, change.execute(), None)
         except TROUBLE as error:
-            return Outcome(error_view(str(error)))
+            return ActionResult(error_view(str(error)))
 
     def _done(
         self, what: str, run: RunReport, change: ScriptChange, receipt: Receipt, state: Path | None
-    ) -> Outcome:
+    ) -> ActionResult:
         backup = receipt.backup.name if receipt.backup else None
         lines = (*change.summary, *change.notes) if not change.is_noop else ("The script already said so.",)
         run_it = run_command(change.path, run.facts.script.output_dir if run.facts.script else None)
         message = done_view(what, run_it.command, run_it.folder, backup, lines)
-        return Outcome(message, None if change.is_noop else receipt, state, written=True)
+        return ActionResult(
+            message, written=True, receipt=None if change.is_noop else receipt, state_path=state
+        )
 
-    def repair_shown(self, view: RunView | None, layout: str = "") -> Outcome:
+    def repair_shown(self, view: RunView | None, layout: str = "") -> ActionResult:
         """Carry out the repair that a page showed; where anything changed since, nothing."""
         run_name, repair_plan = (view.run, view.repair_plan) if view else (NOTHING, None)
-        return self._outcome(self.repairs.repair(run_name, layout, repair_plan), run_name)
+        return self._with_target(self.repairs.repair(run_name, layout, repair_plan), run_name)
 
-    def answer(self, run_name: PageName, question: Question | TrainingQuestion | None) -> Outcome:
+    def answer(self, run_name: PageName, question: Confirmation | None) -> ActionResult:
         """Do what a question asked."""
-        if isinstance(question, TrainingQuestion):
-            told = self.training.answer(question)
-            return Outcome(told.message, question=told.question)
-        return self._outcome(self.repairs.answer(question), run_name)
+        if question is None or question.asked in (Asked.OPTION, Asked.UNDO):
+            return self._with_target(self.repairs.answer(question), run_name)
+        return self.training.answer(question)
 
-    def _outcome(self, done: Done, run_name: PageName) -> Outcome:
-        if not done.written:
-            return Outcome(done.message, done.undo)
-        return Outcome(done.message, done.undo, self._present_target(run_name), written=True)
+    def _with_target(self, result: ActionResult, run_name: PageName) -> ActionResult:
+        """With what the script resumes from now, where something was written."""
+        return replace(result, state_path=self._present_target(run_name)) if result.written else result
 
-    def undo(self, run_name: PageName, receipt: Receipt | RepairRecord | None) -> Outcome:
+    def undo(self, run_name: PageName, receipt: Receipt | RepairRecord | None) -> ActionResult:
         """Bring back what a press changed, unless somebody changed it since."""
         if isinstance(receipt, RepairRecord):
-            done = self.repairs.undo(run_name, receipt)
-            return replace(self._outcome(done, run_name), receipt=None if done.written else receipt)
+            result = self.repairs.undo(run_name, receipt)
+            return replace(self._with_target(result, run_name), receipt=None if result.written else receipt)
         if receipt is None:  # a second press, while the first was being carried out
-            return Outcome(info_view("There is nothing to undo."))
+            return ActionResult(info_view("There is nothing to undo."))
         try:
             receipt.undo()
         except (*TROUBLE, LookupError) as error:
-            return Outcome(error_view(str(error)), receipt)
-        return Outcome(
+            return ActionResult(error_view(str(error)), receipt=receipt)
+        return ActionResult(
             info_view(f"{receipt.path.name} is as it was before."),
             state_path=self._present_target(page_name(receipt.path.parent.name)),
             written=True,

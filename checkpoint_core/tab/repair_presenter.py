@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint_core.audit import Auditor, CheckpointReport, RunReport, UnknownName, title_inside
@@ -11,7 +10,6 @@ from checkpoint_core.recovery import (
     Choices,
     NothingToUndo,
     OptionKind,
-    RecoveryOption,
     RecoveryPlan,
     RepairFailed,
     RepairPlan,
@@ -24,10 +22,11 @@ from checkpoint_core.recovery import (
     repair_of,
     transaction,
 )
-from checkpoint_core.scripts import SCRIPT_TROUBLE, Receipt, ScriptChange, find_script, run_command
+from checkpoint_core.scripts import SCRIPT_TROUBLE, find_script, run_command
 from checkpoint_core.states import OutputsFolderError, RecordUnusable, RepairRecord, read_records
 from checkpoint_core.tab.lookup import RunLookup
 from checkpoint_core.tab.page_names import PageName, page_name
+from checkpoint_core.tab.results import ActionResult, Asked, Confirmation
 from checkpoint_core.tab.views.actions import done_view, error_view, info_view
 from checkpoint_core.tab.views.recovery import (
     FINISH,
@@ -52,26 +51,6 @@ TROUBLE = (
 )
 
 
-@dataclass(frozen=True)
-class Question:
-    """What the user is asked before a way is gone, or a repair taken back: that was shown, and that alone is done."""
-
-    run: PageName
-    layout: str = ""
-    option: RecoveryOption | None = None
-    change: ScriptChange | None = None
-    undo: RepairRecord | None = None
-
-
-@dataclass(frozen=True)
-class Done:
-    """What was done, as HTML; ``undo`` takes it back, ``written`` whether anything was changed on the disk."""
-
-    message: str
-    undo: Receipt | RepairRecord | None = None
-    written: bool = False
-
-
 def _fits_script(repair_plan: RepairPlan | None) -> bool:
     """Whether the train script is still the one of the plan: an edit of a comment changes no fact, but the bytes."""
     change = repair_plan.plan.script if repair_plan else None
@@ -79,7 +58,7 @@ def _fits_script(repair_plan: RepairPlan | None) -> bool:
 
 
 class RepairPresenter:
-    """The repairs of one desk."""
+    """The repairs of one page."""
 
     def __init__(self, presenter: RunLookup) -> None:
         self._presenter = presenter
@@ -131,18 +110,20 @@ class RepairPresenter:
             return error_view(str(error))
         return repaired_view(record) if record else ""
 
-    def repair(self, run_name: PageName, layout: str, shown: RepairPlan | None) -> Done:
+    def repair(self, run_name: PageName, layout: str, shown: RepairPlan | None) -> ActionResult:
         """Carry out what was shown of a checkpoint's repair; where anything changed since, nothing."""
         if shown is None:
-            return Done(info_view("There is nothing to repair any more; look again."))
+            return ActionResult(info_view("There is nothing to repair any more; look again."))
         return self._guarded(lambda: self._repair(run_name, layout, shown))
 
-    def _repair(self, run_name: PageName, layout: str, repair_plan: RepairPlan) -> Done:
+    def _repair(self, run_name: PageName, layout: str, repair_plan: RepairPlan) -> ActionResult:
         run = self._presenter.run(run_name, layout)
         auditor = self._presenter.auditor(layout)
         # No further look: were it to fail, the repair would stand behind an error, and nothing could take it back.
         record = repair_plan.execute(look_again(auditor, run.name, repair_plan.checkpoint.name))
-        return Done(self._told(run, repair_plan.after, repair_plan.does), record, written=True)
+        return ActionResult(
+            self._told(run, repair_plan.after, repair_plan.does), written=True, receipt=record
+        )
 
     def _told(self, run: RunReport, item: CheckpointReport, lines: tuple[str, ...]) -> str:
         script = find_script(run.facts.path)
@@ -154,11 +135,11 @@ class RepairPresenter:
 
     def ask(
         self, run_name: PageName, selected: PageName, wanted: str, layout: str, choices: Choices
-    ) -> tuple[str, Question | None]:
+    ) -> tuple[str, Confirmation | None]:
         """What a way, by its number, would change, or what an undo would bring back; and the question to answer."""
-        told: list[Question] = []
+        told: list[Confirmation] = []
 
-        def work() -> Done:
+        def work() -> ActionResult:
             run = self._presenter.run(run_name, layout)
             if wanted == FINISH:
                 return self._finish(run)
@@ -167,44 +148,46 @@ class RepairPresenter:
             else:
                 message, question = self._ask_option(run, wanted, layout, choices)
             told.append(question)
-            return Done(message)
+            return ActionResult(message)
 
         message = self._guarded(work).message
         return message, told[0] if told else None
 
-    def _finish(self, run: RunReport) -> Done:
+    def _finish(self, run: RunReport) -> ActionResult:
         """Finish what was interrupted: it was asked for then, and needs no second question."""
         names = ", ".join(record.state for record in transaction.finish_interrupted(run.facts.path))
-        return Done(info_view(f"Finished: {names or 'nothing was left to do'}."))
+        return ActionResult(info_view(f"Finished: {names or 'nothing was left to do'}."))
 
-    def _ask_undo(self, run: RunReport, item: CheckpointReport) -> tuple[str, Question]:
+    def _ask_undo(self, run: RunReport, item: CheckpointReport) -> tuple[str, Confirmation]:
         record = transaction.undoable(run.facts.path, item.name)
         if record is None:
             raise NothingToUndo("This repair was taken back already. Nothing was changed.")
         keeps = transaction.keeps_its_script(run.facts.path, record)
-        return undo_question(record, keeps), Question(page_name(run.name), undo=record)
+        return undo_question(record, keeps), Confirmation(page_name(run.name), Asked.UNDO, undo=record)
 
-    def _ask_option(self, run: RunReport, wanted: str, layout: str, choices: Choices) -> tuple[str, Question]:
+    def _ask_option(
+        self, run: RunReport, wanted: str, layout: str, choices: Choices
+    ) -> tuple[str, Confirmation]:
         options = self.recovery(run, layout, choices).options
         number = int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) < 4 else 0
         if not 1 <= number <= len(options):
-            raise UnknownName("That way is not there any more; look at the list again.")
+            raise UnknownName("That option is not there any more; look at the list again.")
         option = options[number - 1]
         change = change_of(run, option)
-        return question_view(option, change.diff if change else ""), Question(
-            page_name(run.name), layout, option, change
+        return question_view(option, change.diff if change else ""), Confirmation(
+            page_name(run.name), Asked.OPTION, layout, option, change
         )
 
-    def answer(self, question: Question | None) -> Done:
+    def answer(self, question: Confirmation | None) -> ActionResult:
         """Do what the question asked; where anything changed since, nothing."""
         if question is None:
-            return Done(info_view("There is nothing to do any more; look again."))
+            return ActionResult(info_view("There is nothing to do any more; look again."))
         if question.undo is not None:
             return self.undo(question.run, question.undo)
         return self._guarded(lambda: self._apply_option(question))
 
-    def _apply_option(self, question: Question) -> Done:
-        assert question.option is not None  # noqa: S101 - a question is about a way or an undo
+    def _apply_option(self, question: Confirmation) -> ActionResult:
+        assert question.option is not None  # noqa: S101 - a question of that kind has one
         if question.option.repair_plan is not None:
             return self._repair(question.run, question.layout, question.option.repair_plan)
         auditor = self._presenter.auditor(question.layout)
@@ -217,25 +200,27 @@ class RepairPresenter:
         )
         backup = applied.receipt.backup.name if applied.receipt and applied.receipt.backup else None
         lines = (*question.change.summary, *question.change.notes) if question.change else ()
-        what = f"Done: {question.option.title[0].lower()}{question.option.title[1:]}."
+        what = f"ActionResult: {question.option.title[0].lower()}{question.option.title[1:]}."
         undo = applied.receipt if question.change and not question.change.is_noop else None
         message = done_view(what, run_it.command, run_it.folder, backup, lines)
-        return Done(message, undo, written=True)
+        return ActionResult(message, written=True, receipt=undo)
 
-    def undo(self, run_name: PageName, record: RepairRecord) -> Done:
+    def undo(self, run_name: PageName, record: RepairRecord) -> ActionResult:
         """Take a repair back."""
 
-        def work() -> Done:
+        def work() -> ActionResult:
             run = self._presenter.run(run_name)
             keeps = transaction.keeps_its_script(run.facts.path, record)
             transaction.undo(run.facts.path, record.id)
             left = f" {record.script.name} was changed since and is left." if record.script and keeps else ""
-            return Done(info_view(f"{record.state} is as it was before the repair.{left}"), written=True)
+            return ActionResult(
+                info_view(f"{record.state} is as it was before the repair.{left}"), written=True
+            )
 
         return self._guarded(work)
 
-    def _guarded(self, work: Callable[[], Done]) -> Done:
+    def _guarded(self, work: Callable[[], ActionResult]) -> ActionResult:
         try:
             return work()
         except TROUBLE as error:
-            return Done(error_view(str(error)))
+            return ActionResult(error_view(str(error)))

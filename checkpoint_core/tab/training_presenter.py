@@ -12,7 +12,6 @@ from checkpoint_core.audit import RunReport, UnknownName, title
 from checkpoint_core.environment import EnvironmentFacts
 from checkpoint_core.recovery import (
     RecoveryPlan,
-    Removal,
     RemovalRefused,
     disk_forecast,
     links_in,
@@ -23,6 +22,7 @@ from checkpoint_core.recovery import (
 from checkpoint_core.states import OutputsFolderError, RecordUnusable
 from checkpoint_core.tab.lookup import RunLookup
 from checkpoint_core.tab.page_names import PageName
+from checkpoint_core.tab.results import ActionResult, Asked, Confirmation
 from checkpoint_core.tab.views.actions import error_view, good_view, info_view, warning_view
 from checkpoint_core.tab.views.disk import chosen_names, retention_choices, retention_view
 from checkpoint_core.tab.views.loss_plot import Mark
@@ -84,27 +84,8 @@ class DiskView:
     is_tight: bool = False
 
 
-@dataclass(frozen=True)
-class TrainingQuestion:
-    """What the user is asked before a training is started beside another, stopped, or checkpoints are removed."""
-
-    run: PageName
-    kind: str
-    removal: Removal | None = None
-    bring_back: bool = False
-
-
-@dataclass(frozen=True)
-class Told:
-    """What is said, as HTML, and what is asked with it; ``done`` whether anything was changed."""
-
-    message: str
-    question: TrainingQuestion | None = None
-    done: bool = False
-
-
 class TrainingPresenter:
-    """The trainings of one desk."""
+    """The trainings that one page starts, watches and stops."""
 
     def __init__(self, presenter: RunLookup) -> None:
         self._presenter = presenter
@@ -152,29 +133,31 @@ class TrainingPresenter:
             return error_view(str(error))
         return ""
 
-    def start(self, run_name: PageName, bring_back: bool, force: bool = False, fresh: bool = False) -> Told:
+    def start(
+        self, run_name: PageName, bring_back: bool, force: bool = False, fresh: bool = False
+    ) -> ActionResult:
         """Start a run's training as its script says.
 
         :param force: beside another training on the same GPU.
         :param fresh: even if it begins at epoch 1 and overwrites what is there.
         """
 
-        def work() -> Told:
+        def work() -> ActionResult:
             run = self._presenter.run(run_name)
             if (lost := launcher.overwrites(run)) and not (fresh or force):
-                question = TrainingQuestion(run_name, "fresh", bring_back=bring_back)
-                return Told(warning_view(f"{lost} Begin at epoch 1 all the same?"), question)
+                question = Confirmation(run_name, Asked.FRESH, bring_back=bring_back)
+                return ActionResult(warning_view(f"{lost} Begin at epoch 1 all the same?"), question)
             try:
                 launcher.start_detached(self._start_of(run, bring_back, force))
             except DeviceBusy as error:
-                question = TrainingQuestion(run_name, "force", bring_back=bring_back)
-                return Told(warning_view(f"{error} Start it all the same?"), question)
+                question = Confirmation(run_name, Asked.FORCE, bring_back=bring_back)
+                return ActionResult(warning_view(f"{error} Start it all the same?"), question)
             back = " If it crashes, it is brought back." if bring_back else ""
             told = (
                 "The training is starting. It goes on when this page is closed and when FluxGym is restarted."
                 f"{back} It stands above, with its log."
             )
-            return Told(good_view(told), done=True)
+            return ActionResult(good_view(told), done=True)
 
         return self._guarded(work)
 
@@ -183,10 +166,10 @@ class TrainingPresenter:
         python = environment.executable if isinstance(environment, EnvironmentFacts) else None
         return Start(run.facts.path, bring_back, force, python)
 
-    def watch(self, run_name: PageName, bring_back: bool) -> Told:
+    def watch(self, run_name: PageName, bring_back: bool) -> ActionResult:
         """Watch a training that was started elsewhere."""
 
-        def work() -> Told:
+        def work() -> ActionResult:
             run = self._presenter.run(run_name)
             launcher.watch_detached(self._start_of(run, bring_back, True))
             back = (
@@ -195,7 +178,7 @@ class TrainingPresenter:
                 else ""
             )
             told = f"It is watched from now on: each save is checked.{back}"
-            return Told(good_view(told), done=True)
+            return ActionResult(good_view(told), done=True)
 
         return self._guarded(work)
 
@@ -209,34 +192,34 @@ class TrainingPresenter:
         except TROUBLE:
             return  # the box shows what holds at the next look
 
-    def ask_stop(self, run_name: PageName) -> Told:
+    def ask_stop(self, run_name: PageName) -> ActionResult:
         """What a stop would do, and the question whether to do it."""
 
-        def work() -> Told:
+        def work() -> ActionResult:
             status = self.status(self._presenter.run(run_name))
             if not status.is_running:
-                return Told(info_view("No training of this run is running."))
+                return ActionResult(info_view("No training of this run is running."))
             lost = _lost_by_stop(status.progress)
             told = (
                 f"Stop the training of “{run_name}”? A save that is going on is finished first, then all its processes "
                 f"are ended.{lost}"
             )
-            return Told(warning_view(told), TrainingQuestion(run_name, "stop"))
+            return ActionResult(warning_view(told), Confirmation(run_name, Asked.STOP))
 
         return self._guarded(work)
 
-    def answer(self, question: TrainingQuestion) -> Told:
+    def answer(self, question: Confirmation) -> ActionResult:
         """Do what the question asked."""
-        if question.kind == "fresh":
+        if question.asked is Asked.FRESH:
             return self.start(question.run, question.bring_back, fresh=True)
-        if question.kind == "force":
+        if question.asked is Asked.FORCE:
             return self.start(question.run, question.bring_back, force=True)
-        if question.kind == "remove" and question.removal is not None:
+        if question.asked is Asked.REMOVE:
             return self._guarded(lambda: self._remove(question))
 
-        def work() -> Told:
+        def work() -> ActionResult:
             run = self._presenter.run(question.run)
-            return Told(info_view(launcher.stop(run.facts.path)), done=True)
+            return ActionResult(info_view(launcher.stop(run.facts.path)), done=True)
 
         return self._guarded(work)
 
@@ -250,21 +233,21 @@ class TrainingPresenter:
         tight = forecast.is_enough is False
         return DiskView(retention_view(forecast, plan), choices, tight)
 
-    def ask_remove(self, run_name: PageName, names: Sequence[PageName], layout: str) -> Told:
+    def ask_remove(self, run_name: PageName, names: Sequence[PageName], layout: str) -> ActionResult:
         """Which checkpoints would be removed, and the question whether to do it."""
 
-        def work() -> Told:
+        def work() -> ActionResult:
             run = self._presenter.run(run_name, layout)
             auditor = self._presenter.auditor(layout)
             _, plan = look_again_at_run(auditor, run.name, lambda: in_use(run.facts.path))()
             removal = plan_removal(run, chosen_names(plan, names), plan)
             listed = ", ".join(f"{each.name} ({human_bytes(each.size_bytes)})" for each in removal.states)
             told = f"Remove for good: {listed}? Their LoRA files stay. This cannot be undone."
-            return Told(warning_view(told), TrainingQuestion(run_name, "remove", removal))
+            return ActionResult(warning_view(told), Confirmation(run_name, Asked.REMOVE, removal=removal))
 
         return self._guarded(work)
 
-    def _remove(self, question: TrainingQuestion) -> Told:
+    def _remove(self, question: Confirmation) -> ActionResult:
         run = self._presenter.run(question.run)
         assert question.removal is not None  # noqa: S101 - a question of that kind has one
         look = look_again_at_run(self._presenter.auditor(), run.name, lambda: in_use(run.facts.path))
@@ -272,13 +255,13 @@ class TrainingPresenter:
         count = len(removed.names)
         noun = "checkpoint was" if count == 1 else "checkpoints were"
         told = f"{count} {noun} removed; {human_bytes(removed.freed_bytes)} are free again."
-        return Told(good_view(told), done=True)
+        return ActionResult(good_view(told), done=True)
 
-    def _guarded(self, work: Callable[[], Told]) -> Told:
+    def _guarded(self, work: Callable[[], ActionResult]) -> ActionResult:
         try:
             return work()
         except TROUBLE as error:
-            return Told(error_view(str(error)))
+            return ActionResult(error_view(str(error)))
 
 
 def _bring_back(record: TrainingRecord | None) -> bool:

@@ -20,9 +20,9 @@ from checkpoint_core.states.repair_records import APPLYING, read_records, with_s
 from checkpoint_core.states.repair_records import write_record as write_repair
 from checkpoint_core.tab import api
 from checkpoint_core.tab.page_names import NOTHING, PageName, on_disk, page_name, received
-from checkpoint_core.tab.presenter import Outcome, TabPresenter
+from checkpoint_core.tab.presenter import TabPresenter
+from checkpoint_core.tab.results import ActionResult
 from checkpoint_core.tab.session import PageSession
-from checkpoint_core.tab.training_presenter import Told
 from checkpoint_core.tab.views.recovery import FINISH, UNDO
 from checkpoint_core.training import launcher, processes
 from checkpoint_core.training.launcher import Start
@@ -65,7 +65,7 @@ def sendable(value: object) -> None:
     json.dumps(value, ensure_ascii=False, default=lambda other: vars(other)).encode("utf-8")
 
 
-def texts(told: Outcome | Told) -> str:
+def texts(told: ActionResult) -> str:
     sendable(told.message)
     assert "ck-bad" not in told.message, told.message
     return told.message
@@ -287,10 +287,10 @@ def test_a_training_is_started_watched_and_asked_about(
     texts(presenter.training.answer(asked.question))
     texts(presenter.training.watch(PAGE, bring_back=True))
     assert presenter.training.may_start(PAGE) == ""
-    outcome = presenter.resume_now(presenter.show(PAGE, shown_state(4), ""), "", bring_back=False)
-    texts(outcome)
+    result = presenter.resume_now(presenter.show(PAGE, shown_state(4), ""), "", bring_back=False)
+    texts(result)
     assert [each.run for each in started] == [named.run] * 3
-    texts(presenter.undo(PAGE, outcome.receipt))
+    texts(presenter.undo(PAGE, result.receipt))
 
 
 def test_a_running_training_is_shown_and_stopped(named: World, presenter: TabPresenter) -> None:

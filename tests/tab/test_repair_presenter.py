@@ -169,7 +169,7 @@ def test_a_way_is_asked_for_before_it_is_gone(presenter: TabPresenter, broken: P
 def test_a_number_that_is_no_way_is_a_message(presenter: TabPresenter, wanted: str) -> None:
     told, question = presenter.repairs.ask(GOOD, "", wanted, "", Choices())
     assert question is None
-    assert "That way is not there any more" in told
+    assert "That option is not there any more" in told
 
 
 def test_a_script_changed_after_the_question_is_left_alone(presenter: TabPresenter, broken: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from checkpoint_core.tab.presenter import TabPresenter
-from checkpoint_core.tab.training_presenter import TrainingQuestion
+from checkpoint_core.tab.results import Asked, Confirmation
 from checkpoint_core.training import launcher, processes
 from checkpoint_core.training.launcher import DeviceBusy, Start
 from checkpoint_core.training.record import (
@@ -129,7 +129,7 @@ def test_a_running_one_is_shown_and_asked_before_it_is_stopped(running: World) -
     assert (shown.can_start, shown.can_stop, shown.can_watch, shown.has_trace) == (False, True, False, True)
     assert "data-ck-live" in shown.training
     asked = it.ask_stop(RUN_NAME)
-    assert asked.question == TrainingQuestion(RUN_NAME, "stop")
+    assert asked.question == Confirmation(RUN_NAME, Asked.STOP)
     assert take_requests(running.run) == []
     it.answer(asked.question)
     assert take_requests(running.run) == [Request.STOP]

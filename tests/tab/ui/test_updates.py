@@ -9,15 +9,16 @@ import gradio as gr
 import pytest
 
 from checkpoint_core.tab.interpreter_picker import InterpreterView
-from checkpoint_core.tab.presenter import Outcome, RunView
+from checkpoint_core.tab.presenter import RunView
+from checkpoint_core.tab.results import ActionResult
 from checkpoint_core.tab.training_presenter import DiskView, TrainingView
 from checkpoint_core.tab.ui.components import Page
 from checkpoint_core.tab.ui.updates import (
     Updates,
     interpreter_updates,
     message_updates,
-    outcome_updates,
     picker_updates,
+    result_updates,
     run_updates,
     training_updates,
 )
@@ -82,16 +83,16 @@ def test_an_open_picker_is_left_alone_and_another_run_silences_the_page(page: Pa
 
 
 @pytest.mark.parametrize(
-    ("outcome", "token"),
+    ("result", "token"),
     [
-        (Outcome("no"), None),
-        (Outcome("fresh", written=True), True),
-        (Outcome("resumed", state_path=Path("state"), written=True), "state"),
+        (ActionResult("no"), None),
+        (ActionResult("fresh", written=True), True),
+        (ActionResult("resumed", state_path=Path("state"), written=True), "state"),
     ],
     ids=["nothing written", "--resume removed", "--resume set"],
 )
-def test_what_the_gym_tab_is_told(page: Page, outcome: Outcome, token: str | bool | None) -> None:
-    assert outcome_updates(page, outcome)[page.resumed_from] == token
+def test_what_the_gym_tab_is_told(page: Page, result: ActionResult, token: str | bool | None) -> None:
+    assert result_updates(page, result)[page.resumed_from] == token
 
 
 def test_a_question_and_an_undo_bring_their_buttons(page: Page) -> None:

@@ -11,10 +11,10 @@ from gradio.events import Dependency
 
 from checkpoint_core.tab.host.gym import Gym
 from checkpoint_core.tab.page_names import NOTHING, PageName
-from checkpoint_core.tab.presenter import Outcome
+from checkpoint_core.tab.results import ActionResult
 from checkpoint_core.tab.session import PageSession
 from checkpoint_core.tab.ui.compat import QUIET, UNLISTED
-from checkpoint_core.tab.ui.updates import Updates, message_updates, outcome_updates, unchanged
+from checkpoint_core.tab.ui.updates import Updates, message_updates, result_updates, unchanged
 from checkpoint_core.tab.ui.wiring.long_work import follow, followed
 from checkpoint_core.tab.ui.wiring.shared import (
     Tab,
@@ -72,8 +72,8 @@ def resume(tab: Tab, session: PageSession, run: PageName | None) -> Updates:
 
 def resume_now(tab: Tab, restart: bool, session: PageSession, run: PageName | None) -> Updates:
     """Write what was shown into the script, and start the training."""
-    outcome = tab.presenter.resume_now(session.pressed, session.layout, restart)
-    return {**_changed(tab, outcome, session, run), tab.page.question: outcome.question}
+    result = tab.presenter.resume_now(session.pressed, session.layout, restart)
+    return {**_changed(tab, result, session, run), tab.page.question: result.question}
 
 
 def repair(tab: Tab, session: PageSession, run: PageName | None) -> Updates:
@@ -93,13 +93,13 @@ def undo(tab: Tab, receipt: Any, session: PageSession, run: PageName | None) -> 
 
 def answer(tab: Tab, question: Any, session: PageSession, run: PageName | None) -> Updates:
     """Do what was asked."""
-    outcome = tab.presenter.answer(session.run, question)
-    return {**_changed(tab, outcome, session, run), tab.page.question: outcome.question}
+    result = tab.presenter.answer(session.run, question)
+    return {**_changed(tab, result, session, run), tab.page.question: result.question}
 
 
-def _changed(tab: Tab, outcome: Outcome, session: PageSession, run: PageName | None) -> Updates:
+def _changed(tab: Tab, result: ActionResult, session: PageSession, run: PageName | None) -> Updates:
     """What a press did, and the run as it is now."""
-    return {**outcome_updates(tab.page, outcome), **show(tab, session, run, again=True)}
+    return {**result_updates(tab.page, result), **show(tab, session, run, again=True)}
 
 
 def ask_fresh(tab: Tab, session: PageSession, run: PageName | None) -> Updates:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from checkpoint_core.tab.page_names import PageName
+from checkpoint_core.tab.results import ActionResult
 from checkpoint_core.tab.session import PageSession
-from checkpoint_core.tab.training_presenter import Told
 from checkpoint_core.tab.ui.compat import QUIET, UNLISTED
 from checkpoint_core.tab.ui.components import Page
 from checkpoint_core.tab.ui.updates import Updates, message_updates
@@ -59,6 +59,6 @@ def set_restart(tab: Tab, wanted: bool, session: PageSession) -> None:
     tab.presenter.training.set_bring_back(session.run, wanted)
 
 
-def _said(page: Page, result: Told) -> Updates:
+def _said(page: Page, result: ActionResult) -> Updates:
     has_question = result.question is not None
     return {**message_updates(page, result.message, question=has_question), page.question: result.question}
