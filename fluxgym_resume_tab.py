@@ -90,7 +90,13 @@ def _before_the_page_closes(add: Callable[[gr.Blocks], None]) -> Iterator[None]:
         gr.Blocks.__exit__ = close  # type: ignore[method-assign]
 
 
-cli = typer.Typer(add_completion=False, no_args_is_help=True, help="The Checkpoints tab for FluxGym.")
+cli = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,  # plain help: the same text on every terminal, and in docs/cli.md
+    context_settings={"terminal_width": 80, "max_content_width": 80},
+    help="The Checkpoints tab for FluxGym.",
+)
 _FluxGym = Annotated[Path, typer.Option("--fluxgym", help="FluxGym's folder, the one with app.py in it.")]
 _Port = Annotated[int, typer.Option(help="Port to serve on; 0 takes the first free one from 7860.")]
 _Folder = Annotated[Path | None, typer.Option(help="Where to make the example; by default a new folder.")]

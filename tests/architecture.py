@@ -1,4 +1,6 @@
-"""The floor plan of the project, read off its imports: ``python -m tests.architecture`` prints it.
+"""The floor plan of the project, read off its imports: ``python -m tests.architecture`` prints it with its sizes.
+
+``--write`` puts the plan into docs/architecture.md.
 
 A room is a folder of ``checkpoint_core`` or one of the small modules beside them; it stands on a floor and may use
 what lies on lower floors. The plan says which room stands where; everything else here is read off the source.
@@ -7,13 +9,16 @@ what lies on lower floors. The plan says which room stands where; everything els
 from __future__ import annotations
 
 import ast
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from textwrap import wrap
 
-PROJECT = Path(__file__).resolve().parent.parent
+from tests.blocks import PROJECT, write_block
+
 CORE = PROJECT / "checkpoint_core"
 TAB = PROJECT / "fluxgym_resume_tab.py"
 MODULES = sorted(CORE.rglob("*.py"))
@@ -169,22 +174,63 @@ def lines_of(room: str) -> tuple[int, int]:
 
 
 def drawn() -> str:
-    """The floors from the top down: each room with its size, and the rooms that it uses with the names it takes."""
+    """The floors from the top down: each room with what it is for, and the rooms that it uses.
+
+    Without sizes: they change with every commit, and this stands in docs/architecture.md.
+    """
     found, lines = arrows(), []
     for height, rooms in reversed(list(enumerate(reversed(FLOORS)))):
         lines.append(f"floor {height}")
-        lines += [f"  {_drawn_room(room, found)}" for room in rooms]
-    lines += ["beside the house", f"  {_drawn_room(BESIDE, found)}", ""]
-    rooms = [room for floor in FLOORS for room in floor if (CORE / room).is_dir()]
-    return "\n".join((*lines, f"{len(rooms)} rooms, {len(found)} arrows, {sum(found.values())} names"))
+        lines += [line for room in rooms for line in _drawn_room(room, found)]
+    lines += ["beside the house", *_drawn_room(BESIDE, found), ""]
+    return "\n".join((*lines, f"{len(folders())} rooms, {len(found)} arrows"))
 
 
-def _drawn_room(room: str, found: Counter[tuple[str, str]]) -> str:
+def _drawn_room(room: str, found: Counter[tuple[str, str]]) -> list[str]:
+    used = ", ".join(to for start, to in sorted(found) if start == room)
+    told = [
+        *wrap(purpose_of(room), 88),
+        *(wrap(f"uses {used}", 88, subsequent_indent="     ") if used else []),
+    ]
+    return [f"  {name:<18}  {line}" for name, line in zip([room, *[""] * len(told)], told, strict=False)]
+
+
+def folders() -> list[str]:
+    """The rooms that are folders."""
+    return [room for floor in FLOORS for room in floor if (CORE / room).is_dir()]
+
+
+def purpose_of(room: str) -> str:
+    """The first paragraph of a room's own docstring."""
+    file = TAB if room == TAB.stem else CORE / room / "__init__.py"
+    told = ast.get_docstring(tree_of(file if file.is_file() else CORE / f"{room}.py")) or ""
+    return told.partition("\n\n")[0].replace("``", "").replace("\n", " ")
+
+
+def sizes() -> str:
+    """Each room's modules and lines, and how many names it takes from each room that it uses."""
+    found = arrows()
+    lines = [_sized_room(room, found) for floor in FLOORS for room in floor]
+    return "\n".join((*lines, _sized_room(BESIDE, found), "", f"{sum(found.values())} names are taken"))
+
+
+def _sized_room(room: str, found: Counter[tuple[str, str]]) -> str:
     files, lines = lines_of(room)
     used = ", ".join(f"{to} {count}" for (start, to), count in sorted(found.items()) if start == room)
     size = f"{files} modules, {lines:,} lines" if files > 1 else f"{lines:,} lines"
-    return (f"{room:<18} {size:<26}" + (f" uses {used}" if used else "")).rstrip()
+    return (f"{room:<18} {size:<26}" + (f" takes {used}" if used else "")).rstrip()
+
+
+DOCUMENT, BLOCK = "docs/architecture.md", "floors"
+
+
+def block() -> str:
+    """The plan as docs/architecture.md shows it."""
+    return f"```text\n{drawn()}\n```"
 
 
 if __name__ == "__main__":
-    print(drawn())
+    if sys.argv[1:] == ["--write"]:
+        write_block(DOCUMENT, BLOCK, block())
+    else:
+        print(drawn(), sizes(), sep="\n\n")

@@ -1,45 +1,21 @@
-"""The README says what the program says, and its commands are the ones that CI runs."""
+"""The README is short, says what the program says, and names what is there."""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-from checkpoint_core.audit.catalogue.docs_table import with_table
 from checkpoint_core.audit.wording import VERDICT_WORDS
-from checkpoint_core.report import table
+from tests.blocks import PROJECT
+from tests.command_help import CORE, TAB, Program, commands_in, help_text, needs_gradio
 
-ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-_NAMES = "scan check resume repair recover watch status stop prune report"
-COMMANDS = ([], *([name] for name in _NAMES.split()))
-
-
-def help_text(arguments: list[str]) -> str:
-    """What ``--help`` prints on a terminal of 80 columns."""
-    done = subprocess.run(
-        [sys.executable, "-m", "checkpoint_core", *arguments, "--help"],
-        cwd=ROOT,
-        env={**os.environ, "COLUMNS": "80", "TERM": "dumb"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+MOST_BYTES = 14_000
 
 
-@pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: " ".join(arguments) or "all")
-def test_the_help_is_the_programs(arguments: list[str]) -> None:
-    assert help_text(arguments) in README
-
-
-def test_the_findings_are_the_catalogues() -> None:
-    assert with_table(README) == README
+def test_it_is_read_in_a_few_minutes() -> None:
+    assert len(README.encode()) <= MOST_BYTES
 
 
 @pytest.mark.parametrize("word", VERDICT_WORDS.values())
@@ -51,9 +27,13 @@ def test_every_file_that_it_names_is_there() -> None:
     named = re.findall(r"\]\(([^)#:]+)\)", README)
 
     assert named
-    assert [name for name in named if not (ROOT / name).exists()] == []
+    assert [name for name in named if not (PROJECT / name).exists()] == []
 
 
-def test_the_documented_columns_are_where_it_says() -> None:
-    assert "checkpoint_core.report.table.COLUMNS" in README
-    assert table.COLUMNS
+@pytest.mark.parametrize("program", [CORE, pytest.param(TAB, marks=needs_gradio)], ids=["core", "tab"])
+def test_its_tables_hold_every_command(program: Program) -> None:
+    table = README.partition(f"`{program.shown} …`")[2].partition("\n\n`")[0]
+    named = re.findall(r"\[`(\w+)[^`]*`\]\(docs/cli\.md#(\w+)\)", table)
+
+    assert [command for command, _ in named] == [anchor for _, anchor in named]
+    assert sorted(command for command, _ in named) == sorted(commands_in(help_text(program)))

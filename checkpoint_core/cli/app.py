@@ -67,7 +67,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help: the same text on every terminal, and in the README
+    rich_markup_mode=None,  # plain help: the same text on every terminal, and in docs/cli.md
     context_settings={"help_option_names": ["--help"], "terminal_width": 80, "max_content_width": 80},
     help="""Find, judge and resume the training states of FluxGym.
 

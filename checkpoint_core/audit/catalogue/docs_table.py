@@ -1,4 +1,4 @@
-"""The README's table of findings, from the catalogue: ``python -m checkpoint_core.audit.catalogue.docs_table``."""
+"""The table in docs/findings.md, from the catalogue: ``python -m checkpoint_core.audit.catalogue.docs_table``."""
 
 from __future__ import annotations
 
@@ -51,23 +51,23 @@ def _cell(text: str) -> str:
     return shown.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
 
 
-def with_table(readme: str) -> str:
-    """A README's text with the table between its two marks made anew.
+def with_table(document: str) -> str:
+    """A document's text with the table between its two marks made anew.
 
     :raises ValueError: when the marks are missing.
     """
-    before, found, rest = readme.partition(_BEGIN)
+    before, found, rest = document.partition(_BEGIN)
     _, found_end, after = rest.partition(_END)
     if not found or not found_end:
-        raise ValueError(f"the README must hold {_BEGIN} and {_END}")
+        raise ValueError(f"the document must hold {_BEGIN} and {_END}")
     return f"{before}{_BEGIN}\n{markdown()}\n{_END}{after}"
 
 
 def main() -> None:
-    """Write the table into the README of this checkout."""
-    readme = Path(__file__).resolve().parents[3] / "README.md"
-    before = readme.read_bytes()
-    replace_bytes(readme, with_table(before.decode("utf-8")).encode("utf-8"), expected=before, backup=False)
+    """Write the table into docs/findings.md of this checkout."""
+    path = Path(__file__).resolve().parents[3] / "docs" / "findings.md"
+    before = path.read_bytes()
+    replace_bytes(path, with_table(before.decode("utf-8")).encode("utf-8"), expected=before, backup=False)
 
 
 if __name__ == "__main__":

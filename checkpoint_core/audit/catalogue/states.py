@@ -1,7 +1,7 @@
 """Every finding that can be made: its stable code and its sentences, in one place.
 
-The README's table is generated from here. ``{file}`` and the other fields are filled in by the check. Rows name
-the failure catalogue in the project's documentation; the quoted messages are the trainer's own (sd-scripts
+The table in docs/findings.md is generated from here. ``{file}`` and the other fields are filled in by the check. Rows
+name the failure catalogue in the project's documentation; the quoted messages are the trainer's own (sd-scripts
 ``train_network.py``, accelerate ``accelerator.py`` and ``checkpointing.py``, torch ``serialization.py``).
 """
 

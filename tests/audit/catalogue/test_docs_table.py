@@ -1,4 +1,4 @@
-"""The README's table of findings is the catalogue's, to the letter."""
+"""The table in docs/findings.md is the catalogue's, to the letter."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 from checkpoint_core.audit.catalogue.docs_table import markdown, with_table
 from checkpoint_core.audit.catalogue.states import CATALOGUE
 
-README = Path(__file__).resolve().parents[3] / "README.md"
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "findings.md"
 
 
-def test_the_readme_holds_the_table_as_it_is_made_now() -> None:
-    readme = README.read_text(encoding="utf-8")
-    assert with_table(readme) == readme, "run: python -m checkpoint_core.audit.catalogue.docs_table"
+def test_the_document_holds_the_table_as_it_is_made_now() -> None:
+    document = DOCUMENT.read_text(encoding="utf-8")
+    assert with_table(document) == document, "run: python -m checkpoint_core.audit.catalogue.docs_table"
 
 
 def test_one_row_a_finding_with_five_cells() -> None:
@@ -56,6 +56,6 @@ def test_only_what_is_between_the_marks_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "<!-- findings: begin -->", "<!-- findings: end -->"])
-def test_a_readme_without_the_marks_is_refused(text: str) -> None:
+def test_a_document_without_the_marks_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="findings: begin"):
         with_table(text)
