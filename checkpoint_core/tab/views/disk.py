@@ -61,7 +61,7 @@ def retention_choices(plan: RetentionPlan) -> list[tuple[str, str]]:
 
 
 def _label(each: Candidate) -> str:
-    return f"{each.title} ({human_bytes(each.size_bytes)}): {each.reason.partition(':')[0]}"
+    return f"{each.title} ({human_bytes(each.size_bytes)}): {each.word}"
 
 
 def chosen_names(plan: RetentionPlan, ticked: Iterable[str]) -> tuple[str, ...]:
