@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from checkpoint_core.audit.catalogue.states import finding
-from checkpoint_core.audit.findings import Finding, Severity
+from checkpoint_core.audit.findings import Finding, FindingKind, Severity, StatePart
 from checkpoint_core.environment import (
     TRAINING_PACKAGES,
     Environment,
@@ -178,7 +178,7 @@ def _refused(facts: StateFacts, environment: EnvironmentFacts) -> Iterator[Findi
             yield finding(
                 "environment-refuses-file",
                 file=file,
-                evidence=", ".join(refused),
+                evidence=refused,
                 **_versions(environment),
                 command=pip_install(environment, *_taking(reading.names, environment)),
             )
@@ -223,7 +223,7 @@ def in_environment(findings: Iterable[Finding], environment: Environment) -> Ite
     """Findings about files, told for the environment where it is known: what depends on versions is then decided."""
     known = environment if isinstance(environment, EnvironmentFacts) else None
     for found in findings:
-        if found.code.endswith("-foreign") and _loads_unchecked(found, known):
+        if found.kind is FindingKind.FOREIGN and _loads_unchecked(found, known):
             yield finding("environment-loads-unchecked", file=found.file, detail=found.evidence)
         elif known is None:
             yield found
@@ -232,10 +232,11 @@ def in_environment(findings: Iterable[Finding], environment: Environment) -> Ite
 
 
 def _decided(found: Finding) -> Iterator[Finding]:
-    if found.code == "random-states-no-step":
+    about_random_states = found.part is StatePart.RANDOM_STATES
+    if about_random_states and found.kind is FindingKind.NO_STEP:
         return  # the environment needs it, and a finding of its own says so, or it does not
-    told_so = found.severity in (Severity.WARNING, Severity.FIXABLE) and found.code != "random-states-hostile"
-    if found.code.startswith("random-states-") and told_so:
+    told_so = found.severity in (Severity.WARNING, Severity.FIXABLE) and found.kind is not FindingKind.HOSTILE
+    if about_random_states and told_so:
         cure = _FRESH if found.severity is Severity.FIXABLE else f"Nothing has to be done. {_WAY_BACK}"
         yield replace(found, effect=_ORDER_LOST, cure=cure)
     else:
@@ -255,7 +256,7 @@ def _loads_unchecked(found: Finding, environment: EnvironmentFacts | None) -> bo
 
     It loads registered objects unchecked since 1.1 (``load_custom_state``: ``weights_only=False``).
     """
-    if any(is_dangerous(name) for name in found.evidence.split(", ")):
+    if any(map(is_dangerous, found.names)):
         return False
     if environment is None:
         return found.file == layout.CUSTOM_OBJECT
