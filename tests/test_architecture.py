@@ -113,6 +113,15 @@ EXECUTING = {
     "__import__",
 }
 
+PARSING = {
+    *("startswith", "endswith", "removeprefix", "removesuffix", "split", "rsplit", "splitlines"),
+    *("partition", "rpartition", "find", "rfind", "index", "count"),
+}
+"""Methods that look into a text; capitals and full stops may be set right."""
+SEARCHING = {"match", "fullmatch", "search", "findall", "finditer", "fnmatch", "fnmatchcase"}
+FOR_PEOPLE = {"code", "evidence", "effect", "cure", "reason", "sentence", "judgement", "headline"}
+"""What a finding, a crash or a plan says. Messages are left out: those of exceptions and logs are read, too."""
+
 Rule = Callable[[ast.Module], list[int]]
 
 
@@ -181,6 +190,41 @@ def printing(tree: ast.Module) -> list[int]:
 def executing(tree: ast.Module) -> list[int]:
     """Lines that could run what a file holds."""
     return [call.lineno for name, call in calls(tree) if name in EXECUTING]
+
+
+def reading_meaning_out_of_words(tree: ast.Module) -> list[int]:
+    """Lines that look into a finding's code or sentences: they ask for its kind, part and names instead."""
+    return [node.lineno for node in ast.walk(tree) if isinstance(node, ast.expr) and _looks_into_words(node)]
+
+
+def _looks_into_words(node: ast.expr) -> bool:
+    if isinstance(node, ast.Attribute) and node.attr in PARSING:
+        return _is_for_people(node.value)
+    if isinstance(node, ast.Compare):
+        tested = zip(node.ops, node.comparators, strict=True)
+        inside = any(isinstance(op, ast.In | ast.NotIn) and _is_for_people(text) for op, text in tested)
+        return inside or any(map(_is_piece, [node.left, *node.comparators]))
+    searches = isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in SEARCHING
+    return searches and any(map(_is_for_people, node.args))
+
+
+def _is_piece(node: ast.expr) -> bool:
+    """Whether an expression is a piece of such a text, ``found.code[-7:]``."""
+    return isinstance(node, ast.Subscript) and _is_for_people(node.value)
+
+
+def _is_for_people(node: ast.expr) -> bool:
+    """Whether an expression is such a text: ``found.code``, ``code``, ``found["code"]``, ``found.code.lower()``."""
+    if isinstance(node, ast.Attribute):
+        return node.attr in FOR_PEOPLE
+    if isinstance(node, ast.Name):
+        return node.id in FOR_PEOPLE
+    if isinstance(node, ast.Subscript):
+        return isinstance(node.slice, ast.Constant) and node.slice.value in FOR_PEOPLE
+    if isinstance(node, ast.Call):
+        inside = node.func.value if isinstance(node.func, ast.Attribute) else None
+        return any(map(_is_for_people, [*node.args, *([inside] if inside else [])]))
+    return False
 
 
 def acting_on_import(tree: ast.Module) -> list[int]:
@@ -304,6 +348,10 @@ def test_nothing_from_a_checkpoint_is_executed_in_the_interface() -> None:
     assert offences(executing, [*interface, TAB]) == []
 
 
+def test_nothing_reads_meaning_out_of_a_code_or_a_sentence() -> None:
+    assert offences(reading_meaning_out_of_words, [*MODULES, TAB]) == []
+
+
 def test_nothing_happens_at_import() -> None:
     assert offences(acting_on_import, MODULES) == []
 
@@ -332,12 +380,43 @@ def test_every_module_can_be_read_in_one_sitting() -> None:
         (printing, "sys.stderr.write('x')"),
         (executing, "pickle.load(file)"),
         (executing, "eval('1')"),
+        (reading_meaning_out_of_words, "found.code.startswith('random-states-')"),
+        (reading_meaning_out_of_words, "[c for code in codes if code.endswith(_LOST)]"),
+        (reading_meaning_out_of_words, "kind = found.code.removeprefix('weights-')"),
+        (reading_meaning_out_of_words, "names = found.evidence.split(', ')"),
+        (reading_meaning_out_of_words, "found['code'].rpartition('-')"),
+        (reading_meaning_out_of_words, "found.code.lower().startswith('x')"),
+        (reading_meaning_out_of_words, "filter(found.code.endswith, _ENDS)"),
+        (reading_meaning_out_of_words, "'missing' in found.code"),
+        (reading_meaning_out_of_words, "'optimizer' not in str(found.evidence)"),
+        (reading_meaning_out_of_words, "found.code[-7:] == 'missing'"),
+        (reading_meaning_out_of_words, "re.search('-empty$', found.code)"),
+        (reading_meaning_out_of_words, "_PATTERN.match(code)"),
+        (reading_meaning_out_of_words, "each.reason.partition(':')[0]"),
         (acting_on_import, "logging.basicConfig()"),
         (acting_on_import, "for x in y: pass"),
     ],
 )
 def test_a_rule_catches_what_it_forbids(rule: Rule, line: str) -> None:
     assert rule(ast.parse(line))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "found.code == 'run-finished'",
+        "found.code in _FIXES",
+        "_FIXES[found.code]",
+        "codes['code']",
+        "cure[0].upper() + cure[1:]",
+        "name.startswith('lora_unet_')",
+        "outcome.message.startswith('Number of custom checkpoints')",
+        "text(found.evidence)",
+        "', '.join(found.code for found in findings)",
+    ],
+)
+def test_naming_and_showing_a_code_is_not_reading_it(line: str) -> None:
+    assert reading_meaning_out_of_words(ast.parse(line)) == []
 
 
 @pytest.mark.parametrize("line", ["open(name, 'rb')", "'a'.replace('a', 'b')", "zip.open('data.pkl')"])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from checkpoint_core.audit.auditor import Auditor, audit_outputs
-from checkpoint_core.audit.checks.reconstructible import LOST_SCHEDULER
-from checkpoint_core.audit.findings import Finding, Severity, Subject, Verdict
+from checkpoint_core.audit.checks.integrity import LOST_WEIGHTS
+from checkpoint_core.audit.checks.reconstructible import is_cured_by_scheduler
+from checkpoint_core.audit.findings import LOST, Finding, FindingKind, Severity, StatePart, Subject, Verdict
 from checkpoint_core.audit.manifest import forget_manifest, make_manifest, write_manifest
 from checkpoint_core.audit.next_steps import next_steps
 from checkpoint_core.audit.reports import (
@@ -30,16 +31,19 @@ from checkpoint_core.audit.wording import (
 )
 
 __all__ = [
-    "LOST_SCHEDULER",
+    "LOST",
+    "LOST_WEIGHTS",
     "VERDICT_WORDS",
     "AuditReport",
     "Auditor",
     "CheckpointReport",
     "Finding",
+    "FindingKind",
     "LatestResumable",
     "RunReport",
     "ScriptUnusable",
     "Severity",
+    "StatePart",
     "Subject",
     "UnknownName",
     "Verdict",
@@ -50,6 +54,7 @@ __all__ = [
     "fluxgym_root",
     "forget_manifest",
     "headline",
+    "is_cured_by_scheduler",
     "judge",
     "judgement",
     "make_manifest",

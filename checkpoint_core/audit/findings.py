@@ -1,9 +1,9 @@
-"""Finding, Severity, Verdict, and the fold from findings to one verdict."""
+"""Finding with its kind and part, Severity, Verdict, and the fold from findings to one verdict."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 
@@ -33,6 +33,63 @@ class Subject(enum.Enum):
     RUN = "run"
 
 
+class FindingKind(enum.Enum):
+    """What is the matter, whichever file it is the matter with; rules ask for this and never read a code."""
+
+    MISSING = "missing"
+    EMPTY = "empty"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    #: It names objects outside the allow-list.
+    FOREIGN = "foreign"
+    #: Among its objects is one that runs code.
+    HOSTILE = "hostile"
+    UNREADABLE = "unreadable"
+    #: A format or a size that is not read here.
+    UNSUPPORTED = "unsupported"
+    #: Text that is not what the trainer would read there.
+    BROKEN = "broken"
+    #: Tensors whose names do not belong together.
+    NAMES_BROKEN = "names-broken"
+    #: The step that the trainer or accelerate asks for is not in it.
+    NO_STEP = "no-step"
+    INCOMPLETE = "incomplete"
+    #: It does not fit another file of the state.
+    MISMATCH = "mismatch"
+    #: Nobody here saved it.
+    STRAY = "stray"
+    #: The last files of a save were never written.
+    INTERRUPTED = "interrupted"
+    #: Files of two saves.
+    MIXED = "mixed"
+    OLDER = "older"
+    BYTES_CHANGED = "bytes-changed"
+    NOT_FINITE = "not-finite"
+    DIFFERENT = "differ-from-lora"
+    #: This environment stops over a file without a step, or refuses a file that is whole.
+    NEEDS_STEP = "needs-step"
+    REFUSED = "refuses-file"
+    #: What a rehearsal did.
+    REHEARSAL = "rehearsal"
+
+
+class StatePart(enum.Enum):
+    """The part of a state that a finding is about; the value begins its codes."""
+
+    WEIGHTS = "weights"
+    OPTIMIZER = "optimizer"
+    SCHEDULER = "scheduler"
+    RANDOM_STATES = "random-states"
+    CUSTOM_OBJECT = "custom-object"
+    TRAIN_STATE = "train-state"
+
+
+#: A file's bytes are there and cannot be used.
+DAMAGED_BYTES = frozenset({FindingKind.EMPTY, FindingKind.TRUNCATED, FindingKind.CORRUPT})
+#: Nothing of a file can be used, as if it had never been saved.
+LOST = DAMAGED_BYTES | {FindingKind.MISSING}
+
+
 class Verdict(enum.Enum):
     """The one word about a checkpoint."""
 
@@ -53,7 +110,8 @@ class Verdict(enum.Enum):
 class Finding:
     """One thing noticed: a stable code, and in words the cause, what it does to the training, and the cure.
 
-    ``file`` is a file name inside the state directory (or the script's), ``evidence`` the raw observation.
+    ``file`` is a file name inside the state directory (or the script's), ``evidence`` the raw observation, for people.
+    Rules go by ``kind``, ``part`` and ``names`` (the objects, files or tensors that the evidence lists).
     """
 
     code: str
@@ -64,6 +122,13 @@ class Finding:
     cure: str
     file: str | None = None
     evidence: str = ""
+    kind: FindingKind | None = None
+    part: StatePart | None = None
+    names: tuple[str, ...] = ()
+
+    def is_one_of(self, part: StatePart, kinds: Set[FindingKind]) -> bool:
+        """Whether it tells one of these kinds of that part."""
+        return self.part is part and self.kind in kinds
 
 
 #: Which verdict each severity leads to, the strongest first: certain damage outweighs doubt, and doubt

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 from checkpoint_core.atomic_write import WriteFailed, new_file, own_folder, remove_own_file
-from checkpoint_core.audit.findings import Finding, Severity, Subject, Verdict
+from checkpoint_core.audit.findings import LOST, Finding, FindingKind, Severity, StatePart, Subject, Verdict
 from checkpoint_core.audit.reports import CheckpointReport
 from checkpoint_core.formats import MAX_COUNT, DamageKind, FileReader, FormatError
 from checkpoint_core.states import (
@@ -55,7 +55,7 @@ _PLAIN = re.compile(r"[^/\\\0]+\Z")
 _CODE = re.compile(r"[a-z]+(-[a-z0-9]+)*\Z")
 
 #: Findings about a file that is lost; those that another file makes good are softened to “needs a fix”.
-_LOST = ("-missing", "-empty", "-truncated", "-corrupt", "-interrupted")
+_LOST = LOST | {FindingKind.INTERRUPTED}
 _WEIGHTY = (Severity.ERROR, Severity.UNKNOWN, Severity.SAVING)
 
 
@@ -115,7 +115,7 @@ def _check_unchanged(path: Path, entry: FileEntry) -> None:
 
 def _is_bad(found: Finding) -> bool:
     """Whether a finding about the state tells that the save failed. Old trainers write no ``train_state.json``."""
-    lost = found.code.endswith(_LOST) and found.code != "train-state-missing"
+    lost = found.kind in _LOST and found.part is not StatePart.TRAIN_STATE
     return found.severity in _WEIGHTY or (found.severity is Severity.FIXABLE and lost)
 
 

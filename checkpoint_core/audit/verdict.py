@@ -17,7 +17,9 @@ from checkpoint_core.audit.checks.settings import check_settings
 from checkpoint_core.audit.checks.since_save import check_since_save
 from checkpoint_core.audit.context import CheckContext
 from checkpoint_core.audit.findings import (
+    LOST,
     Finding,
+    FindingKind,
     Severity,
     Subject,
     Verdict,
@@ -94,14 +96,13 @@ def _forecast(
         return None, (_crashed(error),)
 
 
-_UNFINISHED = ("-missing", "-empty", "-truncated", "-interrupted", "-corrupt")
-_UNFINISHED_CODES = frozenset({"state-empty", "mixed-saves", "random-states-older", "train-state-broken"})
+_UNFINISHED = LOST | {FindingKind.INTERRUPTED, FindingKind.MIXED, FindingKind.OLDER, FindingKind.BROKEN}
 
 
 def _is_unfinished(found: Finding) -> bool:
     """Whether a save that is still going on would look like that."""
     weighs = found.subject is Subject.STATE and found.severity is not Severity.INFO
-    return weighs and (found.code.endswith(_UNFINISHED) or found.code in _UNFINISHED_CODES)
+    return weighs and found.kind in _UNFINISHED
 
 
 def guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from checkpoint_core.audit import (
     Auditor,
     AuditReport,
     CheckpointReport,
+    FindingKind,
     RunReport,
     audit_state,
     find_latest_resumable,
@@ -290,7 +291,7 @@ def _tried(auditor: Auditor, checkpoint: CheckpointReport, wanted: bool) -> Chec
         show(checkpoint_view(tried))
         stop("Refused: it did not load for trial. The train script was not changed.")
     for found in tried.findings:
-        if found.code.startswith("rehearsal-"):
+        if found.kind is FindingKind.REHEARSAL:
             say(found.message)
     return tried
 

@@ -11,7 +11,7 @@ import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from checkpoint_core.audit import CheckpointReport, RunReport, Severity, Verdict, title_inside
+from checkpoint_core.audit import CheckpointReport, RunReport, Severity, StatePart, Verdict, title_inside
 from checkpoint_core.recovery.repair import RepairPlan
 from checkpoint_core.recovery.script_fixes import KEPT_STATES, saving_edits
 from checkpoint_core.states import LoraFacts
@@ -154,7 +154,7 @@ def _losses(lost: int | None, costs: tuple[str, ...], then: CheckpointReport) ->
     told = [_lost_sentence(lost)] if lost else []
     told += costs
     if any(
-        found.code.startswith("random-states-") and found.severity is Severity.WARNING
+        found.part is StatePart.RANDOM_STATES and found.severity is Severity.WARNING
         for found in then.findings
     ):
         told.append(OTHER_ORDER)

@@ -40,12 +40,18 @@ class DiskForecast:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A checkpoint that may go; ``reason`` begins with the word or two that a short list shows, before a colon."""
+    """A checkpoint that may go: ``word`` is the reason in the word or two that a short list shows, ``why`` the rest."""
 
     name: str
     title: str
     size_bytes: int
-    reason: str
+    word: str
+    why: str
+
+    @property
+    def reason(self) -> str:
+        """The whole reason."""
+        return f"{self.word}: {self.why}"
 
 
 @dataclass(frozen=True)
@@ -188,7 +194,7 @@ def plan_retention(
     ordered = sorted(oldest, key=lambda item: item.verdict is not Verdict.DAMAGED)
     good = [title_inside(item) for item in _resuming(run)[:KEPT_GOOD]]
     candidates = tuple(
-        Candidate(item.name, titles[item.name], item.facts.size_bytes, _reason(item, good))
+        Candidate(item.name, titles[item.name], item.facts.size_bytes, *_reason(item, good))
         for item in ordered
     )
     stay = (item for item in run.checkpoints if item.name in kept)
@@ -239,13 +245,14 @@ def _is_blameless(item: CheckpointReport) -> bool:
     return item.verdict is Verdict.DAMAGED and Subject.STATE not in item.concerns
 
 
-def _reason(item: CheckpointReport, good: list[str]) -> str:
+def _reason(item: CheckpointReport, good: list[str]) -> tuple[str, str]:
+    """The reason in a word or two, and the rest of it."""
     if item.verdict is Verdict.DAMAGED:
-        return f"damaged: {note(item)}" if note(item) else "damaged: it cannot be resumed."
-    short = "needs a fix" if item.verdict is Verdict.NEEDS_FIX else "older"
+        return "damaged", note(item) or "it cannot be resumed."
+    word = "needs a fix" if item.verdict is Verdict.NEEDS_FIX else "older"
     if not good:
-        return f"{short}: newer ones stay."
-    return f"{short}: {' and '.join(good)} {'stays' if len(good) == 1 else 'stay'}, and can be resumed."
+        return word, "newer ones stay."
+    return word, f"{' and '.join(good)} {'stays' if len(good) == 1 else 'stay'}, and can be resumed."
 
 
 def _titles(run: RunReport) -> dict[str, str]:

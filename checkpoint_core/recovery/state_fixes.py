@@ -7,11 +7,19 @@ state can be judged before anything is written.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from checkpoint_core.audit import LOST_SCHEDULER, CheckpointReport, Severity
+from checkpoint_core.audit import (
+    LOST,
+    LOST_WEIGHTS,
+    CheckpointReport,
+    FindingKind,
+    Severity,
+    StatePart,
+    is_cured_by_scheduler,
+)
 from checkpoint_core.formats import FormatError, TrainState
 from checkpoint_core.recovery.changes import CopyOf, FileRepair, NewBytes
 from checkpoint_core.recovery.new_files import fresh_random_states, rebuilt_scheduler, rewritten_random_states
@@ -29,14 +37,8 @@ from checkpoint_core.states import (
 from checkpoint_core.trainer import lost_scheduler, lost_train_state
 
 _DEFAULT_SEED = 42  # FluxGym's own (app.py, the field "Seed")
-_WEIGHTS = frozenset(
-    f"weights-{kind}" for kind in ("missing", "empty", "truncated", "corrupt", "names-broken")
-)
-_LOST_RANDOM = frozenset(
-    f"random-states-{kind}"
-    for kind in ("missing", "empty", "truncated", "corrupt", "foreign", "incomplete", "hostile")
-)
-_BROKEN_TRAIN_STATE = frozenset({"train-state-broken", "train-state-no-step"})
+_LOST_RANDOM = LOST | {FindingKind.FOREIGN, FindingKind.INCOMPLETE, FindingKind.HOSTILE}
+_BROKEN_TRAIN_STATE = frozenset({FindingKind.BROKEN, FindingKind.NO_STEP})
 _OPEN_TRAIN_STATE = frozenset({"train-state-missing", "position-relative"})
 
 
@@ -61,6 +63,10 @@ class _Case:
     @property
     def facts(self) -> StateFacts:
         return self.report.facts
+
+    def codes_of(self, part: StatePart, kinds: Set[FindingKind]) -> frozenset[str]:
+        """The codes of the findings that tell one of these kinds of that part."""
+        return frozenset(each.code for each in self.report.findings if each.is_one_of(part, kinds))
 
 
 _Step: TypeAlias = "tuple[FileRepair, Callable[[StateFacts], StateFacts]]"
@@ -113,9 +119,10 @@ def _random_states(case: _Case) -> Iterator[_Step]:
     """Random states that every accelerate loads: the same ones, or new ones where they are beyond reading."""
     name, facts = layout.RANDOM_STATES, case.facts
     same = {"environment-needs-step", "environment-loses-random-states", "random-states-no-step"} & case.codes
-    lost = _LOST_RANDOM & case.codes
+    lost = case.codes_of(StatePart.RANDOM_STATES, _LOST_RANDOM)
     # With the schedule lost too it is a save that was killed: then new ones are told, and not left to the trainer.
-    needed = case.weighty & {"environment-needs-step", "save-interrupted", *LOST_SCHEDULER, *_LOST_RANDOM}
+    told = lost | case.codes_of(StatePart.SCHEDULER, LOST)
+    needed = case.weighty & {"environment-needs-step", "save-interrupted", *told}
     content, costs, generators = None, "", ("python", "numpy", "torch", "cuda")
     if same and not lost:
         content = _rewritten(facts)
@@ -155,7 +162,8 @@ def _seed(script: ScriptFacts | None) -> int:
 
 def _train_state(case: _Case) -> Iterator[_Step]:
     """Where the training stood, written anew; a file of a later save put back."""
-    codes, state = case.weighty & _BROKEN_TRAIN_STATE, None
+    broken = case.codes_of(StatePart.TRAIN_STATE, _BROKEN_TRAIN_STATE)
+    codes, state = case.weighty & broken, None
     position = case.report.position
     if case.epoch_in_state:
         codes |= case.weighty & _OPEN_TRAIN_STATE
@@ -192,7 +200,9 @@ def _custom_objects(case: _Case) -> Iterator[_Step]:
 
 def _weights(case: _Case) -> Iterator[_Step]:
     """Lost weights from the LoRA file of the same save; the check has found that it fits."""
-    found = next((each for each in case.report.findings if each.code in _WEIGHTS), None)
+    found = next(
+        (each for each in case.report.findings if each.is_one_of(StatePart.WEIGHTS, LOST_WEIGHTS)), None
+    )
     facts, lora = case.facts, case.facts.lora
     if found is None or found.severity is not Severity.FIXABLE or not isinstance(lora, LoraFacts):
         return
@@ -218,8 +228,7 @@ def _weights(case: _Case) -> Iterator[_Step]:
 
 def _scheduler(case: _Case) -> Iterator[_Step]:
     """The schedule from the optimizer's count and rates; the check has found whether they tell it."""
-    codes = case.codes & (LOST_SCHEDULER | {"mixed-saves", "save-interrupted"})
-    cured = [each for each in case.report.findings if each.code in codes]
+    cured = [each for each in case.report.findings if is_cured_by_scheduler(each)]
     if not cured or any(each.severity is not Severity.FIXABLE for each in cured):
         return
     values = lost_scheduler(case.facts, case.report.position, case.script)
@@ -235,7 +244,7 @@ def _scheduler(case: _Case) -> Iterator[_Step]:
         optimizer.modified_ns if optimizer else _saved_ns(facts, name),
         f"the learning rate schedule anew, at {values.last_epoch:,} updates as the optimizer has counted.",
         "Nothing is lost.",
-        frozenset(codes),
+        frozenset(each.code for each in cured),
     )
     known = SchedulerFacts(values.last_epoch, values.last_lrs, values.base_lrs)
     yield step, lambda before: replace(before, scheduler=known)

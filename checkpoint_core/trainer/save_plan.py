@@ -68,20 +68,22 @@ class Launch:
 
 
 class SaveEvent(NamedTuple):
-    """One name in the run's folder that the trainer writes or removes, and ``when``: ``epoch 5`` or ``step 250``."""
+    """One name in the run's folder that the trainer writes or removes.
+
+    ``when`` is for people, ``epoch 5`` or ``step 250``; ``at_step`` says for programs which of the two it is.
+    """
 
     name: str
     when: str
     is_state: bool
     is_removal: bool = False
+    at_step: bool = False
 
 
 def overwritten_steps(told: Iterable[SaveEvent], names: frozenset[str]) -> tuple[str, ...]:
     """Of the names in the run's folder those with a step number that are written anew."""
     return tuple(
-        change.name
-        for change in told
-        if change.when.startswith("step") and not change.is_removal and change.name in names
+        change.name for change in told if change.at_step and not change.is_removal and change.name in names
     )
 
 
@@ -182,15 +184,19 @@ def _epochs(rules: SaveRules, launch: Launch) -> Iterator[tuple[int, bool, int]]
 
 def _at_step(rules: SaveRules, step: int) -> Iterator[SaveEvent]:
     when = f"step {step}"
-    yield SaveEvent(rules.step_name(step) + rules.suffix, when, is_state=False)
+    yield SaveEvent(rules.step_name(step) + rules.suffix, when, is_state=False, at_step=True)
     if rules.saves_states:
-        yield SaveEvent(f"{rules.step_name(step)}-state", when, is_state=True)
+        yield SaveEvent(f"{rules.step_name(step)}-state", when, is_state=True, at_step=True)
         old = _old_step(step, rules.kept_step_states, rules.every_steps)
         if old > 0:
-            yield SaveEvent(f"{rules.step_name(old)}-state", when, is_state=True, is_removal=True)
+            yield SaveEvent(
+                f"{rules.step_name(old)}-state", when, is_state=True, is_removal=True, at_step=True
+            )
     old = _old_step(step, rules.kept_steps, rules.every_steps)
     if old >= 0:
-        yield SaveEvent(rules.step_name(old) + rules.suffix, when, is_state=False, is_removal=True)
+        yield SaveEvent(
+            rules.step_name(old) + rules.suffix, when, is_state=False, is_removal=True, at_step=True
+        )
 
 
 def _old_step(step: int, kept: int | None, every: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from checkpoint_core.audit.catalogue.entry import Entry
-from checkpoint_core.audit.findings import Severity, Subject
+from checkpoint_core.audit.findings import FindingKind, Severity, Subject
 
 _INFO, _WARNING, _FIXABLE, _UNKNOWN = Severity.INFO, Severity.WARNING, Severity.FIXABLE, Severity.UNKNOWN
 _ENVIRONMENT = Subject.ENVIRONMENT
@@ -33,7 +33,7 @@ ENVIRONMENT: tuple[Entry, ...] = (
     Entry("environment-needs-step", _FIXABLE, _ENVIRONMENT,
           "This environment (accelerate {accelerate}, torch {torch}) stops at {file}: {reason}.",
           "The trainer stops in load_state with KeyError: 'step', whatever else the checkpoint holds.",
-          "Upgrade accelerate: run {command} in a terminal. Or {rewrite}."),
+          "Upgrade accelerate: run {command} in a terminal. Or {rewrite}.", kind=FindingKind.NEEDS_STEP),
     Entry("environment-loses-random-states", _WARNING, _ENVIRONMENT,
           "This environment (accelerate {accelerate}, torch {torch}) does not restore the random states: {reason}.",
           _OTHER_ORDER,
@@ -42,7 +42,7 @@ ENVIRONMENT: tuple[Entry, ...] = (
           "This environment (accelerate {accelerate}, torch {torch}) refuses {evidence} in {file}.",
           "The trainer stops before the first step: “Weights only load failed”, or “No module named 'numpy._core'”. "
           "The file itself is whole.",
-          "Install the versions that take it: run {command} in a terminal."),
+          "Install the versions that take it: run {command} in a terminal.", kind=FindingKind.REFUSED),
     Entry("environment-loads-unchecked", _UNKNOWN, _ENVIRONMENT,
           "{file} names objects that are not known here: {detail}.",
           "accelerate would load them unchecked, and run what they hold; whether the training resumes is not known.",

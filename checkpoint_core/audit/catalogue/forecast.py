@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from checkpoint_core.audit.catalogue.entry import Entry
-from checkpoint_core.audit.findings import Severity, Subject
+from checkpoint_core.audit.findings import FindingKind, Severity, Subject
 
 _INFO, _WARNING, _FIXABLE = Severity.INFO, Severity.WARNING, Severity.FIXABLE
 _STATE, _SCRIPT, _RUN = Subject.STATE, Subject.SCRIPT, Subject.RUN
@@ -13,7 +13,8 @@ PLAN = (
     Entry("dataset-missing", _WARNING, _SCRIPT, "The training images are not where the script says: {detail}.",
           "Started now, the trainer stops at once with “No data found” or “file not found”; the checkpoint stays as it "
           "is.",
-          "Put the images back, name their folder in the dataset configuration, or upload them in the Gym tab."),
+          "Put the images back, name their folder in the dataset configuration, or upload them in the Gym tab.",
+          kind=FindingKind.MISSING),
     Entry("dataset-changed", _FIXABLE, _SCRIPT,
           "An epoch had {saved} steps when this checkpoint was saved, now the images, repeats or batch size make "
           "{now}.",

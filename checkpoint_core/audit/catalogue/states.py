@@ -14,7 +14,7 @@ from checkpoint_core.audit.catalogue.environment import ENVIRONMENT
 from checkpoint_core.audit.catalogue.forecast import PLAN
 from checkpoint_core.audit.catalogue.rehearsal import REHEARSAL
 from checkpoint_core.audit.catalogue.script import SETTINGS
-from checkpoint_core.audit.findings import Finding, Severity, Subject
+from checkpoint_core.audit.findings import Finding, FindingKind, Severity, StatePart, Subject
 
 _INFO, _WARNING, _FIXABLE = Severity.INFO, Severity.WARNING, Severity.FIXABLE
 _ERROR, _UNKNOWN, _SAVING = Severity.ERROR, Severity.UNKNOWN, Severity.SAVING
@@ -31,26 +31,28 @@ _RANDOM_EFFECT = (
 )
 
 
-#: For each file of a state: its part in a code, what the trainer does without it, and the cure.
+#: For each file of a state: its weight, what the trainer does without it, and the cure.
 _FILES = (
-    ("weights", _ERROR, "The trainer stops before the first step: the LoRA's weights cannot be loaded.", _OLDER),
-    ("optimizer", _ERROR, "The trainer stops before the first step: the optimizer cannot be loaded.", _OLDER),
-    ("scheduler", _ERROR, "The trainer stops before the first step: the learning rate schedule cannot be loaded.",
-     _OLDER),
-    ("random-states", _WARNING, _RANDOM_EFFECT, _FRESH_RANDOM),
-    ("custom-object", _ERROR, "The trainer stops before the first step: its registered object cannot be restored.",
-     _OLDER),
+    (StatePart.WEIGHTS, _ERROR,
+     "The trainer stops before the first step: the LoRA's weights cannot be loaded.", _OLDER),
+    (StatePart.OPTIMIZER, _ERROR,
+     "The trainer stops before the first step: the optimizer cannot be loaded.", _OLDER),
+    (StatePart.SCHEDULER, _ERROR,
+     "The trainer stops before the first step: the learning rate schedule cannot be loaded.", _OLDER),
+    (StatePart.RANDOM_STATES, _WARNING, _RANDOM_EFFECT, _FRESH_RANDOM),
+    (StatePart.CUSTOM_OBJECT, _ERROR,
+     "The trainer stops before the first step: its registered object cannot be restored.", _OLDER),
 )  # fmt: skip
 
-#: For each kind of damage: its part in a code, the sentence, and a severity where it is not the file's own.
-_DAMAGES: tuple[tuple[str, str, Severity | None], ...] = (
-    ("missing", "{file} is missing.", None),
-    ("empty", "{file} is empty (0 bytes).", None),
-    ("truncated", "{file} is truncated: {detail}.", None),
-    ("corrupt", "{file} is corrupt: {detail}.", None),
-    ("foreign", "{file} holds objects that accelerate refuses to load: {detail}.", None),
-    ("unreadable", "{file} could not be read: {detail}.", _UNKNOWN),
-    ("unsupported", "{file} could not be judged: {detail}.", _UNKNOWN),
+#: For each kind of damage: the sentence, and a severity where it is not the file's own.
+_DAMAGES: tuple[tuple[FindingKind, str, Severity | None], ...] = (
+    (FindingKind.MISSING, "{file} is missing.", None),
+    (FindingKind.EMPTY, "{file} is empty (0 bytes).", None),
+    (FindingKind.TRUNCATED, "{file} is truncated: {detail}.", None),
+    (FindingKind.CORRUPT, "{file} is corrupt: {detail}.", None),
+    (FindingKind.FOREIGN, "{file} holds objects that accelerate refuses to load: {detail}.", None),
+    (FindingKind.UNREADABLE, "{file} could not be read: {detail}.", _UNKNOWN),
+    (FindingKind.UNSUPPORTED, "{file} could not be judged: {detail}.", _UNKNOWN),
 )
 
 
@@ -60,10 +62,13 @@ def _file_entries() -> Iterator[Entry]:
             # Whatever is wrong with the random states alone, the training can go on.
             weight = severity if severity is _WARNING or other is None else other
             told = "Whether the trainer can read it is not known." if weight is _UNKNOWN else effect
-            help_ = "Make the file readable for this user, then refresh." if kind == "unreadable" else cure
-            yield Entry(
-                f"{part}-{kind}", weight, _STATE, message, told, help_ if weight is _UNKNOWN else cure
-            )
+            unread = kind is FindingKind.UNREADABLE and weight is _UNKNOWN
+            help_ = "Make the file readable for this user, then refresh." if unread else cure
+            yield Entry(_file_code(part, kind), weight, _STATE, message, told, help_, kind, part)
+
+
+def _file_code(part: StatePart, kind: FindingKind) -> str:
+    return f"{part.value}-{kind.value}"
 
 
 _SAVES = (
@@ -71,17 +76,19 @@ _SAVES = (
           "Resuming from a half-written checkpoint fails or mixes two saves.",
           "Wait until the save is finished; the table refreshes by itself."),
     Entry("save-interrupted", _ERROR, _STATE, "The save was interrupted: {evidence}.",
-          "The trainer stops before the first step, for want of a file.", _OLDER),
+          "The trainer stops before the first step, for want of a file.", _OLDER, kind=FindingKind.INTERRUPTED),
     Entry("state-empty", _ERROR, _STATE, "The directory is empty: the save was killed before its first file.",
-          "The trainer stops before the first step: there is nothing to load.", _OLDER),
+          "The trainer stops before the first step: there is nothing to load.", _OLDER, kind=FindingKind.EMPTY),
     Entry("state-unreadable", _UNKNOWN, _STATE, "The directory could not be read: {detail}.",
-          "Nothing is known about this checkpoint.", "Make the directory readable for this user, then refresh."),
+          "Nothing is known about this checkpoint.", "Make the directory readable for this user, then refresh.",
+          kind=FindingKind.UNREADABLE),
     Entry("mixed-saves", _ERROR, _STATE,
           "The files come from two saves: {evidence}.",
           "It loads without a message and trains wrongly: the weights of one moment with the optimizer of another.",
-          _OLDER),
+          _OLDER, kind=FindingKind.MIXED),
     Entry("random-states-older", _WARNING, _STATE,
-          "{file} belongs to an earlier save than the other files ({evidence}).", _RANDOM_EFFECT, _FRESH_RANDOM),
+          "{file} belongs to an earlier save than the other files ({evidence}).", _RANDOM_EFFECT, _FRESH_RANDOM,
+          kind=FindingKind.OLDER, part=StatePart.RANDOM_STATES),
     Entry("file-times-disordered", _WARNING, _STATE,
           "The files' times do not follow the order of a save: {evidence}.",
           "If they were only copied, training goes on as it should. If one was exchanged, it trains wrongly.",
@@ -106,16 +113,19 @@ _TRAIN_STATE_CURE = (
 _POSITION = (
     Entry("train-state-missing", _FIXABLE, _STATE, "train_state.json is missing.",
           "The trainer starts at epoch 1 again without a message, and overwrites the run's earlier files.",
-          _TRAIN_STATE_CURE),
+          _TRAIN_STATE_CURE, kind=FindingKind.MISSING, part=StatePart.TRAIN_STATE),
     Entry("train-state-broken", _FIXABLE, _STATE, "train_state.json is broken: {detail}.",
           "The trainer stops before the first step (JSONDecodeError or TypeError).",
-          'Write it anew as {{"current_epoch": {epoch}, "current_step": {step}}}.'),
+          'Write it anew as {{"current_epoch": {epoch}, "current_step": {step}}}.',
+          kind=FindingKind.BROKEN, part=StatePart.TRAIN_STATE),
     Entry("train-state-no-step", _FIXABLE, _STATE, "train_state.json has no current_step.",
           "The trainer stops before the first step with KeyError: 'current_step'.",
-          'Write it anew as {{"current_epoch": {epoch}, "current_step": {step}}}.'),
+          'Write it anew as {{"current_epoch": {epoch}, "current_step": {step}}}.',
+          kind=FindingKind.NO_STEP, part=StatePart.TRAIN_STATE),
     Entry("train-state-unreadable", _UNKNOWN, _STATE, "train_state.json could not be read: {detail}.",
           "From which epoch the trainer would go on is not known.",
-          "Make the file readable for this user, then refresh."),
+          "Make the file readable for this user, then refresh.",
+          kind=FindingKind.UNREADABLE, part=StatePart.TRAIN_STATE),
     Entry("position-relative", _FIXABLE, _STATE,
           "This state was saved after a resume: its current_step is {current_step}, but the training stood at step "
           "{step}, in epoch {epoch}.",
@@ -159,51 +169,58 @@ _POSITION = (
 _CONTENTS = (
     Entry("weights-not-lora", _ERROR, _STATE, "{file} does not hold a LoRA: its tensors are named like {evidence}.",
           "The trainer stops with “Error(s) in loading state_dict”: an old trainer saved the whole model.",
-          "This state cannot be resumed with this trainer. Start from the LoRA file (--network_weights)."),
+          "This state cannot be resumed with this trainer. Start from the LoRA file (--network_weights).",
+          part=StatePart.WEIGHTS),
     Entry("weights-names-broken", _ERROR, _STATE, "{file} names tensors that do not belong together ({evidence}).",
           "The trainer stops before the first step: “Missing key(s) in state_dict”. Bytes of the file have changed.",
-          _OLDER),
+          _OLDER, kind=FindingKind.NAMES_BROKEN, part=StatePart.WEIGHTS),
     Entry("optimizer-params-mismatch", _ERROR, _STATE,
           "The optimizer was saved for {optimizer_count} tensors, the weights have {weights_count}.",
           "The trainer stops: “loaded state dict contains a parameter group that doesn't match the size of "
           "optimizer's group”.",
-          _OLDER),
+          _OLDER, kind=FindingKind.MISMATCH, part=StatePart.OPTIMIZER),
     Entry("optimizer-shapes-mismatch", _ERROR, _STATE,
           "The optimizer was saved for tensors of other shapes than the weights ({evidence}).",
-          "The first step fails, or the weights are moved by another training's momentum.", _OLDER),
+          "The first step fails, or the weights are moved by another training's momentum.", _OLDER,
+          kind=FindingKind.MISMATCH, part=StatePart.OPTIMIZER),
     Entry("optimizer-state-incomplete", _UNKNOWN, _STATE,
           "The optimizer remembers {state_count} of its {param_count} tensors.",
           "Those that it does not remember start without momentum, as if the training began there; that is right only "
           "if they were never trained.",
-          "Make sure that parts of the LoRA were left untrained. " + _OLDER),
+          "Make sure that parts of the LoRA were left untrained. " + _OLDER,
+          kind=FindingKind.INCOMPLETE, part=StatePart.OPTIMIZER),
     Entry("optimizer-step-differs", _UNKNOWN, _STATE,
           "The optimizer has counted {optimizer_step} updates, the schedule {scheduler_step}.",
           "The files may be of two saves; then the weights are moved by the momentum of another moment.",
-          _OLDER),
+          _OLDER, part=StatePart.OPTIMIZER),
     Entry("scheduler-groups-differ", _ERROR, _STATE,
           "{file} has a learning rate for {rates} parameter groups, the optimizer has {groups}: one of the two is of "
           "another training.",
-          "The trainer stops while it loads the schedule (IndexError), or in the first step (ValueError).", _OLDER),
+          "The trainer stops while it loads the schedule (IndexError), or in the first step (ValueError).", _OLDER,
+          part=StatePart.SCHEDULER),
     Entry("weights-modules-unknown", _UNKNOWN, _STATE,
           "{file} holds LoRA modules that sd-scripts' networks.lora_flux does not make ({evidence}).",
           "Unless another sd-scripts made them, the trainer stops before the first step: “Unexpected key(s) in "
           "state_dict”.",
-          "Resume with the sd-scripts that saved it. " + _OLDER),
+          "Resume with the sd-scripts that saved it. " + _OLDER, part=StatePart.WEIGHTS),
     Entry("random-states-incomplete", _WARNING, _STATE, "{file} lacks the random state of {evidence}.",
           "Training goes on from the right weights, but images come in another order and with other noise.",
-          "Nothing has to be done."),
+          "Nothing has to be done.", kind=FindingKind.INCOMPLETE, part=StatePart.RANDOM_STATES),
     Entry("random-states-no-step", _WARNING, _STATE, "{file} has no step (accelerate 0.31 or older saved it).",
-          "accelerate 0.32 and 0.33 stop with KeyError: 'step'. Every other version loads it.", _FRESH_RANDOM),
+          "accelerate 0.32 and 0.33 stop with KeyError: 'step'. Every other version loads it.", _FRESH_RANDOM,
+          kind=FindingKind.NO_STEP, part=StatePart.RANDOM_STATES),
     Entry("random-states-hostile", _FIXABLE, _STATE, "{file} names code to run: {detail}.",
           "An old torch runs that code when it loads the file. No trainer writes such a file.",
-          "Do not resume from it as it is. Move the file away; the training then goes on with new random states."),
+          "Do not resume from it as it is. Move the file away; the training then goes on with new random states.",
+          kind=FindingKind.HOSTILE, part=StatePart.RANDOM_STATES),
     Entry("stray-custom-object", _FIXABLE, _STATE, "{file} does not belong to this trainer.",
           "The trainer stops with “Number of custom checkpoints in folder … does not match the number of registered "
           "objects”.",
           "Move {file} out of the state directory, or choose the layout accelerate-objects if your trainer writes "
-          "it."),
+          "it.", kind=FindingKind.STRAY, part=StatePart.CUSTOM_OBJECT),
     Entry("custom-object-no-step", _ERROR, _STATE, "{file} has no {evidence}.",
-          "The trainer cannot tell where the training stood.", _OLDER),
+          "The trainer cannot tell where the training stood.", _OLDER,
+          kind=FindingKind.NO_STEP, part=StatePart.CUSTOM_OBJECT),
     Entry("learning-rate-zero", _FIXABLE, _STATE, "The learning rate is 0 from here on: its schedule has run out.",
           "The training runs on and learns nothing.",
           "Set --lr_scheduler constant in the train script, or raise --max_train_epochs."),
@@ -211,30 +228,36 @@ _CONTENTS = (
 
 _DEEP = (
     Entry("weights-bytes-changed", _ERROR, _STATE, "Bytes of {file} have changed since the save: {detail}.",
-          "It loads without a message and trains on from wrong numbers.", _OLDER),
+          "It loads without a message and trains on from wrong numbers.", _OLDER,
+          kind=FindingKind.BYTES_CHANGED, part=StatePart.WEIGHTS),
     Entry("optimizer-bytes-changed", _ERROR, _STATE, "Bytes of {file} have changed since the save: {detail}.",
-          "It loads without a message and trains on from wrong numbers.", _OLDER),
+          "It loads without a message and trains on from wrong numbers.", _OLDER,
+          kind=FindingKind.BYTES_CHANGED, part=StatePart.OPTIMIZER),
     Entry("weights-not-finite", _ERROR, _STATE, "{file} holds NaN or Inf ({evidence}).",
-          "The loss is nan from the first step on; the LoRA is lost.", _OLDER),
+          "The loss is nan from the first step on; the LoRA is lost.", _OLDER,
+          kind=FindingKind.NOT_FINITE, part=StatePart.WEIGHTS),
     Entry("optimizer-not-finite", _ERROR, _STATE, "{file} holds NaN or Inf ({evidence}).",
-          "The loss becomes nan within a few steps; the LoRA is lost.", _OLDER),
+          "The loss becomes nan within a few steps; the LoRA is lost.", _OLDER,
+          kind=FindingKind.NOT_FINITE, part=StatePart.OPTIMIZER),
     Entry("weights-differ-from-lora", _ERROR, _STATE,
           "The weights are not those of {lora_file}, the LoRA file of the same save ({evidence}).",
-          "Bytes have changed, or the directory mixes two saves: it would train on from wrong weights.", _OLDER),
+          "Bytes have changed, or the directory mixes two saves: it would train on from wrong weights.", _OLDER,
+          kind=FindingKind.DIFFERENT, part=StatePart.WEIGHTS),
     Entry("lora-newer", _INFO, _STATE, "{lora_file} was written by a later save, so it cannot vouch for these "
           "weights.", "None.", "Nothing has to be done."),
     Entry("weights-match-lora", _INFO, _STATE, "The weights equal {lora_file} to the bit.",
-          "None: this proves that no byte of the weights has changed.", "Nothing has to be done."),
+          "None: this proves that no byte of the weights has changed.", "Nothing has to be done.",
+          part=StatePart.WEIGHTS),
     Entry("bytes-verified", _INFO, _STATE, "Every byte was read ({evidence}).", "None.", "Nothing has to be done."),
 )  # fmt: skip
 
 _TARGETS = (
     Entry("resume-empty", _FIXABLE, _SCRIPT, 'The train script says --resume "" (line {line}).',
           "The trainer starts from scratch without a message.",
-          "Choose a checkpoint here, or press “Start fresh” to remove the flag."),
+          "Choose a checkpoint here, or press “Start fresh” to remove the flag.", kind=FindingKind.EMPTY),
     Entry("resume-missing", _FIXABLE, _SCRIPT, "The train script resumes from {evidence}, which does not exist.",
           "The trainer stops: “Tried to find … but folder does not exist”.",
-          "Choose a checkpoint here; its full path is written into the script."),
+          "Choose a checkpoint here; its full path is written into the script.", kind=FindingKind.MISSING),
     Entry("resume-lora-file", _FIXABLE, _SCRIPT,
           "The train script resumes from {evidence}, which is a LoRA file and not a state directory.",
           "The trainer stops: “Tried to find ….safetensors but folder does not exist”.",
@@ -281,13 +304,14 @@ _RUNS = (
           "The disk has {free} left; the next checkpoint needs about {needed}.",
           "The save stops half-way, and the trainer dies with it.", "Free some space before you resume."),
     Entry("run-unreadable", _UNKNOWN, _RUN, "The run's folder could not be read: {detail}.",
-          "Nothing is known about this run.", "Make the folder readable for this user, then refresh."),
+          "Nothing is known about this run.", "Make the folder readable for this user, then refresh.",
+          kind=FindingKind.UNREADABLE),
 )  # fmt: skip
 
 _PATHS = (
     Entry("path-missing", _ERROR, _STATE, "There is nothing at {evidence}.",
           "The trainer stops: “Tried to find … but folder does not exist”.",
-          "Check the path; the trainer resolves it from FluxGym's folder.{hint}"),
+          "Check the path; the trainer resolves it from FluxGym's folder.{hint}", kind=FindingKind.MISSING),
     Entry("path-lora-file", _ERROR, _STATE, "{evidence} is a LoRA file, not a state directory.",
           "The trainer stops: “Tried to find ….safetensors but folder does not exist”.",
           "Give the state directory of the same save.{hint}"),
@@ -318,6 +342,25 @@ CATALOGUE: dict[str, Entry] = {
 }
 
 
-def finding(code: str, *, file: str | None = None, evidence: str = "", **fields: object) -> Finding:
+def finding(
+    code: str, *, file: str | None = None, evidence: str | tuple[str, ...] = "", **fields: object
+) -> Finding:
     """The finding of that code, its sentences filled in."""
     return CATALOGUE[code].finding(file=file, evidence=evidence, **fields)
+
+
+def file_finding(
+    part: StatePart,
+    kind: FindingKind,
+    *,
+    file: str,
+    evidence: str | tuple[str, ...] = "",
+    **fields: object,
+) -> Finding:
+    """The finding that tells one kind of damage of one part of a state."""
+    return finding(_file_code(part, kind), file=file, evidence=evidence, **fields)
+
+
+def kind_of(code: str) -> FindingKind | None:
+    """The kind of a finding of which only the code was kept; ``None`` for a code that is not known here, too."""
+    return CATALOGUE[code].kind if code in CATALOGUE else None

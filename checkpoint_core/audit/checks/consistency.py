@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations
 
-from checkpoint_core.audit.catalogue.states import finding
-from checkpoint_core.audit.findings import Finding
+from checkpoint_core.audit.catalogue.states import file_finding, finding
+from checkpoint_core.audit.findings import Finding, FindingKind, StatePart
 from checkpoint_core.formats import TrainState, cast
 from checkpoint_core.states import (
     DeepFacts,
@@ -175,16 +175,19 @@ def _trainable_counts(parts: Counter[str]) -> set[int]:
 
 def _deep(facts: StateFacts, deep: DeepFacts) -> Iterator[Finding]:
     for file, damage in sorted(deep.damage.items()):
-        part = "optimizer" if file == layout.OPTIMIZER else "weights"
-        yield finding(f"{part}-bytes-changed", file=file, detail=damage.detail)
+        yield file_finding(_part(file), FindingKind.BYTES_CHANGED, file=file, detail=damage.detail)
     for file, names in sorted(deep.non_finite.items()):
-        part = "optimizer" if file == layout.OPTIMIZER else "weights"
-        yield finding(f"{part}-not-finite", file=file, evidence=_some(names))
+        yield file_finding(_part(file), FindingKind.NOT_FINITE, file=file, evidence=_some(names))
     # The LoRA file is rounded: it cannot vouch for bytes that are known to have changed since the save.
     vouched = deep.as_saved.get(layout.WEIGHTS_SAFE) is not False
     if deep.pair is not None and deep.pair.same_names and (vouched or deep.pair.differing):
         yield _pairing(facts, deep)
     yield finding("bytes-verified", evidence=f"{deep.bytes_read:,} bytes")
+
+
+def _part(file: str) -> StatePart:
+    """The part of which every byte is read: the weights may lie in several files."""
+    return StatePart.OPTIMIZER if file == layout.OPTIMIZER else StatePart.WEIGHTS
 
 
 def _sample(facts: StateFacts) -> Iterator[Finding]:

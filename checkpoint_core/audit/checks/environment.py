@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from checkpoint_core.audit.catalogue.states import finding
-from checkpoint_core.audit.findings import Finding, Severity
+from checkpoint_core.audit.findings import Finding, FindingKind, Severity, StatePart
 from checkpoint_core.environment import (
     TRAINING_PACKAGES,
     Environment,
@@ -177,7 +177,7 @@ def _refused(facts: StateFacts, environment: EnvironmentFacts) -> Iterator[Findi
             yield finding(
                 "environment-refuses-file",
                 file=file,
-                evidence=", ".join(refused),
+                evidence=refused,
                 **_versions(environment),
                 command=pip_install(environment, *_taking(reading.names, environment)),
             )
@@ -228,7 +228,7 @@ def in_environment(
     known = environment if isinstance(environment, EnvironmentFacts) else None
     for found in findings:
         # What runs code is hostile everywhere.
-        unknown = found.code.endswith("-foreign") and found.file not in hostile
+        unknown = found.kind is FindingKind.FOREIGN and found.file not in hostile
         if unknown and _loads_unchecked(found, known):
             yield finding("environment-loads-unchecked", file=found.file, detail=found.evidence)
         elif known is None:
@@ -238,10 +238,11 @@ def in_environment(
 
 
 def _decided(found: Finding) -> Iterator[Finding]:
-    if found.code == "random-states-no-step":
+    about_random_states = found.part is StatePart.RANDOM_STATES
+    if about_random_states and found.kind is FindingKind.NO_STEP:
         return  # the environment needs it, and a finding of its own says so, or it does not
-    told_so = found.severity in (Severity.WARNING, Severity.FIXABLE) and found.code != "random-states-hostile"
-    if found.code.startswith("random-states-") and told_so:
+    told_so = found.severity in (Severity.WARNING, Severity.FIXABLE) and found.kind is not FindingKind.HOSTILE
+    if about_random_states and told_so:
         cure = _FRESH if found.severity is Severity.FIXABLE else f"Nothing has to be done. {_WAY_BACK}"
         yield replace(found, effect=_ORDER_LOST, cure=cure)
     else:

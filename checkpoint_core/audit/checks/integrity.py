@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from checkpoint_core.audit.catalogue.states import finding
-from checkpoint_core.audit.findings import Finding, Severity
-from checkpoint_core.formats import DamageKind
+from checkpoint_core.audit.catalogue.states import file_finding, finding
+from checkpoint_core.audit.findings import LOST, Finding, FindingKind, Severity, StatePart
 from checkpoint_core.states import (
     CUSTOM_OBJECT_PATTERN,
     CustomObjectFacts,
@@ -32,19 +31,19 @@ def check_integrity(facts: StateFacts) -> Iterator[Finding]:
         return
     yield from _interrupted(facts)
     yield from _weights(facts)
-    yield from _reading("optimizer", layout.OPTIMIZER, facts.optimizer)
+    yield from _reading(StatePart.OPTIMIZER, layout.OPTIMIZER, facts.optimizer)
     if facts.scheduler is not None or not _has_no_scheduler(facts):
-        yield from _reading("scheduler", layout.SCHEDULER, facts.scheduler)
+        yield from _reading(StatePart.SCHEDULER, layout.SCHEDULER, facts.scheduler)
     yield from _random_states(facts)
     yield from _custom_objects(facts)
 
 
-def _reading(part: str, file: str, reading: object) -> Iterator[Finding]:
+def _reading(part: StatePart, file: str, reading: object) -> Iterator[Finding]:
     if reading is None:
-        yield finding(f"{part}-missing", file=file)
+        yield file_finding(part, FindingKind.MISSING, file=file)
     elif isinstance(reading, Damage):
-        names = ", ".join(reading.names)
-        yield finding(f"{part}-{reading.kind.value}", file=file, detail=reading.detail, evidence=names)
+        kind = FindingKind(reading.kind.value)
+        yield file_finding(part, kind, file=file, detail=reading.detail, evidence=reading.names)
 
 
 def hostile_files(facts: StateFacts) -> frozenset[str]:
@@ -79,16 +78,15 @@ def _interrupted(facts: StateFacts) -> Iterator[Finding]:
 
 
 def _weights(facts: StateFacts) -> Iterator[Finding]:
-    for found in _reading("weights", _weights_file(facts), facts.weights):
+    for found in _reading(StatePart.WEIGHTS, _weights_file(facts), facts.weights):
         yield _rebuildable(found, facts)
     weights = facts.weights
     if facts.layout is Layout.SD_SCRIPTS and isinstance(weights, WeightsFacts) and not weights.keys_are_lora:
-        parts = ", ".join(sorted(weights.parts)) or "nothing"
+        parts = tuple(sorted(weights.parts)) or ("nothing",)
         yield finding("weights-not-lora", file=weights.file, evidence=parts)
     if isinstance(weights, WeightsFacts) and weights.unpaired:
         yield _rebuildable(
-            finding("weights-names-broken", file=weights.file, evidence=", ".join(weights.unpaired[:3])),
-            facts,
+            finding("weights-names-broken", file=weights.file, evidence=weights.unpaired[:3]), facts
         )
 
 
@@ -98,17 +96,15 @@ def _weights_file(facts: StateFacts) -> str:
     return next((name for name in candidates if name in names), layout.WEIGHTS_SAFE)
 
 
-_LOST = frozenset(
-    {"names-broken", DamageKind.EMPTY.value, DamageKind.TRUNCATED.value, DamageKind.CORRUPT.value, "missing"}
-)
+#: Weights of which nothing can be used.
+LOST_WEIGHTS = LOST | {FindingKind.NAMES_BROKEN}
 
 
 def _rebuildable(found: Finding, facts: StateFacts) -> Finding:
     """The LoRA file of the same save holds the same tensors, rounded: it can take the place of lost weights."""
-    kind = found.code.removeprefix("weights-")
     optimizer = facts.optimizer
     if (
-        kind not in _LOST
+        not found.is_one_of(StatePart.WEIGHTS, LOST_WEIGHTS)
         or not isinstance(facts.lora, LoraFacts)
         or not isinstance(optimizer, OptimizerFacts)
     ):
@@ -128,7 +124,7 @@ def _random_states(facts: StateFacts) -> Iterator[Finding]:
     if isinstance(reading, Damage) and reading.is_hostile:
         yield finding("random-states-hostile", file=file, detail=", ".join(reading.names))
         return
-    for found in _reading("random-states", file, reading):
+    for found in _reading(StatePart.RANDOM_STATES, file, reading):
         yield _required(found, facts)
     if isinstance(reading, RandomStatesFacts):
         lacking = [name for name in ("python", "numpy", "torch") if name not in reading.generators]
@@ -149,7 +145,7 @@ def _required(found: Finding, facts: StateFacts) -> Finding:
 
 def _custom_objects(facts: StateFacts) -> Iterator[Finding]:
     if facts.layout is Layout.ACCELERATE_OBJECTS:
-        yield from _reading("custom-object", layout.CUSTOM_OBJECT, facts.custom_object)
+        yield from _reading(StatePart.CUSTOM_OBJECT, layout.CUSTOM_OBJECT, facts.custom_object)
         if isinstance(facts.custom_object, CustomObjectFacts):
             lacking = [key for key in ("step", "epoch") if getattr(facts.custom_object, key) is None]
             if lacking:

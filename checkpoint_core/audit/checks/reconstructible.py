@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from checkpoint_core.audit.findings import Finding, Severity
+from checkpoint_core.audit.findings import LOST, Finding, FindingKind, Severity, StatePart
 from checkpoint_core.scripts import ScriptFacts
 from checkpoint_core.states import OptimizerFacts, StateFacts, WeightsFacts, layout
 from checkpoint_core.trainer import TOLERANCE_NS, Position, lost_scheduler, lost_train_state
 
-#: Findings that a lost schedule accounts for, once it is known to be that alone.
-LOST_SCHEDULER = frozenset(f"scheduler-{kind}" for kind in ("missing", "empty", "truncated", "corrupt"))
 #: What an older scheduler.bin looks like beside the newer files.
 _OLDER_SCHEDULER = frozenset({"mixed-saves", "optimizer-step-differs", "counts-disagree"})
 _SCHEDULER_CURE = (
@@ -34,12 +32,22 @@ def rebuildable(
     """The findings, those softened that a rebuilt file cures."""
     found = tuple(findings)
     codes = {each.code for each in found}
-    if codes & (LOST_SCHEDULER | _OLDER_SCHEDULER):
+    if codes & _OLDER_SCHEDULER or any(map(_is_lost_scheduler, found)):
         found = _with_scheduler(found, codes, facts, position, script)
     if "counts-disagree" in codes and (state := lost_train_state(facts, position)):
         cure = _TRAIN_STATE_CURE.format(step=state.current_step)
         found = tuple(_softened(each, cure) if each.code == "counts-disagree" else each for each in found)
     yield from found
+
+
+def _is_lost_scheduler(found: Finding) -> bool:
+    """Whether a finding tells that the schedule is lost."""
+    return found.is_one_of(StatePart.SCHEDULER, LOST)
+
+
+def is_cured_by_scheduler(found: Finding) -> bool:
+    """Whether a schedule that is written anew cures it, once that alone is known to be lost or older."""
+    return _is_lost_scheduler(found) or found.kind in (FindingKind.MIXED, FindingKind.INTERRUPTED)
 
 
 def _with_scheduler(
@@ -49,25 +57,22 @@ def _with_scheduler(
     position: Position,
     script: ScriptFacts | None,
 ) -> tuple[Finding, ...]:
-    if not (_is_lost_alone(codes, facts) or _is_older_alone(codes, facts)):
+    is_lost = any(map(_is_lost_scheduler, found))
+    if not ((is_lost and _has_the_rest(facts)) or _is_older_alone(codes, facts)):
         return found
     values = lost_scheduler(facts, position, script)
     if values is None:
         return found
     cure = _SCHEDULER_CURE.format(step=values.last_epoch)
-    told = LOST_SCHEDULER | {"mixed-saves", "save-interrupted"}
     # Counts that differ are what an older schedule is known by; they say nothing more once it is rebuilt.
     rest = [each for each in found if each.code not in _OLDER_SCHEDULER - {"mixed-saves"}]
-    return tuple(_softened(each, cure) if each.code in told else each for each in rest)
+    return tuple(_softened(each, cure) if is_cured_by_scheduler(each) else each for each in rest)
 
 
-def _is_lost_alone(codes: set[str], facts: StateFacts) -> bool:
+def _has_the_rest(facts: StateFacts) -> bool:
     """Whether no file but the schedule is lost; a save that was killed there lacks the random states, too."""
-    if not codes & LOST_SCHEDULER:
-        return False
-    names = {entry.name for entry in facts.files}
-    has_the_rest = names >= {layout.OPTIMIZER} and isinstance(facts.weights, WeightsFacts)
-    return has_the_rest and isinstance(facts.optimizer, OptimizerFacts)
+    has_optimizer = facts.file(layout.OPTIMIZER) is not None and isinstance(facts.optimizer, OptimizerFacts)
+    return has_optimizer and isinstance(facts.weights, WeightsFacts)
 
 
 def _is_older_alone(codes: set[str], facts: StateFacts) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from checkpoint_core.audit.catalogue.rehearsal import REHEARSAL
-from checkpoint_core.audit.findings import Finding, Severity
+from checkpoint_core.audit.findings import LOST, Finding, FindingKind, Severity
 from checkpoint_core.environment import RehearsalOutcome, RehearsalStage, RehearsalStatus, Restored
 from checkpoint_core.states import (
     CUSTOM_OBJECT,
@@ -33,11 +33,11 @@ _MOVE_AWAY = "Move what the trainer did not save itself out of the directory (cu
 _HOOK_ERRORS = frozenset({"JSONDecodeError", "UnicodeDecodeError", "KeyError", "TypeError"})
 #: accelerate ``accelerator.py``, ``load_state``, after everything else is loaded.
 _COUNTED = "Number of custom checkpoints in folder"
-#: How the codes end of findings that say why a file does not load; others are about what is in it.
-_EXPLAINING = (
-    "-missing", "-empty", "-truncated", "-corrupt", "-foreign", "-broken", "-interrupted", "-no-step", "-needs-step",
-    "-refuses-file", "-mismatch", "stray-custom-object",
-)  # fmt: skip
+#: Findings that say why a file does not load; others are about what is in it.
+_EXPLAINING = LOST | {
+    FindingKind.FOREIGN, FindingKind.BROKEN, FindingKind.NAMES_BROKEN, FindingKind.INTERRUPTED, FindingKind.NO_STEP,
+    FindingKind.NEEDS_STEP, FindingKind.REFUSED, FindingKind.MISMATCH, FindingKind.STRAY,
+}  # fmt: skip
 _FILES = (WEIGHTS_SAFE, WEIGHTS_PICKLED, OPTIMIZER, SCHEDULER, CUSTOM_OBJECT)
 
 
@@ -116,7 +116,7 @@ def _file(outcome: RehearsalOutcome) -> str | None:
 
 def _explains(found: Finding, file: str | None) -> bool:
     """Whether a check has said why that file does not load; a save that was cut off is of no single file."""
-    if found.severity not in (Severity.ERROR, Severity.FIXABLE) or not found.code.endswith(_EXPLAINING):
+    if found.severity not in (Severity.ERROR, Severity.FIXABLE) or found.kind not in _EXPLAINING:
         return False
     weights = (WEIGHTS_SAFE, WEIGHTS_PICKLED)  # the one is missed where the other was looked for
     return found.file in (file, None) or (found.file in weights and file in weights)

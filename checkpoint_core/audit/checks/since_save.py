@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from checkpoint_core.audit.catalogue.states import finding
-from checkpoint_core.audit.findings import Finding, Severity, Subject, Verdict
+from checkpoint_core.audit.catalogue.states import finding, kind_of
+from checkpoint_core.audit.findings import (
+    DAMAGED_BYTES,
+    LOST,
+    Finding,
+    FindingKind,
+    Severity,
+    Subject,
+    Verdict,
+)
 from checkpoint_core.states import EntryKind, FileChange, ManifestFacts, StateFacts, layout
 
 #: Of these files a changed byte trains wrongly, and where nothing else tells it, it is damage.
 _DECISIVE = ("model", "pytorch_model", layout.OPTIMIZER, layout.SCHEDULER)
-#: What damage of a file's bytes is called.
-_BROKEN = ("-empty", "-truncated", "-corrupt")
 #: Damage that is seen only where every byte is read.
-_DEEP_ONLY = frozenset({
-    "weights-bytes-changed", "optimizer-bytes-changed", "weights-not-finite", "optimizer-not-finite",
-    "weights-differ-from-lora",
-})  # fmt: skip
+_DEEP_ONLY = frozenset({FindingKind.BYTES_CHANGED, FindingKind.NOT_FINITE, FindingKind.DIFFERENT})
 #: Verdicts of a first check that say nothing about the save.
 _UNTOLD = frozenset({Verdict.UNKNOWN.value, Verdict.SAVING.value})
 
@@ -49,7 +52,7 @@ def check_since_save(facts: StateFacts, told: Iterable[Finding]) -> Iterator[Fin
 
 def _is_damage(found: Finding) -> bool:
     """Whether a finding tells what is wrong with a file's bytes; others name a file that is whole."""
-    lost = found.code.endswith((*_BROKEN, "-missing")) and found.severity is not Severity.UNKNOWN
+    lost = found.kind in LOST and found.severity is not Severity.UNKNOWN
     return lost or found.severity is Severity.ERROR
 
 
@@ -65,7 +68,7 @@ def _file(facts: StateFacts, manifest: ManifestFacts, name: str, damage: list[Fi
     elif how in (FileChange.MISSING, FileChange.SIZE):
         found = finding("changed-since-save", file=name, evidence=_listed(facts, manifest, name))
         yield _with_effect(found, manifest, later)
-    elif manifest.was_good and any(each.code.endswith(_BROKEN) for each in later):
+    elif manifest.was_good and any(each.kind in DAMAGED_BYTES for each in later):
         found = finding("changed-since-save", file=name, evidence="its size is the same, its content is not")
         yield _with_effect(found, manifest, later)
     elif how is FileChange.TIME:
@@ -101,9 +104,9 @@ def _at_save(facts: StateFacts, manifest: ManifestFacts) -> Iterator[Finding]:
     """Damage at birth. A repair has made it good since; without one it is as bad as it was."""
     if manifest.was_good or manifest.verdict in _UNTOLD or manifest.repaired:
         return
-    found = finding("damaged-at-save", evidence=", ".join(manifest.findings))
+    found = finding("damaged-at-save", evidence=manifest.findings)
     # Otherwise what only the full check sees would pass for fine at every look after it.
     unseen = facts.deep is None and not manifest.changed and manifest.repaired is not None
-    if unseen and _DEEP_ONLY & set(manifest.findings):
+    if unseen and _DEEP_ONLY & set(map(kind_of, manifest.findings)):
         found = replace(found, severity=Severity.ERROR, effect=f"{found.effect} {_SEEN_BEFORE}")
     yield found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 
-from checkpoint_core.audit import CheckpointReport, Subject, Verdict, judgement, title
+from checkpoint_core.audit import CheckpointReport, FindingKind, Subject, Verdict, judgement, title
 from checkpoint_core.environment import RehearsalStage, RehearsalStatus
 from checkpoint_core.tab.views.markup import diff_block, notice, text
 
@@ -88,7 +88,7 @@ def rehearsed_view(item: CheckpointReport) -> str:
     outcome = item.rehearsal
     if outcome is None or outcome.status is RehearsalStatus.CANCELLED:
         return info_view("Cancelled. Nothing was changed.")
-    told = " ".join(found.message for found in item.findings if found.code.startswith("rehearsal-"))
+    told = " ".join(found.message for found in item.findings if found.kind is FindingKind.REHEARSAL)
     kind = {RehearsalStatus.LOADED: "good", RehearsalStatus.REFUSED: "info"}.get(outcome.status, "warning")
     return notice(kind, f"<p>{text(told)}</p>")
 

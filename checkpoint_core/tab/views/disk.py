@@ -62,7 +62,7 @@ def retention_choices(plan: RetentionPlan) -> list[tuple[str, PageName]]:
 
 
 def _label(each: Candidate) -> str:
-    return f"{each.title} ({human_bytes(each.size_bytes)}): {each.reason.partition(':')[0]}"
+    return f"{each.title} ({human_bytes(each.size_bytes)}): {each.word}"
 
 
 def chosen_names(plan: RetentionPlan, ticked: Iterable[PageName]) -> tuple[str, ...]:

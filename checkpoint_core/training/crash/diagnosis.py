@@ -50,7 +50,7 @@ def read_crash(tail: Sequence[str], exit_status: int | None, progress: Progress)
     """Why a training ended, from its last lines (`LogReader.tail`), its exit status and how far it was."""
     lines = joined(tail)
     errors = errors_of(lines)
-    kind, evidence = (
+    kind, line = (
         _disk_full(errors)
         or _signal(lines, exit_status)
         or _by_error(errors)
@@ -58,7 +58,7 @@ def read_crash(tail: Sequence[str], exit_status: int | None, progress: Progress)
         or _by_status(lines, exit_status)
         or (CrashKind.UNKNOWN, _last_words(lines, errors))
     )
-    return _crash(kind, evidence, progress, exit_status)
+    return _crash(kind, line, progress, exit_status)
 
 
 def hang_crash(minutes: float) -> Crash:
@@ -142,13 +142,13 @@ def _last_words(lines: Sequence[str], errors: list[LogError]) -> str:
     return told[-1] if told else errors[-1].line if errors else ""
 
 
-def _crash(kind: CrashKind, evidence: str, progress: Progress, exit_status: int | None) -> Crash:
-    words = kind is CrashKind.OUT_OF_MEMORY and MAIN_MEMORY.search(evidence)
+def _crash(kind: CrashKind, line: str, progress: Progress, exit_status: int | None) -> Crash:
+    words = kind is CrashKind.OUT_OF_MEMORY and MAIN_MEMORY.search(line)
     sentence, cure = MAIN_MEMORY_WORDS if words else (SENTENCES[kind], CURES[kind])
     if kind is CrashKind.UNKNOWN:
         sentence = sentence.format(status="" if exit_status is None else f" (exit status {exit_status})")
     effect = f"{EFFECTS[kind]} {_loss_of_work(progress)}".strip()
-    return Crash(kind, sentence, effect, cure, _short(evidence.strip()))
+    return Crash(kind, sentence, effect, cure, _short(line.strip()))
 
 
 def _loss_of_work(progress: Progress) -> str:

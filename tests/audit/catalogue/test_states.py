@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from checkpoint_core.audit.catalogue import states
-from checkpoint_core.audit.catalogue.states import CATALOGUE, Entry, finding
-from checkpoint_core.audit.findings import Severity, Subject
+from checkpoint_core.audit.catalogue.states import CATALOGUE, Entry, file_finding, finding, kind_of
+from checkpoint_core.audit.findings import DAMAGED_BYTES, LOST, FindingKind, Severity, StatePart, Subject
 from checkpoint_core.formats.reader import DamageKind
 
 CORE = Path(states.__file__).parents[2]
@@ -143,3 +143,66 @@ def test_information_concerns_no_verdict_and_every_subject_is_known() -> None:
     assert CATALOGUE["counts-from-zero"].severity is Severity.INFO
     assert CATALOGUE["script-flag-unknown"].severity is Severity.UNKNOWN
     assert CATALOGUE["script-config-file"].severity is Severity.WARNING
+
+
+def named_kind(code: str) -> FindingKind | None:
+    """The kind that a code begins or ends with, the longest: ``-names-broken`` is more than ``-broken``."""
+    named = [
+        kind for kind in FindingKind if code.startswith(f"{kind.value}-") or code.endswith(f"-{kind.value}")
+    ]
+    return max(named, key=lambda kind: len(kind.value), default=None)
+
+
+def named_part(entry: Entry) -> StatePart | None:
+    """The part of a state whose name a code begins or ends with, where the finding concerns the state."""
+    if entry.subject is not Subject.STATE or entry.code.startswith("rehearsal-"):
+        return None
+    code = entry.code
+    named = (
+        part for part in StatePart if code.startswith(f"{part.value}-") or code.endswith(f"-{part.value}")
+    )
+    return next(named, None)
+
+
+@pytest.mark.parametrize("entry", CATALOGUE.values(), ids=list(CATALOGUE))
+def test_kind_and_part_are_those_that_the_code_names(entry: Entry) -> None:
+    assert (entry.kind, entry.part) == (named_kind(entry.code), named_part(entry))
+
+
+@pytest.mark.parametrize("kind", list(FindingKind))
+def test_every_kind_is_some_findings(kind: FindingKind) -> None:
+    assert any(entry.kind is kind for entry in CATALOGUE.values())
+
+
+@pytest.mark.parametrize("part", list(StatePart))
+def test_every_part_can_be_lost(part: StatePart) -> None:
+    lost = {entry.code for entry in CATALOGUE.values() if entry.part is part and entry.kind in LOST}
+    kinds = ("missing",) if part is StatePart.TRAIN_STATE else ("missing", "empty", "truncated", "corrupt")
+    assert lost == {f"{part.value}-{kind}" for kind in kinds}
+
+
+def test_what_is_missing_has_no_damaged_bytes() -> None:
+    assert {FindingKind.MISSING} == LOST - DAMAGED_BYTES
+
+
+@pytest.mark.parametrize("damage", list(DamageKind))
+@pytest.mark.parametrize("part", [part for part in StatePart if part.value in PARTS])
+def test_every_damage_of_a_file_has_its_finding(part: StatePart, damage: DamageKind) -> None:
+    kind = FindingKind(damage.value)
+    made = file_finding(part, kind, file="x.bin", detail="it is short", evidence=("a.b", "c, d"))
+    assert (made.code, made.kind, made.part) == (f"{part.value}-{damage.value}", kind, part)
+    assert made.is_one_of(part, {kind})
+    assert not made.is_one_of(part, set(FindingKind) - {kind})
+    assert not any(made.is_one_of(other, {kind}) for other in StatePart if other is not part)
+
+
+def test_names_are_kept_apart_and_shown_together() -> None:
+    made = finding("weights-not-lora", file="x.safetensors", evidence=("a, b", "c"))
+    assert (made.names, made.evidence) == (("a, b", "c"), "a, b, c")
+    assert "named like a, b, c." in made.message
+    assert finding("weights-not-lora", file="x.safetensors", evidence="a, b").names == ()
+
+
+def test_a_code_from_a_manifest_tells_its_kind() -> None:
+    assert kind_of("weights-not-finite") is FindingKind.NOT_FINITE
+    assert kind_of("of-another-version") is None

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from checkpoint_core.audit.auditor import Auditor, CheckpointReport
-from checkpoint_core.audit.checks.environment import check_environment, pip_install
+from checkpoint_core.audit.catalogue.states import finding
+from checkpoint_core.audit.checks.environment import check_environment, in_environment, pip_install
 from checkpoint_core.audit.findings import Finding, Severity, Subject, Verdict, deciding_findings
 from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.environment.facts import Environment, EnvironmentFacts, EnvironmentProblem
@@ -299,6 +300,20 @@ def test_what_runs_code_is_never_called_merely_unknown(world: World, name: str) 
     report = judged(world, environment(accelerate="1.0.1", torch="2.5.1"))
     assert report.verdict is Verdict.DAMAGED
     assert "environment-loads-unchecked" not in codes(report)
+
+
+@pytest.mark.parametrize(
+    ("names", "code"),
+    [
+        (("some.library.Moments", "posix.system"), "optimizer-foreign"),
+        (("some.library.Moments, posix.system",), "environment-loads-unchecked"),
+    ],
+)
+def test_names_are_taken_as_the_file_has_them(names: tuple[str, ...], code: str) -> None:
+    """A comma in a name makes no second one of it."""
+    there = environment(accelerate="1.0.1", torch="2.5.1")
+    foreign = finding("optimizer-foreign", file="optimizer.bin", detail=", ".join(names), evidence=names)
+    assert [each.code for each in in_environment([foreign], there)] == [code]
 
 
 def test_damage_stays_damage_in_every_environment(world: World) -> None:

@@ -9,9 +9,9 @@ from checkpoint_core.tab.views.disk import chosen_names, disk_view, retention_ch
 
 PLAN = RetentionPlan(
     candidates=(
-        Candidate("x-<2>-state", "Epoch <2>", 957_000_000, "damaged: optimizer.bin is <cut>."),
+        Candidate("x-<2>-state", "Epoch <2>", 957_000_000, "damaged", "optimizer.bin is <cut>."),
         Candidate(
-            "x-\udcff-state", "Epoch 1", 957_000_000, "older: epoch 4 and epoch 3 stay, and can be resumed."
+            "x-\udcff-state", "Epoch 1", 957_000_000, "older", "epoch 4 and epoch 3 stay, and can be resumed."
         ),
     ),
     kept=(Kept("x-4-state", "Epoch 4", "It is the <newest>."),),
