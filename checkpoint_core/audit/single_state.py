@@ -33,7 +33,7 @@ from checkpoint_core.states import (
     parse_state_name,
     verify_state,
 )
-from checkpoint_core.trainer import Position, locate, read_dataset
+from checkpoint_core.trainer import LaunchPoint, Position, locate, read_dataset
 
 
 class ScriptUnusable(ValueError):
@@ -226,6 +226,6 @@ def _nothing(path: Path, mistake: Finding, layout: Layout | None) -> CheckpointR
         custom_object=None,
         lora=None,
     )
-    position = Position(None, None, False, None, None, None, None, None, None, None)
+    launch = LaunchPoint(Position(None, None, False, None, None, None, None, None, None, None), None)
     run = path if mistake.code == "path-run-folder" else run_folder(path)
-    return CheckpointReport(run.name, path.name, facts, position, (mistake,), Verdict.DAMAGED)
+    return CheckpointReport(run.name, path.name, facts, launch, (mistake,), Verdict.DAMAGED)

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from checkpoint_core.audit.findings import Finding, Severity
-from checkpoint_core.scripts import ScriptFacts
 from checkpoint_core.states import OptimizerFacts, StateFacts, WeightsFacts, layout
-from checkpoint_core.trainer import TOLERANCE_NS, Position, lost_scheduler, lost_train_state
+from checkpoint_core.trainer import TOLERANCE_NS, LaunchPoint, lost_scheduler, lost_train_state
 
 #: Findings that a lost schedule accounts for, once it is known to be that alone.
 LOST_SCHEDULER = frozenset(f"scheduler-{kind}" for kind in ("missing", "empty", "truncated", "corrupt"))
@@ -28,15 +27,13 @@ _TRAIN_STATE_CURE = (
 )
 
 
-def rebuildable(
-    findings: Iterable[Finding], facts: StateFacts, position: Position, script: ScriptFacts | None
-) -> Iterator[Finding]:
+def rebuildable(findings: Iterable[Finding], facts: StateFacts, launch: LaunchPoint) -> Iterator[Finding]:
     """The findings, those softened that a rebuilt file cures."""
     found = tuple(findings)
     codes = {each.code for each in found}
     if codes & (LOST_SCHEDULER | _OLDER_SCHEDULER):
-        found = _with_scheduler(found, codes, facts, position, script)
-    if "counts-disagree" in codes and (state := lost_train_state(facts, position)):
+        found = _with_scheduler(found, codes, facts, launch)
+    if "counts-disagree" in codes and (state := lost_train_state(facts, launch.position)):
         cure = _TRAIN_STATE_CURE.format(step=state.current_step)
         found = tuple(_softened(each, cure) if each.code == "counts-disagree" else each for each in found)
     yield from found
@@ -46,12 +43,11 @@ def _with_scheduler(
     found: tuple[Finding, ...],
     codes: set[str],
     facts: StateFacts,
-    position: Position,
-    script: ScriptFacts | None,
+    launch: LaunchPoint,
 ) -> tuple[Finding, ...]:
     if not (_is_lost_alone(codes, facts) or _is_older_alone(codes, facts)):
         return found
-    values = lost_scheduler(facts, position, script)
+    values = lost_scheduler(facts, launch)
     if values is None:
         return found
     cure = _SCHEDULER_CURE.format(step=values.last_epoch)
