@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.world import PROJECT, SETTLED_SECONDS, World, age, copy_world, make_world, once, unpack_real_runs
+from tests.world import (
+    PROJECT,
+    SETTLED_SECONDS,
+    World,
+    age,
+    copy_world,
+    make_samples,
+    make_world,
+    once,
+    unpack_real_runs,
+)
 
 # A landing must not hang on chance: there the generated examples are the same each time, at a desk always new ones.
 settings.register_profile("ci", derandomize=True)
@@ -61,6 +71,12 @@ def fluxgym_root(world: World) -> Path:
 def real_runs(shared_dir: Path) -> Path:
     """The runs that the real trainer wrote, times kept; read only, copy what is to be changed."""
     return once(shared_dir, "real", unpack_real_runs) / "real_runs"
+
+
+@pytest.fixture(scope="session")
+def sample_template(shared_dir: Path) -> Path:
+    """The sample FluxGym folder as the demo makes it; read only, copy to change."""
+    return once(shared_dir, "sample", make_samples) / "gym"
 
 
 @pytest.fixture(scope="session")
