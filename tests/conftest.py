@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.world import PROJECT, SETTLED_SECONDS, World, age, copy_world, make_world, once, unpack_real_runs
+from tests.world import (
+    PROJECT,
+    SETTLED_SECONDS,
+    World,
+    age,
+    copy_world,
+    make_samples,
+    make_world,
+    once,
+    unpack_real_runs,
+)
 
 # On top of Hypothesis' own defaults by name: the current ones hang on variables such as CI. No deadline and no limit
 # to slowness: another program on the same processor is no failure of a test.
@@ -80,6 +90,12 @@ def fluxgym_root(world: World) -> Path:
 def real_runs(shared_dir: Path) -> Path:
     """The runs that the real trainer wrote, times kept; read only, copy what is to be changed."""
     return once(shared_dir, "real", unpack_real_runs) / "real_runs"
+
+
+@pytest.fixture(scope="session")
+def sample_template(shared_dir: Path) -> Path:
+    """The sample FluxGym folder as the demo makes it; read only, copy to change."""
+    return once(shared_dir, "sample", make_samples) / "gym"
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 import venv
 from collections.abc import Mapping
 from pathlib import Path
@@ -91,3 +93,45 @@ def linked_python(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.symlink_to(sys.executable)
     return path
+
+
+class SlowPython:
+    """A stand-in for a Python that answers its probe only once it is let go on.
+
+    :param path: where the shell script lies that stands for it.
+    """
+
+    def __init__(self, path: Path, **versions: str) -> None:
+        self.path, self._began, self._go_on = path, path.with_name("began"), path.with_name("go-on")
+        self.answers(**versions)
+
+    def answers(self, **versions: str) -> None:
+        """Be another Python from now on, with these packages; who asks has to wait."""
+        answer = {
+            "python": "3.11.7",
+            "platform": "Linux",
+            "packages": {**VERSIONS, **versions},
+            "folders": [],
+        }
+        self._began.unlink(missing_ok=True)
+        self._go_on.unlink(missing_ok=True)
+        waiting = f"until [ -e '{self._go_on}' ]; do sleep 0.02; done"
+        executable_script(self.path, f"echo x >> '{self._began}'\n{waiting}\necho '{json.dumps(answer)}'")
+        later = self.path.stat().st_mtime_ns + 10**9  # whatever the disk's clock is worth
+        os.utime(self.path, ns=(later, later))
+
+    @property
+    def times_asked(self) -> int:
+        """How often it was started since it became what it is."""
+        return len(self._began.read_text().split()) if self._began.exists() else 0
+
+    def until_asked(self) -> None:
+        """Wait until somebody asks."""
+        deadline = time.monotonic() + 30
+        while not self.times_asked:
+            assert time.monotonic() < deadline, "nobody has asked"
+            time.sleep(0.01)
+
+    def go_on(self) -> None:
+        """Let it answer."""
+        self._go_on.touch()

@@ -197,6 +197,12 @@ def unpack_real_runs(into: Path) -> Path:
     return into / "real_runs"
 
 
+def make_samples(folder: Path) -> None:
+    """Make the sample FluxGym folder in `folder/gym`, by its program."""
+    program = "checkpoint_core.demo.make_outputs"
+    subprocess.run([sys.executable, "-m", program, str(folder / "gym")], cwd=PROJECT, check=True)
+
+
 def once(shared: Path, name: str, make: Callable[[Path], object]) -> Path:
     """Return `shared/name`, made by the first process that asks; others wait for it.
 

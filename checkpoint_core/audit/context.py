@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
 from checkpoint_core.environment import Environment, RehearsalOutcome
 from checkpoint_core.scripts import ResumeTarget, ScriptFacts
-from checkpoint_core.states import Damage, LoraFacts, Reading, Skipped, StateFacts
-from checkpoint_core.trainer import DatasetFacts
+from checkpoint_core.states import Damage, LoraFacts, Reading, SavePoint, Skipped, StateFacts
+from checkpoint_core.trainer import DatasetFacts, implied_steps_per_epoch
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,24 @@ class RunFacts:
 
     @property
     def steps_per_epoch(self) -> int | None:
-        """Optimizer updates in an epoch, from the newest LoRA file that tells, or ``None``."""
+        """Optimizer updates in an epoch when the run was saved last; ``None`` where nothing tells.
+
+        From the newest LoRA file that tells, else from the newest state that no resume came before.
+        """
+        # Of each kind the newest: sd-scripts counts an epoch's updates anew at every start (``train_network.py``,
+        # ``num_update_steps_per_epoch``), and the dataset as it was last is nearest to that of the next one.
         told = [lora for lora in self.loras if isinstance(lora, LoraFacts) and lora.steps_per_epoch]
-        return max(told, key=lambda lora: lora.modified_ns).steps_per_epoch if told else None
+        if told:
+            return max(told, key=lambda lora: lora.modified_ns).steps_per_epoch
+        return max(self._implied, key=lambda state: state[0], default=(None, None))[1]
+
+    @property
+    def _implied(self) -> Iterator[tuple[tuple[bool, int], int]]:
+        """What each state tells of an epoch's length, with its weight."""
+        for state in self.states:
+            if steps := implied_steps_per_epoch(state, self.script):
+                # ``--max_train_steps`` may end a training inside an epoch, whose steps the last state then understates.
+                yield (state.name.save_point is SavePoint.EPOCH, state.saved_ns), steps
 
 
 @dataclass(frozen=True)

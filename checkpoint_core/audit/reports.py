@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from checkpoint_core.audit.context import RunFacts
+from checkpoint_core.audit.context import CheckContext, RunFacts
 from checkpoint_core.audit.findings import Finding, Subject, Verdict, deciding_findings
 from checkpoint_core.environment import (
     Environment,
@@ -15,7 +15,7 @@ from checkpoint_core.environment import (
     is_unusual,
 )
 from checkpoint_core.states import Skipped, StateFacts
-from checkpoint_core.trainer import Forecast, Position
+from checkpoint_core.trainer import Forecast, LaunchPoint, Position
 
 
 @dataclass(frozen=True)
@@ -23,18 +23,25 @@ class CheckpointReport:
     """One checkpoint: what was observed, where it stands, what was found, and the verdict.
 
     ``name`` is the state directory's path below the run's folder, with ``/`` on every system: its plain name, or
-    ``checkpoints/checkpoint_0`` for accelerate's automatic naming.
+    ``checkpoints/checkpoint_0`` for accelerate's automatic naming. ``launch`` is the launch of the script that it was
+    judged by, ``context`` all that it was judged against; ``None`` where no state is.
     """
 
     run: str
     name: str
     facts: StateFacts
-    position: Position
+    launch: LaunchPoint
     findings: tuple[Finding, ...]
     verdict: Verdict
     forecast: Forecast | None = None
     environment: Environment = None
     rehearsal: RehearsalOutcome | None = None
+    context: CheckContext | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def position(self) -> Position:
+        """Where the state stands."""
+        return self.launch.position
 
     @property
     def concerns(self) -> tuple[Subject, ...]:

@@ -5,35 +5,26 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport, judge
+from checkpoint_core.audit.auditor import Auditor, CheckpointReport
 from checkpoint_core.audit.catalogue.states import finding
-from checkpoint_core.audit.context import CheckContext
 from checkpoint_core.audit.findings import Finding, Verdict
-from checkpoint_core.audit.reports import RunReport, UnknownName
+from checkpoint_core.audit.reports import state_name
 from checkpoint_core.environment import Environment, RehearsalOutcome
-from checkpoint_core.scripts import ScriptFacts, find_script, output_elsewhere, read_script
+from checkpoint_core.scripts import ScriptFacts, find_script, read_script
 from checkpoint_core.states import (
     AUTOMATIC_FOLDER,
-    RECENT_NS,
     Layout,
-    LoraFacts,
-    OutputsFolderError,
     Progress,
-    Reading,
     SavePoint,
-    StateDir,
     StateFacts,
     discovery,
-    inspection,
     list_directory,
     looks_like_state,
     parse_state_name,
-    verify_state,
 )
-from checkpoint_core.trainer import Position, locate, read_dataset
+from checkpoint_core.trainer import LaunchPoint, Position
 
 
 class ScriptUnusable(ValueError):
@@ -71,32 +62,14 @@ def audit_state(
     if mistake is not None:
         return _nothing(state, mistake, layout)
     folder = run_folder(state)
-    auditor = Auditor(folder.parent, layout, clock)
-    run = _run(auditor, folder)
-    known = next((item.facts for item in run.checkpoints if item.facts.path == state), None) if run else None
-    if script is None:
-        script = run.facts.script if run else _own_script(folder)
-    facts = (
-        _seen_with(known, run, auditor, script) if known and run else _alone(state, auditor, script, clock())
-    )
-    if deep:
-        facts = replace(facts, deep=verify_state(facts, progress, cancelled))
-    recent = facts.changed or abs(clock() - facts.saved_ns) < RECENT_NS
-    names = frozenset(entry.name for entry in list_directory(folder, folder.parent).entries)
-    context = CheckContext(
-        run=folder,
-        script=script,
-        steps_per_epoch=_steps_per_epoch(run, script),
-        recent=recent,
-        environment=environment,
-        dataset=read_dataset(script, folder) if script else None,
-        names=names,
-        elsewhere=output_elsewhere(script, folder),
-        free_bytes=inspection.free_bytes(folder),
-    )
-    if rehearse is not None:
-        context = replace(context, rehearsal=rehearse(facts, environment))
-    return judge(facts, context)
+    auditor = Auditor(folder.parent, layout, clock, lambda: environment, script)
+
+    def look() -> CheckpointReport:
+        return auditor.audit_folder(folder, state).checkpoint(state_name(state, folder))
+
+    # Nothing is judged here: what `scan` says of a state must be what is said of it alone.
+    report = auditor.verify_seen(look, progress, cancelled) if deep else look()
+    return auditor.rehearse_seen(look, rehearse) if rehearse is not None else report
 
 
 def _given_script(path: Path) -> ScriptFacts:
@@ -108,11 +81,6 @@ def _given_script(path: Path) -> ScriptFacts:
     return facts
 
 
-def _own_script(folder: Path) -> ScriptFacts | None:
-    path = find_script(folder)
-    return read_script(path)[0] if path else None
-
-
 def fluxgym_root(state: Path | str) -> Path:
     """FluxGym's folder, seen from a state in ``outputs/<run>/``."""
     return run_folder(Path(os.path.abspath(state))).parent.parent
@@ -122,41 +90,6 @@ def run_folder(state: Path) -> Path:
     """The run's folder above a state; accelerate's automatic naming puts one folder in between."""
     nested = state.parent.name == AUTOMATIC_FOLDER and find_script(state.parent) is None
     return state.parent.parent if nested else state.parent
-
-
-def _run(auditor: Auditor, folder: Path) -> RunReport | None:
-    """The run around a state, or ``None`` where the folder cannot be one (a hidden folder, the root)."""
-    try:
-        return auditor.audit_run(folder.name)
-    except (UnknownName, OutputsFolderError):
-        return None
-
-
-def _seen_with(facts: StateFacts, run: RunReport, auditor: Auditor, script: ScriptFacts | None) -> StateFacts:
-    """The facts as another script makes them look: its output name tells last states, its trainer the layout."""
-    layout, source = auditor.choose_layout(script, {entry.name for entry in facts.files})
-    name = parse_state_name(facts.path.name, script.output_name if script else None)
-    lora: Reading[LoraFacts] = next(
-        (item for item in run.facts.loras if isinstance(item, LoraFacts) and item.file == name.lora_file),
-        None,
-    )
-    return replace(facts, name=name, layout=layout, layout_source=source, lora=lora)
-
-
-def _alone(state: Path, auditor: Auditor, script: ScriptFacts | None, now_ns: int) -> StateFacts:
-    """The facts of a state without a run around it."""
-    found = StateDir(state, list_directory(state, state.parent))
-    choice = auditor.choose_layout(script, {entry.name for entry in found.listing.entries})
-    output_name = script.output_name if script else None
-    return inspection.inspect_state(found, state.parent, choice, output_name, None, now_ns)
-
-
-def _steps_per_epoch(run: RunReport | None, script: ScriptFacts | None) -> int | None:
-    """As the run's LoRA files tell, else as a sibling does that no resume came before."""
-    if run is None:
-        return None
-    implied = (locate(item.facts, script, None).steps_per_epoch for item in run.checkpoints)
-    return run.facts.steps_per_epoch or next((steps for steps in implied if steps), None)
 
 
 def _mistakes(path: Path) -> Iterator[Finding]:
@@ -198,8 +131,8 @@ def _good_states(folder: Path) -> str:
     """The states of a run that resume, as the end of a cure; empty where the folder is no run."""
     if not folder.is_dir() or not discovery.find_run(folder).states:
         return ""
-    run = _run(Auditor(folder.parent), folder)
-    good = [item.name for item in run.checkpoints if item.verdict.resumes] if run else []
+    run = Auditor(folder.parent).audit_folder(folder)
+    good = [item.name for item in run.checkpoints if item.verdict.resumes]
     if not good:
         return f" None of the states in {folder} resumes as it is."
     return f" These in {folder} resume: {', '.join(good)}."
@@ -226,6 +159,6 @@ def _nothing(path: Path, mistake: Finding, layout: Layout | None) -> CheckpointR
         custom_object=None,
         lora=None,
     )
-    position = Position(None, None, False, None, None, None, None, None, None, None)
+    launch = LaunchPoint(Position(None, None, False, None, None, None, None, None, None, None), None)
     run = path if mistake.code == "path-run-folder" else run_folder(path)
-    return CheckpointReport(run.name, path.name, facts, position, (mistake,), Verdict.DAMAGED)
+    return CheckpointReport(run.name, path.name, facts, launch, (mistake,), Verdict.DAMAGED)

@@ -29,17 +29,17 @@ from checkpoint_core.audit.findings import (
 from checkpoint_core.audit.reports import CheckpointReport, state_name
 from checkpoint_core.environment import EnvironmentFacts
 from checkpoint_core.states import StateFacts
-from checkpoint_core.trainer import Forecast, Position, locate, make_forecast
+from checkpoint_core.trainer import Forecast, LaunchPoint, launch_from, locate, make_forecast
 
 
 def judge(facts: StateFacts, context: CheckContext) -> CheckpointReport:
     """Facts to a verdict; pure."""
-    position = locate(facts, context.script, context.steps_per_epoch)
-    forecast, crash = _forecast(facts, position, context)
-    told = tuple(_findings(facts, position, context, forecast))
-    softened = _softened(told, facts, position, context)
+    launch, unlaunched = _launch(facts, context)
+    forecast, unforeseen = _forecast(facts, launch, context)
+    told = tuple(_findings(facts, launch, context, forecast))
+    softened = _softened(told, facts, launch)
     since = tuple(guarded(lambda: check_since_save(facts, softened)))
-    findings = (*softened, *since, *crash)
+    findings = (*softened, *since, *unlaunched, *unforeseen)
     if context.rehearsal:
         outcome, known = context.rehearsal, findings
         findings += tuple(guarded(lambda: iter(findings_of(outcome, known))))
@@ -51,34 +51,42 @@ def judge(facts: StateFacts, context: CheckContext) -> CheckpointReport:
         run=context.run.name,
         name=state_name(facts.path, context.run),
         facts=facts,
-        position=position,
+        launch=launch,
         findings=ordered,
         verdict=verdict,
         forecast=forecast if verdict in _WITH_OUTLOOK else None,
         environment=context.environment,
         rehearsal=context.rehearsal,
+        context=context,
     )
 
 
+def _launch(facts: StateFacts, context: CheckContext) -> tuple[LaunchPoint, tuple[Finding, ...]]:
+    """Worked out here and nowhere else: forecast, checks and repairs must speak of one and the same launch."""
+    position = locate(facts, context.script, context.steps_per_epoch)
+    try:
+        return launch_from(position, context.script, context.dataset), ()
+    except Exception as error:  # noqa: BLE001 - as in `guarded`
+        return LaunchPoint(position, context.script), (_crashed(error),)
+
+
 def _findings(
-    facts: StateFacts, position: Position, context: CheckContext, forecast: Forecast | None
+    facts: StateFacts, launch: LaunchPoint, context: CheckContext, forecast: Forecast | None
 ) -> Iterator[Finding]:
     environment, script = context.environment, context.script
     trainer = environment.trainer if isinstance(environment, EnvironmentFacts) else None
     yield from guarded(lambda: in_environment(check_integrity(facts), environment, hostile_files(facts)))
     yield from guarded(lambda: check_consistency(facts))
-    yield from guarded(lambda: check_compatibility(facts, position, script, context.dataset))
+    yield from guarded(lambda: check_compatibility(facts, launch, context.dataset))
     yield from guarded(lambda: check_settings(facts, script, trainer))
     yield from guarded(lambda: unread_config(script))
-    yield from guarded(lambda: check_plan(facts, position, context, forecast))
+    yield from guarded(lambda: check_plan(facts, launch, context, forecast))
     yield from guarded(lambda: check_environment(facts, environment, script))
 
 
-def _softened(
-    told: tuple[Finding, ...], facts: StateFacts, position: Position, context: CheckContext
-) -> tuple[Finding, ...]:
+def _softened(told: tuple[Finding, ...], facts: StateFacts, launch: LaunchPoint) -> tuple[Finding, ...]:
     try:
-        return tuple(rebuildable(told, facts, position, context.script))
+        return tuple(rebuildable(told, facts, launch))
     except Exception as error:  # noqa: BLE001 - as in `guarded`
         return (*told, _crashed(error))
 
@@ -88,10 +96,10 @@ _WITH_OUTLOOK = (Verdict.READY, Verdict.READY_WITH_WARNINGS, Verdict.NEEDS_FIX, 
 
 
 def _forecast(
-    facts: StateFacts, position: Position, context: CheckContext
+    facts: StateFacts, launch: LaunchPoint, context: CheckContext
 ) -> tuple[Forecast | None, tuple[Finding, ...]]:
     try:
-        return make_forecast(facts, position, context.script, context.dataset, context.names_where_saved), ()
+        return make_forecast(facts, launch, context.names_where_saved), ()
     except Exception as error:  # noqa: BLE001 - as in `guarded`
         return None, (_crashed(error),)
 

@@ -8,8 +8,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from checkpoint_core.environment.facts import EnvironmentFacts, EnvironmentProblem, TrainerFacts
 
@@ -109,34 +110,67 @@ class CachedProbe:
     """Answers kept until the Python, its packages or the variables that decide about them change.
 
     Installing or removing a package changes its ``site-packages`` folder's time. A Python that did not answer is left
-    alone for a minute, because each question may cost the whole timeout. Safe to use from several threads.
+    alone for a minute, because each question may cost the whole timeout. Safe to use from several threads: who asks
+    what is being asked already gets the previous answer meanwhile, and waits only where there is none; no one waits
+    for another Python.
 
     :param clock: seconds.
     """
 
     def __init__(self, run: Run = subprocess.run, clock: Callable[[], float] = time.monotonic) -> None:
         self._run, self._clock = run, clock
-        self._known: dict[tuple[str, str], tuple[object, EnvironmentFacts]] = {}
-        self._silent: dict[tuple[str, str], tuple[float, EnvironmentProblem]] = {}
-        self._lock = threading.Lock()
+        self._last: dict[_Key, _Told] = {}
+        self._under_way: dict[_Key, threading.Event] = {}
 
     def probe(
         self, executable: Path | str, source: str, trainer: TrainerFacts | None = None
     ) -> EnvironmentFacts | EnvironmentProblem:
         """As :func:`probe`, from memory where nothing has changed."""
-        key = (str(executable), source)
-        with self._lock:
-            known, silent = self._known.get(key), self._silent.get(key)
-            if known and known[0] == _stamp(known[1]) and known[1].trainer == trainer:
-                return known[1]
-            if silent and self._clock() - silent[0] < SILENT_SECONDS:
-                return silent[1]
-            answer = probe(executable, source, trainer, run=self._run)
-            if isinstance(answer, EnvironmentFacts):
-                self._known[key] = (_stamp(answer), answer)
-            else:
-                self._silent[key] = (self._clock(), answer)
-            return answer
+        key, mine = (str(executable), source), threading.Event()
+        while True:
+            if (known := self._known(key, trainer)) is not None:
+                return known
+            under_way = self._under_way.setdefault(key, mine)
+            if under_way is mine:
+                try:
+                    # Another may have heard the answer since the look above.
+                    return self._known(key, trainer) or self._ask(key, trainer)
+                finally:
+                    del self._under_way[key]
+                    mine.set()
+            if previous := self._last.get(key):
+                return previous.answer
+            under_way.wait()
+
+    def _known(self, key: _Key, trainer: TrainerFacts | None) -> EnvironmentFacts | EnvironmentProblem | None:
+        """The last answer, while it holds."""
+        last = self._last.get(key)
+        if last is None:
+            return None
+        if isinstance(last.answer, EnvironmentFacts):
+            holds = last.stamp == _stamp(last.answer) and last.answer.trainer == trainer
+        else:
+            holds = self._clock() - last.seconds < SILENT_SECONDS
+        return last.answer if holds else None
+
+    def _ask(self, key: _Key, trainer: TrainerFacts | None) -> EnvironmentFacts | EnvironmentProblem:
+        answer = probe(*key, trainer, run=self._run)
+        stamp = _stamp(answer) if isinstance(answer, EnvironmentFacts) else None
+        self._last[key] = _Told(answer, stamp, self._clock())
+        return answer
+
+
+#: A Python's path, and why it is that one.
+_Key: TypeAlias = "tuple[str, str]"
+
+
+@dataclass(frozen=True)
+class _Told:
+    """An answer, what it was made from, and when."""
+
+    answer: EnvironmentFacts | EnvironmentProblem
+    stamp: object
+    seconds: float
 
 
 def _stamp(facts: EnvironmentFacts) -> object:

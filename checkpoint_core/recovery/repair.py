@@ -161,7 +161,8 @@ def plan_repair(
     choices = choices or Choices()
     context = auditor.context(checkpoint)
     fixed = fixed_state(checkpoint, context.script, choices.epoch_in_state)
-    between = judge(fixed.facts, context)
+    # Judged again only where it is another case: a file is written, or a rehearsal of the state as it is counted.
+    between = judge(fixed.facts, context) if fixed.files or checkpoint.rehearsal else checkpoint
     fixes = script_fixes(between, context.script, choices.script) if context.script else ()
     change = _change(run, checkpoint, fixes)
     script = script_facts(TrainScript.parse(change.after, dialect_of(change.path)), change.path.name)

@@ -231,7 +231,7 @@ def _scheduler(case: _Case) -> Iterator[_Step]:
     cured = [each for each in case.report.findings if is_cured_by_scheduler(each)]
     if not cured or any(each.severity is not Severity.FIXABLE for each in cured):
         return
-    values = lost_scheduler(case.facts, case.report.position, case.script)
+    values = lost_scheduler(case.facts, case.report.launch)
     if values is None:
         return
     facts, name = case.facts, layout.SCHEDULER

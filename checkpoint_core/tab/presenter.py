@@ -183,12 +183,13 @@ class TabPresenter:
         if selected not in names:
             best = find_latest_resumable(run).checkpoint or next(iter(_repairable(run)), None)
             selected = page_name(best.name) if best else NOTHING
+        recovery = self.repairs.recovery(run, layout, choices)
         view = RunView(
             run_name,
             headline_view(run),
             table_view(run, selected, sort),
-            self.repairs.options(run, layout, choices),
-            disk=self.training.disk(run, self.repairs.recovery(run, layout, choices)),
+            self.repairs.options(run, recovery),
+            disk=self.training.disk(run, recovery),
         )
         if not selected:
             return replace(view, panel=nothing_selected(bool(names)))

@@ -51,6 +51,10 @@ TROUBLE = (
 )
 
 
+#: Repairs that are remembered: more than the open pages show, however many runs come and go.
+_MOST_PLANNED = 100
+
+
 def _fits_script(repair_plan: RepairPlan | None) -> bool:
     """Whether the train script is still the one of the plan: an edit of a comment changes no fact, but the bytes."""
     change = repair_plan.plan.script if repair_plan else None
@@ -72,15 +76,16 @@ class RepairPresenter:
         known = self._planned.get(item.facts.path)
         if known is None or known[0] is not item or known[1] != chosen or not _fits_script(known[2]):
             known = self._planned[item.facts.path] = (item, chosen, repair_of(auditor, run, item, chosen))
+            for oldest in list(self._planned)[:-_MOST_PLANNED]:
+                self._planned.pop(oldest, None)
         return known[2]
 
     def recovery(self, run: RunReport, layout: str, choices: Choices) -> RecoveryPlan:
         """The ways on for a run, repairs planned anew only where something changed."""
         return plan_recovery(self._presenter.auditor(layout), run, choices, self._plan)
 
-    def options(self, run: RunReport, layout: str, choices: Choices) -> str:
+    def options(self, run: RunReport, recovery: RecoveryPlan) -> str:
         """The ways on for a run, as HTML; nothing for a run that has neither a checkpoint nor a LoRA file."""
-        recovery = self.recovery(run, layout, choices)
         shown = (
             recovery_view(recovery)
             if any(option.kind is not OptionKind.FRESH for option in recovery.options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from checkpoint_core.trainer.dataset import dataset_key, read_dataset
 from checkpoint_core.trainer.dataset_config import DatasetFacts
 from checkpoint_core.trainer.forecast import Forecast, forecast_sentence, make_forecast
+from checkpoint_core.trainer.launch import LaunchPoint, launch_from
 from checkpoint_core.trainer.learning_rate import (
     differs,
     highest_rate,
@@ -24,13 +25,9 @@ from checkpoint_core.trainer.param_groups import PlannedGroup, changes_to, plan_
 from checkpoint_core.trainer.position import (
     Position,
     accumulation_steps,
-    epoch_length,
-    is_finished,
-    last_epoch,
+    implied_steps_per_epoch,
     launch_epoch,
     locate,
-    total_steps,
-    why_undecided,
 )
 from checkpoint_core.trainer.reconstruction import TOLERANCE_NS, lost_scheduler, lost_train_state
 from checkpoint_core.trainer.save_plan import save_rules
@@ -40,6 +37,7 @@ __all__ = [
     "TOLERANCE_NS",
     "DatasetFacts",
     "Forecast",
+    "LaunchPoint",
     "LoraDifference",
     "LoraPlan",
     "PlannedGroup",
@@ -50,12 +48,11 @@ __all__ = [
     "dataset_key",
     "difference",
     "differs",
-    "epoch_length",
     "forecast_sentence",
     "highest_rate",
-    "is_finished",
-    "last_epoch",
+    "implied_steps_per_epoch",
     "launch_epoch",
+    "launch_from",
     "learning_rate_at",
     "locate",
     "lost_scheduler",
@@ -70,8 +67,6 @@ __all__ = [
     "save_rules",
     "saved_rates",
     "stop_with",
-    "total_steps",
     "trainer_optimizer",
     "type_to_write",
-    "why_undecided",
 ]

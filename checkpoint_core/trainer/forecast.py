@@ -7,18 +7,9 @@ from dataclasses import dataclass, replace
 from checkpoint_core.formats import TrainState
 from checkpoint_core.scripts import ScriptFacts
 from checkpoint_core.states import Damage, Layout, LoraFacts, OptimizerFacts, StateFacts, layout
-from checkpoint_core.trainer.dataset_config import DatasetFacts
+from checkpoint_core.trainer.launch import LaunchPoint
 from checkpoint_core.trainer.learning_rate import differs, learning_rate_at, rate_text, saved_rates
-from checkpoint_core.trainer.position import (
-    Position,
-    accumulation_steps,
-    epoch_length,
-    last_epoch,
-    launch_epoch,
-    launch_step,
-    total_steps,
-    why_undecided,
-)
+from checkpoint_core.trainer.position import accumulation_steps
 from checkpoint_core.trainer.save_plan import (
     Launch,
     SaveEvent,
@@ -62,11 +53,7 @@ class Forecast:
 
 
 def make_forecast(
-    facts: StateFacts,
-    position: Position,
-    script: ScriptFacts | None,
-    dataset: DatasetFacts | None = None,
-    names: frozenset[str] = frozenset(),
+    facts: StateFacts, point: LaunchPoint, names: frozenset[str] = frozenset()
 ) -> Forecast | None:
     """What the trainer will do; ``None`` where nothing is known, or where it stops over ``train_state.json``.
 
@@ -74,23 +61,20 @@ def make_forecast(
     """
     if facts.layout is not Layout.SD_SCRIPTS or facts.problem or _stops_over(facts.train_state):
         return None
-    lengths = epoch_length(position, script, dataset)
-    steps = lengths[0] if lengths and lengths[0] == lengths[1] else None
-    start = last = None
-    if not why_undecided(script):
-        starts = {launch_epoch(position, script, length) for length in lengths or (None,)}
-        start, last = starts.pop() if len(starts) == 1 else None, last_epoch(script, steps)
+    start, last = point.start_epoch, None if point.undecided else point.last_epoch
     if start is None and last is None:
         return None
+    following = point.position.next_epoch
     forecast = Forecast(
-        done_epoch=position.next_epoch - 1 if position.next_epoch is not None else None,
-        should_start=position.next_epoch,
+        done_epoch=following - 1 if following is not None else None,
+        should_start=following,
         start_epoch=start,
         last_epoch=last,
     )
-    if script is not None and start is not None and last is not None:
-        forecast = _of_launch(forecast, facts, position, script, names, Launch(start, last, steps))
-    return forecast if forecast.stops_at_once else _with_rates(forecast, facts, script, steps)
+    if point.script is not None and start is not None and last is not None:
+        launch = Launch(start, last, point.steps_per_epoch)
+        forecast = _of_launch(forecast, facts, point, point.script, names, launch)
+    return forecast if forecast.stops_at_once else _with_rates(forecast, facts, point)
 
 
 def _stops_over(train_state: object) -> bool:
@@ -103,17 +87,17 @@ def _stops_over(train_state: object) -> bool:
 def _of_launch(
     forecast: Forecast,
     facts: StateFacts,
-    position: Position,
+    point: LaunchPoint,
     script: ScriptFacts,
     names: frozenset[str],
     launch: Launch,
 ) -> Forecast:
     """With the epochs and steps that the launch trains, and with its saves."""
-    if _finds_no_step(position, script, launch):
+    if _finds_no_step(point, launch):
         return replace(
             forecast, epochs_left=0, steps_left=0, stops_at_once=True, saves_left=0, bytes_needed=0
         )
-    launch = _counted(launch, position, script)
+    launch, position = _counted(launch, point, script), point.position
     is_known = launch.steps_per_epoch is not None
     begins_anew = launch.first_epoch == position.next_epoch and not launch.first_count
     is_as_saved = launch.steps_per_epoch == position.steps_per_epoch
@@ -130,17 +114,15 @@ def _of_launch(
     return forecast if told is None else _with_saves(forecast, told, facts, names)
 
 
-def _finds_no_step(position: Position, script: ScriptFacts, launch: Launch) -> bool:
+def _finds_no_step(point: LaunchPoint, launch: Launch) -> bool:
     """Whether the trainer stops with “max_train_steps should be greater than initial step”."""
-    steps = launch.steps_per_epoch
-    done, total = launch_step(position, script, steps) or 0, total_steps(script, steps)
+    done, total = point.done_steps or 0, point.total_steps
     return launch.first_epoch > launch.last_epoch if total is None else 0 < done >= total
 
 
-def _counted(launch: Launch, position: Position, script: ScriptFacts) -> Launch:
+def _counted(launch: Launch, point: LaunchPoint, script: ScriptFacts) -> Launch:
     """With the steps that the trainer counts; it starts from 0, or from the steps that it skips."""
-    steps = launch.steps_per_epoch
-    done, total = launch_step(position, script, steps) or 0, total_steps(script, steps)
+    steps, done, total = point.steps_per_epoch, point.done_steps or 0, point.total_steps
     skips = script.skip_until_initial_step and done > 0
     # With several batches an update, the trainer counts what it skips in batches, and all else in updates.
     if steps is None or total is None or (skips and accumulation_steps(script) != 1):
@@ -174,16 +156,14 @@ def _lora_size(facts: StateFacts) -> int:
     return weights.size_bytes if weights else 0
 
 
-def _with_rates(
-    forecast: Forecast, facts: StateFacts, script: ScriptFacts | None, steps: int | None
-) -> Forecast:
+def _with_rates(forecast: Forecast, facts: StateFacts, point: LaunchPoint) -> Forecast:
     saved = saved_rates(facts)
     if saved is None:
         optimizer = facts.optimizer
         rates = optimizer.learning_rates if isinstance(optimizer, OptimizerFacts) else ()
         return replace(forecast, learning_rate=max(rates, default=None))
     base, rate, counted = saved
-    total = total_steps(script, steps)
+    script, total = point.script, point.total_steps
     later = None
     if script is not None and total is not None:
         later = learning_rate_at(script, base, counted // max(1, script.num_processes) + 1, total)

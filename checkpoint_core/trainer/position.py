@@ -65,9 +65,7 @@ def locate(facts: StateFacts, script: ScriptFacts | None, steps_per_epoch: int |
     # The LoRA file of the same save knows the dataset as it was then; the run's other files are second best.
     if isinstance(facts.lora, LoraFacts) and facts.lora.steps_per_epoch:
         steps_per_epoch = facts.lora.steps_per_epoch
-    steps_per_epoch = steps_per_epoch or _implied_steps_per_epoch(
-        facts, current_epoch, current_step, lifetime
-    )
+    steps_per_epoch = steps_per_epoch or implied_steps_per_epoch(facts, script)
     epoch = current_epoch if current_epoch is not None else _named_epoch(facts)
     step, mid_epoch = _true_step(facts, epoch, current_step, lifetime, steps_per_epoch)
     next_epoch = (epoch if mid_epoch else epoch + 1) if epoch is not None else None
@@ -113,13 +111,14 @@ def _named_epoch(facts: StateFacts) -> int | None:
     return facts.lora.epoch if isinstance(facts.lora, LoraFacts) else None
 
 
-def _implied_steps_per_epoch(
-    facts: StateFacts, epoch: int | None, current_step: int | None, lifetime: int | None
-) -> int | None:
+def implied_steps_per_epoch(facts: StateFacts, script: ScriptFacts | None) -> int | None:
     """From an epoch's own state, when its counts show that no resume came before it."""
     at_end = facts.name.save_point in (SavePoint.EPOCH, SavePoint.LAST)
-    if at_end and epoch and current_step and current_step == lifetime and current_step % epoch == 0:
-        return current_step // epoch
+    if not at_end or facts.layout is not Layout.SD_SCRIPTS or not isinstance(facts.train_state, TrainState):
+        return None
+    epoch, step = facts.train_state.current_epoch, facts.train_state.current_step
+    if epoch and step and step == _lifetime(facts, script) and step % epoch == 0:
+        return step // epoch
     return None
 
 

@@ -12,10 +12,10 @@ import math
 from dataclasses import dataclass
 
 from checkpoint_core.formats import TrainState
-from checkpoint_core.scripts import ScriptFacts
 from checkpoint_core.states import Layout, OptimizerFacts, SavePoint, SchedulerFacts, StateFacts, layout
+from checkpoint_core.trainer.launch import LaunchPoint
 from checkpoint_core.trainer.learning_rate import learning_rate_at
-from checkpoint_core.trainer.position import Position, total_steps
+from checkpoint_core.trainer.position import Position
 
 #: A save takes milliseconds a file; a copy without times keeps files that lie side by side within a second or two.
 TOLERANCE_NS = 2 * 1_000_000_000
@@ -30,15 +30,13 @@ class SchedulerValues:
     last_epoch: int
 
 
-def lost_scheduler(
-    facts: StateFacts, position: Position, script: ScriptFacts | None
-) -> SchedulerValues | None:
+def lost_scheduler(facts: StateFacts, launch: LaunchPoint) -> SchedulerValues | None:
     """The schedule of a state whose ``scheduler.bin`` is lost; ``None`` where the other files do not tell it.
 
     Only where the script's schedule, at the optimizer's count, gives the very rates that the optimizer holds: a changed
     script, or a schedule that is not known here, would go on at another rate.
     """
-    optimizer = facts.optimizer
+    optimizer, script = facts.optimizer, launch.script
     if facts.layout is not Layout.SD_SCRIPTS or script is None or not isinstance(optimizer, OptimizerFacts):
         return None
     base, last, step = optimizer.initial_rates, optimizer.learning_rates, optimizer.step
@@ -46,7 +44,7 @@ def lost_scheduler(
         return None
     if len(base) != len(optimizer.group_sizes):
         return None
-    total = total_steps(script, position.steps_per_epoch) or step + 1
+    total = launch.saved_total_steps or step + 1
     expected = [learning_rate_at(script, rate, step, total) for rate in base]
     if any(rate is None or not _close(rate, held) for rate, held in zip(expected, last, strict=True)):
         return None

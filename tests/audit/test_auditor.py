@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,11 @@ from checkpoint_core.audit.auditor import Auditor, CheckpointReport, audit_outpu
 from checkpoint_core.audit.findings import Finding, Verdict
 from checkpoint_core.audit.reports import UnknownName, find_latest_resumable
 from checkpoint_core.audit.verdict import guarded
+from checkpoint_core.environment.facts import Environment
+from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome, RehearsalStatus
 from checkpoint_core.formats import reader
 from checkpoint_core.scripts.change import plan_resume
-from checkpoint_core.scripts.facts import ScriptFacts
+from checkpoint_core.states import inspection
 from checkpoint_core.states.discovery import OutputsFolderError
 from checkpoint_core.states.facts import StateFacts
 from checkpoint_core.states.layout import Layout, SavePoint
@@ -32,6 +36,7 @@ from tests.damage import (
     times_kept,
     truncate,
 )
+from tests.environments import environment
 from tests.judging import audit_world, codes, found, judge_state, outcome
 from tests.world import World
 
@@ -291,8 +296,6 @@ def test_the_same_auditor_changes_its_mind_when_the_minute_is_over(world: World)
 def test_a_state_that_changes_between_two_looks_is_being_saved(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from checkpoint_core.states import inspection
-
     real = inspection.readers.read_optimizer
 
     def growing(path: Path) -> object:
@@ -456,35 +459,6 @@ def test_the_user_s_layout_is_for_every_state(world: World) -> None:
     assert {item.facts.layout_source for item in run.checkpoints} == {"chosen by you"}
 
 
-@pytest.mark.parametrize(
-    ("trainer", "layout"),
-    [
-        ("sd-scripts/flux_train_network.py", Layout.SD_SCRIPTS),
-        ("train_network.py", Layout.SD_SCRIPTS),
-        ("sdxl_train_network.py", Layout.SD_SCRIPTS),
-        ("my_project/train.py", Layout.ACCELERATE_OBJECTS),
-    ],
-)
-def test_the_trainer_decides_the_layout(trainer: str, layout: Layout) -> None:
-    assert Auditor("outputs").choose_layout(ScriptFacts("train.sh", trainer), set()) == (
-        layout,
-        "from the trainer in train.sh",
-    )
-
-
-def test_the_layout_without_a_script_is_what_the_files_look_like(
-    world: World, registered_states: Path
-) -> None:
-    lone = world.outputs / "lone"
-    shutil.copytree(registered_states / "safetensors", lone / "checkpoint_0")
-    shutil.copytree(world.latest, lone / "cat-000004-state")
-    layouts = {item.name: item.facts.layout for item in Auditor(world.outputs).audit_run("lone").checkpoints}
-    assert layouts == {
-        "checkpoint_0": Layout.ACCELERATE_OBJECTS,
-        "cat-000004-state": Layout.SD_SCRIPTS,
-    }
-
-
 def test_an_audit_writes_nothing(world: World) -> None:
     def stamps() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in [world.root, *world.root.rglob("*")]}
@@ -503,3 +477,73 @@ def test_reading_needs_no_writable_folder(world: World) -> None:
     with times_kept(world.latest):
         world.latest.chmod(0o555)
     assert outcome(judge_state(world)) == ("ready", [])
+
+
+# Several at once
+
+
+def test_a_run_that_is_read_slowly_holds_no_other_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(world.run, world.outputs / "other")
+    inside, go_on = threading.Event(), threading.Event()
+    real = inspection.readers.read_optimizer
+
+    def slow(path: Path) -> object:
+        if path.parent == world.latest:
+            inside.set()
+            assert go_on.wait(30)
+        return real(path)
+
+    monkeypatch.setattr(inspection.readers, "read_optimizer", slow)
+    auditor = Auditor(world.outputs)
+    with ThreadPoolExecutor() as pool:
+        reading = pool.submit(auditor.audit_run, world.run_name)
+        assert inside.wait(30)
+        assert len(auditor.audit_run("other").checkpoints) == 4
+        assert not reading.done()
+        go_on.set()
+        assert len(reading.result(30).checkpoints) == 4
+
+
+def test_two_that_read_a_run_for_the_first_time_get_the_same_judgement(world: World) -> None:
+    auditor = Auditor(world.outputs)
+    with ThreadPoolExecutor(8) as pool:
+        runs = list(pool.map(auditor.audit_run, [world.run_name] * 16))
+    for run in runs:
+        assert all(mine is theirs for mine, theirs in zip(run.checkpoints, runs[0].checkpoints, strict=True))
+
+
+def test_an_environment_that_is_asked_for_holds_nobody_up(world: World) -> None:
+    inside, go_on, first = threading.Event(), threading.Event(), threading.Lock()
+
+    def asked() -> Environment:
+        if first.acquire(blocking=False):
+            inside.set()
+            assert go_on.wait(30)
+        return environment()
+
+    auditor = Auditor(world.outputs, environment=asked)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(auditor.audit)
+        assert inside.wait(30)
+        assert len(auditor.audit_run(world.run_name).checkpoints) == 4
+        assert not waiting.done()
+        go_on.set()
+        assert len(waiting.result(30).runs) == 1
+
+
+def test_a_rehearsal_holds_nobody_up(world: World) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def trial(*_: object) -> RehearsalOutcome:
+        inside.set()
+        assert go_on.wait(30)
+        return RehearsalOutcome(RehearsalStatus.LOADED)
+
+    auditor = Auditor(world.outputs, environment=environment)
+    with ThreadPoolExecutor() as pool:
+        trying = pool.submit(auditor.rehearse, world.run_name, world.latest.name, trial)
+        assert inside.wait(30)
+        assert auditor.audit_run(world.run_name).checkpoint(world.latest.name).rehearsal is None
+        assert not trying.done()
+        go_on.set()
+        assert trying.result(30).rehearsal is not None

@@ -3,16 +3,40 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from checkpoint_core.audit.auditor import Auditor, CheckpointReport
 from checkpoint_core.audit.findings import Verdict
+from checkpoint_core.audit.manifest import make_manifest, write_manifest
 from checkpoint_core.audit.single_state import ScriptUnusable, audit_state
+from checkpoint_core.environment.facts import Environment
+from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome, RehearsalStatus
+from checkpoint_core.report.json_schema import check_json, scan_json
+from checkpoint_core.states.facts import StateFacts
 from checkpoint_core.states.layout import Layout
 from checkpoint_core.states.verification import VerificationCancelled
-from tests.damage import flip_tensor_byte, truncate
+from tests.damage import (
+    HOSTILE_PICKLES,
+    add_custom_checkpoint,
+    add_leftovers,
+    add_process,
+    drop_rng_step,
+    edit_train_state,
+    empty,
+    flip_tensor_byte,
+    interrupt_overwrite,
+    interrupt_save,
+    make_schedule_free,
+    nan_in_weights,
+    put_pickle,
+    remove,
+    rewrite_torch_zip,
+    truncate,
+)
+from tests.environments import environment
 from tests.world import World
 
 
@@ -31,11 +55,145 @@ def test_a_state_alone_is_judged_as_in_its_run(world: World) -> None:
         )
 
 
-def test_real_states_alone_are_judged_as_in_their_runs(real_runs: Path) -> None:
-    for run in Auditor(real_runs).audit().runs:
-        for checkpoint in run.checkpoints:
-            alone = audit_state(checkpoint.facts.path)
-            assert (alone.verdict, codes(alone)) == (checkpoint.verdict, codes(checkpoint))
+NOW_NS = time.time_ns()
+
+
+def assert_alone_as_in_its_run(
+    outputs: Path, deep: bool, there: Environment, layout: Layout | None = None
+) -> None:
+    """Each state of an outputs folder: what `check --json` says is what `scan --json` says, in every field."""
+    auditor = Auditor(outputs, layout, lambda: NOW_NS, lambda: there)
+    if deep:
+        for run in auditor.audit().runs:
+            for checkpoint in run.checkpoints:
+                auditor.verify(run.name, checkpoint.name)
+    scan = scan_json(auditor.audit())
+    assert scan["checkpoints"]
+    for told in scan["checkpoints"]:
+        alone = audit_state(told["path"], layout=layout, deep=deep, clock=lambda: NOW_NS, environment=there)
+        checked = check_json(alone)
+        assert {key: checked[key] for key in told} == told
+        assert (alone.facts.deep is not None) is deep
+
+
+@pytest.fixture
+def free_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other tests write meanwhile must not change what is said of the disk."""
+    usage = shutil.disk_usage(Path.cwd())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+
+
+@pytest.mark.usefixtures("free_space")
+@pytest.mark.parametrize("there", [None, environment(), environment(accelerate="0.33.0")])
+@pytest.mark.parametrize("deep", [False, True])
+def test_real_states_alone_are_judged_as_in_their_runs(
+    real_runs: Path, deep: bool, there: Environment
+) -> None:
+    assert_alone_as_in_its_run(real_runs, deep, there)
+
+
+@pytest.mark.usefixtures("free_space")
+@pytest.mark.parametrize("deep", [False, True])
+def test_sample_states_alone_are_judged_as_in_their_runs(sample_template: Path, deep: bool) -> None:
+    assert_alone_as_in_its_run(sample_template / "outputs", deep, environment())
+
+
+def later(path: Path, seconds: int) -> None:
+    os.utime(path, ns=(path.stat().st_mtime_ns + seconds * 10**9,) * 2)
+
+
+def without_loras(world: World) -> None:
+    for epoch in (1, 2, 3, 4):
+        world.lora(epoch).unlink()
+
+
+def with_two_lengths_of_an_epoch(world: World) -> None:
+    """Epoch 5 of a resumed launch, whose siblings were saved by two trainings of other lengths; no LoRA files."""
+    without_loras(world)
+    for epoch, steps in ((1, 10), (2, 24)):
+        edit_train_state(world.state(epoch), current_step=steps)
+        rewrite_torch_zip(
+            world.state(epoch) / "scheduler.bin", lambda saved, steps=steps: {**saved, "last_epoch": steps}
+        )
+    later(world.state(1) / "random_states_0.pkl", 60)
+    shutil.rmtree(world.state(3))
+    edit_train_state(world.latest, current_epoch=5, current_step=3)
+
+
+DAMAGES: dict[str, Callable[[World], object]] = {
+    "whole": lambda _: None,
+    "no-script": lambda world: world.script.unlink(),
+    "no-loras": without_loras,
+    "two-lengths": with_two_lengths_of_an_epoch,
+    "one-lora-longer": lambda world: (without_loras(world), edit_train_state(world.latest, current_step=8)),
+    "relative": lambda world: edit_train_state(world.latest, current_step=8),
+    "truncated": lambda world: truncate(world.latest / "optimizer.bin"),
+    "empty": lambda world: empty(world.latest / "scheduler.bin"),
+    "lost": lambda world: remove(world.latest / "train_state.json"),
+    "interrupted": lambda world: interrupt_save(world.latest, 2, 0.5),
+    "mixed": lambda world: interrupt_overwrite(world.state(3), world.latest, 2),
+    "flipped": lambda world: flip_tensor_byte(world.latest / "model.safetensors", offset=3),
+    "nan": lambda world: nan_in_weights(world.latest / "model.safetensors"),
+    "no-rng-step": lambda world: drop_rng_step(world.latest),
+    "schedule-free": lambda world: make_schedule_free(world.latest),
+    "custom": lambda world: add_custom_checkpoint(world.latest),
+    "process": lambda world: add_process(world.latest),
+    "leftovers": lambda world: add_leftovers(world.latest),
+    "hostile": lambda world: put_pickle(world.latest / "optimizer.bin", HOSTILE_PICKLES["os-system"]),
+    "nested": lambda world: shutil.copytree(world.latest, world.run / "checkpoints" / "checkpoint_0"),
+    "last": lambda world: world.latest.rename(world.run / f"{world.run_name}-state"),
+    "manifest": lambda world: (
+        write_manifest(world.run, make_manifest(audit_state(world.latest))),
+        flip_tensor_byte(world.latest / "model.safetensors", offset=3),
+    ),
+    "longer-dataset": lambda world: shutil.copy2(
+        next((world.root / "datasets").rglob("*.png")), world.root / "datasets" / world.run_name / "more.png"
+    ),
+}
+
+
+@pytest.mark.usefixtures("free_space")
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_states_alone_are_judged_as_in_their_runs(world: World, damage: str) -> None:
+    DAMAGES[damage](world)
+    assert_alone_as_in_its_run(world.outputs, False, None)
+    assert_alone_as_in_its_run(world.outputs, True, environment())
+    assert_alone_as_in_its_run(world.outputs, False, None, Layout.ACCELERATE_OBJECTS)
+
+
+def test_siblings_of_two_lengths_give_one_step(world: World) -> None:
+    """Scan took the first sibling's length, check the one's that stands furthest on: step 50 against 60."""
+    with_two_lengths_of_an_epoch(world)
+    in_run = Auditor(world.outputs).audit_run(world.run_name).checkpoint(world.latest.name)
+    assert in_run.position.step == audit_state(world.latest).position.step == 50
+
+
+def test_a_state_that_changes_while_it_is_read_does_not_pass_for_verified(world: World) -> None:
+    def touched(done: int, total: int) -> None:
+        if done == total:
+            os.utime(world.latest / "optimizer.bin", ns=(1, 1))
+
+    report = audit_state(world.latest, deep=True, progress=touched)
+    assert (report.verdict, codes(report)) == (Verdict.SAVING, ["save-in-progress"])
+
+
+def test_a_state_that_changes_while_it_is_rehearsed_is_told(world: World) -> None:
+    def changing(facts: StateFacts, _: Environment) -> RehearsalOutcome:
+        os.utime(facts.path / "optimizer.bin", ns=(1, 1))
+        return RehearsalOutcome(RehearsalStatus.CHANGED)
+
+    assert "rehearsal-not-finished" in codes(
+        audit_state(world.latest, environment=environment(), rehearse=changing)
+    )
+
+
+def test_a_hidden_folder_s_states_tell_each_other_the_length_of_an_epoch(world: World) -> None:
+    hidden = world.run.rename(world.outputs / ".kept")
+    for epoch in (1, 2, 3, 4):
+        (hidden / world.lora(epoch).name).unlink()
+    edit_train_state(hidden / world.latest.name, current_step=8)
+
+    assert audit_state(hidden / world.latest.name).position.steps_per_epoch == 8
 
 
 def test_a_relative_path_is_understood(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

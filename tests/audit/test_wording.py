@@ -29,6 +29,12 @@ from tests.judging import audit_world, judge_state, outcome
 from tests.world import World
 
 
+def at(report: CheckpointReport, **position: int | None) -> CheckpointReport:
+    """The checkpoint, told to stand elsewhere."""
+    launch = replace(report.launch, position=replace(report.position, **position))  # type: ignore[arg-type]
+    return replace(report, launch=launch)
+
+
 def test_every_verdict_has_its_words(world: World) -> None:
     report = judge_state(world)
     assert set(VERDICT_WORDS) == set(Verdict)
@@ -58,13 +64,13 @@ def test_a_checkpoint_is_called_by_its_epoch_its_step_or_its_name(world: World) 
 def test_a_large_step_is_grouped(world: World) -> None:
     shutil.copytree(world.state(2), world.run / f"{world.run_name}-step00000016-state")
     report = audit_world(world).checkpoint(f"{world.run_name}-step00000016-state")
-    assert title(replace(report, position=replace(report.position, step=12500))) == "Step 12,500"
-    assert title(replace(report, position=replace(report.position, step=None))) == "Epoch 2"
+    assert title(at(report, step=12500)) == "Step 12,500"
+    assert title(at(report, step=None)) == "Epoch 2"
 
 
 def test_an_epoch_s_state_whose_epoch_is_not_known_keeps_its_name(world: World) -> None:
     report = judge_state(world)
-    assert title(replace(report, position=replace(report.position, epoch=None))) == world.latest.name
+    assert title(at(report, epoch=None)) == world.latest.name
 
 
 def test_headline_of_a_healthy_run(world: World) -> None:

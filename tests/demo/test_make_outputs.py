@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -16,19 +15,9 @@ from checkpoint_core.audit.auditor import Auditor
 from checkpoint_core.demo import make_outputs
 from checkpoint_core.demo.make_outputs import MARKER, NotOurFolder, main, make_sample_outputs
 from checkpoint_core.demo.runs import DAMAGED, NEEDS_FIX, READY, SAMPLES, WARNINGS, SampleRun
-from tests.world import PROJECT, STATE_FILES, once
+from tests.world import STATE_FILES
 
 RUNS = {run.name: run for run in SAMPLES}
-
-
-def make_by_program(folder: Path) -> None:
-    program = "checkpoint_core.demo.make_outputs"
-    subprocess.run([sys.executable, "-m", program, str(folder / "gym")], cwd=PROJECT, check=True)
-
-
-@pytest.fixture(scope="session")
-def sample_template(shared_dir: Path) -> Path:
-    return once(shared_dir, "sample", make_by_program) / "gym"
 
 
 @pytest.fixture

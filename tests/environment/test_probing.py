@@ -7,6 +7,8 @@ import os
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,15 @@ import pytest
 
 from checkpoint_core.environment.facts import EnvironmentFacts, EnvironmentProblem, TrainerFacts
 from checkpoint_core.environment.probing import SILENT_SECONDS, CachedProbe, probe
-from tests.environments import Answering, executable_script, install, make_environment, site_packages
+from tests.environments import (
+    VERSIONS,
+    Answering,
+    SlowPython,
+    executable_script,
+    install,
+    make_environment,
+    site_packages,
+)
 
 ANSWER = json.dumps({"python": "3.10.1", "platform": "Linux", "packages": {"torch": "2.6.0"}})
 
@@ -187,11 +197,11 @@ def test_it_is_asked_again_when_a_variable_decides_otherwise(
     for value in ("", "1", "1"):
         monkeypatch.setenv(variable, value)
         probed.probe("python", "")
-    assert len(run.probed) == 3
+    assert len(run.asked) == 3
 
     monkeypatch.setenv("NO_CONCERN_OF_IT", "1")
     probed.probe("python", "")
-    assert len(run.probed) == 3
+    assert len(run.asked) == 3
 
 
 def test_another_python_or_another_trainer_is_another_question(tmp_path: Path) -> None:
@@ -203,7 +213,7 @@ def test_another_python_or_another_trainer_is_another_question(tmp_path: Path) -
     assert known(probed.probe("a", "", trainer)).trainer == trainer
     assert probed.probe("b", "another reason").source == "another reason"
     assert probed.probe("b", "chosen").source == "chosen"
-    assert run.probed == ["a", "b", "a", "b"]
+    assert run.asked == ["a", "b", "a", "b"]
 
 
 def test_a_replaced_python_is_asked_again(tmp_path: Path) -> None:
@@ -216,7 +226,7 @@ def test_a_replaced_python_is_asked_again(tmp_path: Path) -> None:
     path.unlink()
     probed.probe(path, "")
     probed.probe(path, "")
-    assert len(run.probed) == 3
+    assert len(run.asked) == 3
 
 
 def test_an_answer_that_did_not_come_is_asked_for_again_after_a_while(tmp_path: Path) -> None:
@@ -248,8 +258,80 @@ def test_threads_that_ask_at_the_same_time_share_one_question() -> None:
     for thread in threads:
         thread.join(10)
 
-    assert len(answering.probed) == 1
+    assert len(answering.asked) == 1
     assert [answer is answers[0] for answer in answers] == [True] * 4
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[SlowPython]:
+    python = SlowPython(tmp_path / "slow" / "python")
+    yield python
+    python.go_on()  # whatever waits still
+
+
+def test_who_asks_another_python_does_not_wait_for_a_slow_one(slow: SlowPython, tmp_path: Path) -> None:
+    quick = executable_script(tmp_path / "python", f"echo '{ANSWER}'")
+    probed = CachedProbe()
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(probed.probe, slow.path, "")
+        slow.until_asked()
+        assert known(probed.probe(quick, "")).version("torch") == "2.6.0"
+        assert not waiting.done()
+        slow.go_on()
+        assert known(waiting.result(30)).version("torch") == VERSIONS["torch"]
+
+
+def test_who_asks_meanwhile_gets_the_previous_answer_and_the_new_one_after(slow: SlowPython) -> None:
+    slow.go_on()
+    probed = CachedProbe()
+    before = probed.probe(slow.path, "")
+    slow.answers(torch="2.14.0")
+    with ThreadPoolExecutor() as pool:
+        asking = pool.submit(probed.probe, slow.path, "")
+        slow.until_asked()
+        assert [probed.probe(slow.path, "") for _ in range(3)] == [before] * 3
+        assert not asking.done()
+        slow.go_on()
+        after = asking.result(30)
+
+    assert known(after).version("torch") == "2.14.0"
+    assert probed.probe(slow.path, "") is after
+    assert slow.times_asked == 1
+
+
+def test_those_that_know_nothing_wait_for_one_question(slow: SlowPython) -> None:
+    probed = CachedProbe()
+    with ThreadPoolExecutor(6) as pool:
+        answers = [pool.submit(probed.probe, slow.path, "") for _ in range(6)]
+        slow.until_asked()
+        time.sleep(0.1)
+        assert not any(each.done() for each in answers)
+        slow.go_on()
+        first = answers[0].result(30)
+        assert all(each.result(30) is first for each in answers)
+    assert slow.times_asked == 1
+
+
+def test_a_question_that_fails_leaves_nobody_waiting() -> None:
+    inside, go_on = threading.Event(), threading.Event()
+    answering = Answering()
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+        if not inside.is_set():
+            inside.set()
+            assert go_on.wait(30)
+            raise MemoryError
+        return answering(command)
+
+    probed = CachedProbe(run)
+    with ThreadPoolExecutor(2) as pool:
+        failing = pool.submit(probed.probe, "python", "")
+        assert inside.wait(30)
+        waiting = pool.submit(probed.probe, "python", "")
+        go_on.set()
+        with pytest.raises(MemoryError):
+            failing.result(30)
+        assert known(waiting.result(30)).version("torch") == VERSIONS["torch"]
 
 
 @pytest.mark.parametrize("folders", ["null", '["\\u0000"]', "7"])

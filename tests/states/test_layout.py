@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from checkpoint_core.audit.auditor import layout_of_trainer
+from checkpoint_core.audit.run_reader import layout_of_trainer
 from checkpoint_core.states.layout import (
     STATE_MARKERS,
     WRITE_ORDER,

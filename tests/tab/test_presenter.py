@@ -21,6 +21,7 @@ from checkpoint_core.states.discovery import OutputsFolderError
 from checkpoint_core.tab import api, background
 from checkpoint_core.tab.presenter import LAYOUTS, TabPresenter
 from tests.damage import truncate
+from tests.environments import SlowPython
 from tests.tab.conftest import DAMAGED, EPOCH_1, EPOCH_2, EPOCH_3, GOOD, RESUMED
 
 NOT_NAMES = ["", ".", "..", "../outputs", "/etc", f"{GOOD}/..", f"./{GOOD}", "a/b", "nothing", "\0"]
@@ -367,6 +368,23 @@ def test_many_threads_see_the_same(presenter: TabPresenter, monkeypatch: pytest.
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(look, range(48)))
+
+
+def test_a_python_that_is_asked_again_holds_up_no_other_page(outputs: Path, tmp_path: Path) -> None:
+    python = SlowPython(tmp_path / "slow" / "python")
+    python.go_on()
+    presenter = TabPresenter(outputs, python=python.path)
+    before = presenter.show(GOOD, EPOCH_2, "")
+    python.answers(accelerate="0.33.0")
+    with ThreadPoolExecutor() as pool:
+        first_page = pool.submit(presenter.show, GOOD, EPOCH_2, "")
+        python.until_asked()
+        second_page = presenter.show(GOOD, EPOCH_2, "")
+        assert not first_page.done()
+        assert second_page.panel == before.panel
+        python.go_on()
+        assert first_page.result(30).panel != before.panel
+    assert presenter.show(GOOD, EPOCH_2, "").panel == first_page.result().panel
 
 
 def test_of_many_that_press_at_once_one_writes(presenter: TabPresenter, outputs: Path) -> None:

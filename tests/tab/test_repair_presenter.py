@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from checkpoint_core.audit.reports import RunReport, UnknownName
-from checkpoint_core.recovery.repair import Choices
+from checkpoint_core.audit.auditor import Auditor
+from checkpoint_core.audit.reports import CheckpointReport, RunReport, UnknownName
+from checkpoint_core.recovery.options import RecoveryPlan
+from checkpoint_core.recovery.repair import Choices, RepairPlan
 from checkpoint_core.states.repair_records import APPLYING, read_records, with_status, write_record
+from checkpoint_core.tab import repair_presenter
 from checkpoint_core.tab.presenter import TabPresenter
 from checkpoint_core.tab.views.recovery import FINISH, UNDO
 from tests.damage import remove, truncate
@@ -42,6 +46,46 @@ def test_what_can_be_repaired_says_so_and_what_cannot_does_not(presenter: TabPre
     view = presenter.show(GOOD, EPOCH_3, "")
     assert view.repair_plan is None
     assert view.refusal != ""
+
+
+@pytest.mark.parametrize("state", [EPOCH_2, EPOCH_3])
+def test_a_shown_row_plans_its_recovery_once(
+    presenter: TabPresenter, broken: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    planned: list[str] = []
+    real = repair_presenter.plan_recovery
+
+    def counting(auditor: Auditor, run: RunReport, *more: Any) -> RecoveryPlan:
+        planned.append(run.name)
+        return real(auditor, run, *more)
+
+    monkeypatch.setattr(repair_presenter, "plan_recovery", counting)
+    view = presenter.show(GOOD, state, "")
+    assert planned == [GOOD]
+    assert "Repair epoch 3 and resume" in view.options
+    assert view.disk.view
+
+
+def test_plans_of_runs_that_come_and_go_are_not_kept_for_ever(
+    presenter: TabPresenter, broken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repair_presenter, "_MOST_PLANNED", 3)
+    planned: list[str] = []
+    real = repair_presenter.repair_of
+
+    def counting(auditor: Auditor, run: RunReport, item: CheckpointReport, *more: Any) -> RepairPlan | None:
+        planned.append(item.name)
+        return real(auditor, run, item, *more)
+
+    monkeypatch.setattr(repair_presenter, "repair_of", counting)
+    presenter.show(GOOD, EPOCH_2, "")
+    assert planned == [EPOCH_3, EPOCH_2]
+    presenter.show(GOOD, EPOCH_2, "")
+    assert planned == [EPOCH_3, EPOCH_2]
+    presenter.show(RESUMED, EPOCH_2, "")
+    planned.clear()
+    presenter.show(GOOD, EPOCH_2, "")
+    assert planned == [EPOCH_3, EPOCH_2]
 
 
 def test_a_good_one_offers_no_repair(presenter: TabPresenter, broken: Path) -> None:

@@ -25,6 +25,7 @@ from checkpoint_core.states.facts import Damage, OptimizerFacts, StateFacts
 from checkpoint_core.states.layout import Layout
 from checkpoint_core.trainer.dataset_config import DatasetFacts
 from checkpoint_core.trainer.forecast import Forecast, forecast_sentence, make_forecast
+from checkpoint_core.trainer.launch import launch_from
 from checkpoint_core.trainer.position import Position, locate
 from tests.audit.checks.conftest import (
     RUN,
@@ -64,7 +65,8 @@ def resuming(run: Path, state: str, **changes: object) -> TrainOptions:
 
 
 def forecast_of(facts: StateFacts, position: Position, context: CheckContext) -> Forecast | None:
-    return make_forecast(facts, position, context.script, context.dataset, context.names_where_saved)
+    launch = launch_from(position, context.script, context.dataset)
+    return make_forecast(facts, launch, context.names_where_saved)
 
 
 def forecast_on(options: TrainOptions, **context: object) -> Forecast | None:

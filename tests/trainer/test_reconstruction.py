@@ -11,7 +11,7 @@ from checkpoint_core.audit.reports import CheckpointReport
 from checkpoint_core.scripts.facts import ScriptFacts
 from checkpoint_core.scripts.reading import read_script
 from checkpoint_core.states.facts import OptimizerFacts, StateFacts
-from checkpoint_core.trainer.position import Position
+from checkpoint_core.trainer.launch import LaunchPoint, launch_from
 from checkpoint_core.trainer.reconstruction import SchedulerValues, lost_scheduler, lost_train_state
 from tests.damage import empty, flip_member_byte, interrupt_overwrite, remove
 from tests.judging import audit_world, codes, found, judge_state
@@ -24,12 +24,12 @@ def script_of(world: World) -> ScriptFacts:
     return facts
 
 
-def asked(world: World, **optimizer: object) -> tuple[StateFacts, Position, ScriptFacts]:
+def asked(world: World, **optimizer: object) -> tuple[StateFacts, LaunchPoint]:
     """The newest state without its schedule, with something else in its optimizer."""
     report = judge_state(world)
     assert isinstance(report.facts.optimizer, OptimizerFacts)
     facts = replace(report.facts, scheduler=None, optimizer=replace(report.facts.optimizer, **optimizer))  # type: ignore[arg-type]
-    return facts, report.position, script_of(world)
+    return facts, launch_from(report.position, script_of(world))
 
 
 def test_the_schedule_is_the_one_that_was_saved(world: World) -> None:
@@ -40,8 +40,8 @@ def test_the_schedule_is_the_one_that_was_saved(world: World) -> None:
 
 
 def test_each_process_counts_an_update(world: World) -> None:
-    facts, position, script = asked(world)
-    values = lost_scheduler(facts, position, replace(script, num_processes=2))
+    facts, launch = asked(world)
+    values = lost_scheduler(facts, launch_from(launch.position, replace(script_of(world), num_processes=2)))
     assert values is not None
     assert values.last_epoch == 64
 
@@ -62,11 +62,12 @@ def test_what_the_optimizer_does_not_tell_is_not_guessed_at(world: World, change
 
 
 def test_a_script_with_another_schedule_does_not_fit(world: World) -> None:
-    facts, position, script = asked(world)
+    facts, launch = asked(world)
+    script = script_of(world)
     other = replace(script, flags={**script.flags, "--lr_scheduler": ("cosine",)})
 
-    assert lost_scheduler(facts, position, other) is None
-    assert lost_scheduler(facts, position, None) is None
+    assert lost_scheduler(facts, launch_from(launch.position, other)) is None
+    assert lost_scheduler(facts, launch_from(launch.position, None)) is None
 
 
 @pytest.mark.parametrize("damage", [remove, empty])

@@ -13,14 +13,12 @@ from checkpoint_core.states import Layout, StateFacts, layout
 from checkpoint_core.text import human_bytes
 from checkpoint_core.trainer import (
     Forecast,
-    Position,
+    LaunchPoint,
     differs,
-    epoch_length,
     highest_rate,
     learning_rate_at,
     rate_text,
     saved_rates,
-    total_steps,
 )
 
 #: A rate below this share of the base rate teaches nothing.
@@ -28,10 +26,10 @@ _NOTHING = 1e-3
 
 
 def check_plan(
-    facts: StateFacts, position: Position, context: CheckContext, forecast: Forecast | None
+    facts: StateFacts, launch: LaunchPoint, context: CheckContext, forecast: Forecast | None
 ) -> Iterator[Finding]:
     """Every finding about what the resumed run would do."""
-    yield from _learning_rate(facts, position, context, forecast)
+    yield from _learning_rate(facts, launch, forecast)
     if facts.layout is not Layout.SD_SCRIPTS or facts.problem or not facts.files:
         return
     if context.elsewhere is not None and context.script is not None:
@@ -57,16 +55,14 @@ def _some(names: tuple[str, ...]) -> str:
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
-def _learning_rate(
-    facts: StateFacts, position: Position, context: CheckContext, forecast: Forecast | None
-) -> Iterator[Finding]:
+def _learning_rate(facts: StateFacts, launch: LaunchPoint, forecast: Forecast | None) -> Iterator[Finding]:
     """Whether the schedule has run out, or is another one than that of the state (``schedule.py``)."""
     saved = saved_rates(facts)
     # At step 0 a warm-up stands at 0 rightly; a base of 0 is Adafactor's own schedule.
     if saved is None or not saved[0] or not saved[2]:
         return
     base, rate, counted = saved
-    course = _course(base, counted, position, context, forecast)
+    course = _course(base, counted, launch, forecast)
     if course is None:
         if rate == 0:
             yield _zero(counted)
@@ -97,13 +93,9 @@ class _Course:
     total: int
 
 
-def _course(
-    base: float, counted: int, position: Position, context: CheckContext, forecast: Forecast | None
-) -> _Course | None:
+def _course(base: float, counted: int, launch: LaunchPoint, forecast: Forecast | None) -> _Course | None:
     """``None`` where the schedule is not known, or nothing is left to train."""
-    script, left = context.script, forecast.steps_left if forecast else None
-    lengths = epoch_length(position, script, context.dataset)
-    total = total_steps(script, lengths[0]) if lengths else None
+    script, left, total = launch.script, forecast.steps_left if forecast else None, launch.total_steps
     if script is None or not left or total is None:
         return None
     step = counted // max(1, script.num_processes)

@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import TypeAlias, TypedDict
+from typing import TypedDict
 
 from checkpoint_core.audit.catalogue.states import finding
 from checkpoint_core.audit.findings import Finding
 from checkpoint_core.formats import DamageKind, TrainState
 from checkpoint_core.scripts import ScriptFacts
 from checkpoint_core.states import Damage, Layout, SavePoint, StateFacts, layout
-from checkpoint_core.trainer import (
-    DatasetFacts,
-    Position,
-    accumulation_steps,
-    epoch_length,
-    is_finished,
-    last_epoch,
-    launch_epoch,
-    why_undecided,
-)
+from checkpoint_core.trainer import DatasetFacts, LaunchPoint, Position, accumulation_steps
 
 
 def check_compatibility(
-    facts: StateFacts, position: Position, script: ScriptFacts | None, dataset: DatasetFacts | None = None
+    facts: StateFacts, launch: LaunchPoint, dataset: DatasetFacts | None = None
 ) -> Iterator[Finding]:
     """Every finding about where the training would go on, with the dataset as it is now where that is known."""
     if facts.layout is not Layout.SD_SCRIPTS or facts.problem or not facts.files:
         return
-    lengths = epoch_length(position, script, dataset)
+    position, script = launch.position, launch.script
     if dataset is not None and dataset.is_missing:
         yield finding("dataset-missing", detail=dataset.problem)
     yield from _train_state(facts, position, script)
-    yield from _start(position, script, lengths)
+    yield from _start(launch)
     yield from _skipped_ahead(position, script)
     yield from _name(facts, position)
     yield from _counts(position)
-    yield from _end(position, script, lengths)
+    yield from _end(launch)
     if position.repeated_steps and not _skips_to(position, script):
         yield finding("mid-epoch", **_numbers(position), repeated=position.repeated_steps)
     yield finding("counts-from-zero")
@@ -81,27 +71,22 @@ def _script_decides(script: ScriptFacts | None) -> bool:
     return script is not None and (script.initial_epoch is not None or script.initial_step is not None)
 
 
-#: Steps per epoch of the launch, least and most; ``None`` where nothing tells.
-_Lengths: TypeAlias = "tuple[int, int] | None"
-
-
-def _start(position: Position, script: ScriptFacts | None, lengths: _Lengths) -> Iterator[Finding]:
+def _start(launch: LaunchPoint) -> Iterator[Finding]:
     """Whether the trainer goes on at the right epoch."""
-    numbers = _numbers(position)
-    starts, undecided = _starts(position, script, lengths), why_undecided(script)
-    is_right = position.next_epoch is not None and starts == {position.next_epoch}
-    if undecided:
-        yield finding("position-unknown", evidence=undecided)
+    position, script, starts = launch.position, launch.script, launch.start_epochs
+    numbers, is_right = _numbers(position), _is_right(launch)
+    if launch.undecided:
+        yield finding("position-unknown", evidence=launch.undecided)
     elif position.current_step is None and not _script_decides(script):
         return  # train_state.json is missing or broken, and a finding of its own
     elif None in starts or position.next_epoch is None:
         yield finding("position-unknown", evidence=_why_unknown(position))
-    elif not is_right and _skips_wrongly(position, script, lengths):
+    elif not is_right and _skips_wrongly(launch):
         accumulation = accumulation_steps(script) if script else None
         yield finding("skip-accumulation", start_epoch=_either(starts), accumulation=accumulation, **numbers)
-    elif _is_changed(position, lengths) and (is_right or not _names_epoch(script)):
+    elif _is_changed(launch) and (is_right or not _names_epoch(script)):
         code = "epoch-length-changed" if is_right else "dataset-changed"
-        saved, now = position.steps_per_epoch, _either(set(lengths or ()))
+        saved, now = position.steps_per_epoch, _either(frozenset(launch.epoch_lengths or ()))
         yield finding(code, saved=saved, now=now, start_epoch=_either(starts), **numbers)
     elif _script_decides(script) and not is_right:
         yield finding("script-initial-epoch", flag=_flag(script), start_epoch=_either(starts), **numbers)
@@ -111,29 +96,29 @@ def _start(position: Position, script: ScriptFacts | None, lengths: _Lengths) ->
         yield finding("position-relative", file=layout.TRAIN_STATE, start_epoch=_either(starts), **numbers)
 
 
-def _starts(position: Position, script: ScriptFacts | None, lengths: _Lengths) -> set[int | None]:
-    """The epochs at which the trainer may go on: one, unless the dataset leaves the length of an epoch open."""
-    return {launch_epoch(position, script, length) for length in lengths or (None,)}
+def _is_right(launch: LaunchPoint) -> bool:
+    following = launch.position.next_epoch
+    return following is not None and launch.start_epochs == {following}
 
 
-def _skips_wrongly(position: Position, script: ScriptFacts | None, lengths: _Lengths) -> bool:
+def _skips_wrongly(launch: LaunchPoint) -> bool:
     """Whether the start would be right without ``--skip_until_initial_step``."""
-    if script is None or not script.skip_until_initial_step:
+    if launch.script is None or not launch.script.skip_until_initial_step:
         return False
-    unskipped = replace(script, skip_until_initial_step=False)
-    return _starts(position, unskipped, lengths) == {position.next_epoch}
+    return _is_right(launch.without_skipping())
 
 
-def _is_changed(position: Position, lengths: _Lengths) -> bool:
+def _is_changed(launch: LaunchPoint) -> bool:
     """Whether an epoch of the launch certainly has another length than when the state was saved."""
-    return None not in (lengths, position.steps_per_epoch) and position.steps_per_epoch not in (lengths or ())
+    saved, lengths = launch.position.steps_per_epoch, launch.epoch_lengths
+    return saved is not None and lengths is not None and saved not in lengths
 
 
 def _names_epoch(script: ScriptFacts | None) -> bool:
     return script is not None and script.initial_epoch is not None and script.initial_step is None
 
 
-def _either(numbers: set[int | None] | set[int]) -> str:
+def _either(numbers: frozenset[int | None] | frozenset[int]) -> str:
     known = sorted(number for number in numbers if number is not None)
     return f"{known[0]}" if len(known) == 1 else f"{known[0]} to {known[-1]}"
 
@@ -201,9 +186,7 @@ def _counts(position: Position) -> Iterator[Finding]:
         yield finding("counts-disagree", file=layout.TRAIN_STATE, step=step, lifetime_step=lifetime)
 
 
-def _end(position: Position, script: ScriptFacts | None, lengths: _Lengths) -> Iterator[Finding]:
+def _end(launch: LaunchPoint) -> Iterator[Finding]:
     """Whether anything is left to train; the trainer's assertion sees only the steps of the last launch."""
-    steps = lengths[0] if lengths else None
-    if not why_undecided(script) and is_finished(position, script, steps):
-        epochs = last_epoch(script, steps)
-        yield finding("run-finished", max_epochs=epochs, **_numbers(position))
+    if launch.is_finished:
+        yield finding("run-finished", max_epochs=launch.end_epoch, **_numbers(launch.position))

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from checkpoint_core.audit.findings import LOST, Finding, FindingKind, Severity, StatePart
-from checkpoint_core.scripts import ScriptFacts
 from checkpoint_core.states import OptimizerFacts, StateFacts, WeightsFacts, layout
-from checkpoint_core.trainer import TOLERANCE_NS, Position, lost_scheduler, lost_train_state
+from checkpoint_core.trainer import TOLERANCE_NS, LaunchPoint, lost_scheduler, lost_train_state
 
 #: What an older scheduler.bin looks like beside the newer files.
 _OLDER_SCHEDULER = frozenset({"mixed-saves", "optimizer-step-differs", "counts-disagree"})
@@ -26,15 +25,13 @@ _TRAIN_STATE_CURE = (
 )
 
 
-def rebuildable(
-    findings: Iterable[Finding], facts: StateFacts, position: Position, script: ScriptFacts | None
-) -> Iterator[Finding]:
+def rebuildable(findings: Iterable[Finding], facts: StateFacts, launch: LaunchPoint) -> Iterator[Finding]:
     """The findings, those softened that a rebuilt file cures."""
     found = tuple(findings)
     codes = {each.code for each in found}
     if codes & _OLDER_SCHEDULER or any(map(_is_lost_scheduler, found)):
-        found = _with_scheduler(found, codes, facts, position, script)
-    if "counts-disagree" in codes and (state := lost_train_state(facts, position)):
+        found = _with_scheduler(found, codes, facts, launch)
+    if "counts-disagree" in codes and (state := lost_train_state(facts, launch.position)):
         cure = _TRAIN_STATE_CURE.format(step=state.current_step)
         found = tuple(_softened(each, cure) if each.code == "counts-disagree" else each for each in found)
     yield from found
@@ -54,13 +51,12 @@ def _with_scheduler(
     found: tuple[Finding, ...],
     codes: set[str],
     facts: StateFacts,
-    position: Position,
-    script: ScriptFacts | None,
+    launch: LaunchPoint,
 ) -> tuple[Finding, ...]:
     is_lost = any(map(_is_lost_scheduler, found))
     if not ((is_lost and _has_the_rest(facts)) or _is_older_alone(codes, facts)):
         return found
-    values = lost_scheduler(facts, position, script)
+    values = lost_scheduler(facts, launch)
     if values is None:
         return found
     cure = _SCHEDULER_CURE.format(step=values.last_epoch)

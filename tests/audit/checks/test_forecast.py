@@ -18,6 +18,7 @@ from checkpoint_core.states.layout import Layout
 from checkpoint_core.trainer.dataset import read_dataset
 from checkpoint_core.trainer.dataset_config import DatasetFacts
 from checkpoint_core.trainer.forecast import make_forecast
+from checkpoint_core.trainer.launch import launch_from
 from checkpoint_core.trainer.position import Position, locate
 from tests.audit.checks.conftest import STEPS_PER_EPOCH
 from tests.judging import audit_world
@@ -47,14 +48,8 @@ def told(
 
 def planned(facts: StateFacts, position: Position, context: CheckContext) -> list[Finding]:
     """What is found, with the outlook that the judgement makes."""
-    return list(
-        check_plan(
-            facts,
-            position,
-            context,
-            make_forecast(facts, position, context.script, context.dataset, context.names_where_saved),
-        )
-    )
+    launch = launch_from(position, context.script, context.dataset)
+    return list(check_plan(facts, launch, context, make_forecast(facts, launch, context.names_where_saved)))
 
 
 def with_flags(script: ScriptFacts | None, flags: Mapping[str, str | None]) -> ScriptFacts:

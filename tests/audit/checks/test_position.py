@@ -20,6 +20,7 @@ from checkpoint_core.scripts.facts import ScriptFacts
 from checkpoint_core.states.facts import StateFacts
 from checkpoint_core.states.layout import Layout, SavePoint, parse_state_name
 from checkpoint_core.trainer.dataset_config import DatasetFacts
+from checkpoint_core.trainer.launch import launch_from
 from checkpoint_core.trainer.position import locate
 from tests.damage import edit_train_state, empty, remove, times_kept, truncate
 from tests.judging import audit_world, codes, found, judge_copy, judge_state, make_directory_of, outcome
@@ -431,7 +432,7 @@ def on_dataset(
     flags = replace(run.facts.script, **script)  # type: ignore[type-var]
     position = locate(facts, flags, STEPS_PER_EPOCH)
     dataset = DatasetFacts("dataset.toml", 4, batches, None if batches else "it is not known")
-    told = check_compatibility(facts, position, flags, dataset)
+    told = check_compatibility(facts, launch_from(position, flags, dataset), dataset)
     return [each for each in told if each.severity is not Severity.INFO]
 
 
@@ -486,7 +487,8 @@ def test_images_that_are_gone_are_a_warning(stepped: RunReport) -> None:
     position = locate(facts, stepped.facts.script, STEPS_PER_EPOCH)
     for is_missing in (True, False):
         dataset = DatasetFacts("dataset.toml", 0, None, "there is no /gym/datasets/cat", is_missing)
-        told = check_compatibility(facts, position, stepped.facts.script, dataset)
+        launch = launch_from(position, stepped.facts.script, dataset)
+        told = check_compatibility(facts, launch, dataset)
         missing = [each for each in told if each.code == "dataset-missing"]
         assert len(missing) == is_missing
         for each in missing:
@@ -497,7 +499,8 @@ def test_images_that_are_gone_are_a_warning(stepped: RunReport) -> None:
 def test_a_missing_train_state_is_its_own_finding_whatever_the_images(stepped: RunReport) -> None:
     facts = replace(stepped.checkpoint(EPOCH_2).facts, train_state=None)
     position = locate(facts, stepped.facts.script, STEPS_PER_EPOCH)
-    told = check_compatibility(facts, position, stepped.facts.script, DatasetFacts("d", 4, (12, 12)))
+    dataset = DatasetFacts("d", 4, (12, 12))
+    told = check_compatibility(facts, launch_from(position, stepped.facts.script, dataset), dataset)
     assert next(told).code == "train-state-missing"
 
 
