@@ -303,17 +303,20 @@ def test_what_runs_code_is_never_called_merely_unknown(world: World, name: str) 
 
 
 @pytest.mark.parametrize(
-    ("names", "code"),
+    ("names", "hostile", "code"),
     [
-        (("some.library.Moments", "posix.system"), "optimizer-foreign"),
-        (("some.library.Moments, posix.system",), "environment-loads-unchecked"),
+        (("some.library.Moments", "posix.system"), {"optimizer.bin"}, "optimizer-foreign"),
+        (("some.library.Moments",), {"optimizer.bin"}, "optimizer-foreign"),
+        (("some.library.Moments, posix.system",), set(), "environment-loads-unchecked"),
     ],
 )
-def test_names_are_taken_as_the_file_has_them(names: tuple[str, ...], code: str) -> None:
-    """A comma in a name makes no second one of it."""
+def test_the_reader_s_flag_decides_what_is_hostile(
+    names: tuple[str, ...], hostile: set[str], code: str
+) -> None:
+    """Neither a list of names, which may be cut, nor a comma in one."""
     there = environment(accelerate="1.0.1", torch="2.5.1")
     foreign = finding("optimizer-foreign", file="optimizer.bin", detail=", ".join(names), evidence=names)
-    assert [each.code for each in in_environment([foreign], there)] == [code]
+    assert [each.code for each in in_environment([foreign], there, frozenset(hostile))] == [code]
 
 
 def test_damage_stays_damage_in_every_environment(world: World) -> None:
