@@ -101,7 +101,7 @@ _FluxGym = Annotated[Path, typer.Option("--fluxgym", help="FluxGym's folder, the
 _Port = Annotated[int, typer.Option(help="Port to serve on; 0 takes the first free one from 7860.")]
 _Folder = Annotated[Path | None, typer.Option(help="Where to make the example; by default a new folder.")]
 _Python = Annotated[
-    Path | None, typer.Option(help="The Python that trains, if it is not found in FluxGym's folder.")
+    Path | None, typer.Option(help="The training interpreter, if it is not found in FluxGym's folder.")
 ]
 _Listen = Annotated[str, typer.Option(help="Address to serve on; 0.0.0.0 lets other machines in.")]
 

@@ -158,7 +158,7 @@ def test_a_rehearsal_does_not_change_a_right_verdict(bench: Workbench, name: str
 
 
 def check(bench: Workbench, case: Case, *further: str) -> subprocess.CompletedProcess[str]:
-    """Judge a case with this interpreter as the Python that trains, and with the script where it has one."""
+    """Judge a case with this interpreter as the training interpreter, and with the script where it has one."""
     world = bench.world(case)
     script = ["--script", str(world.script)] if case.layout is None else ["--layout", case.layout.value]
     deep = ["--deep"] if case.deep else []

@@ -50,7 +50,7 @@ class Auditor:
     :param outputs: FluxGym's ``outputs`` folder.
     :param layout: judge every state by this layout, instead of by the trainer that the script names.
     :param clock: nanoseconds since the epoch.
-    :param environment: asked once an audit for the Python that trains; by default nothing is judged about it.
+    :param environment: asked once an audit for the training interpreter; by default nothing is judged about it.
     :param script: judge every state with this script, instead of its run's own.
     :param cache: what is known already, by default nothing.
     """
@@ -71,7 +71,7 @@ class Auditor:
         self._reader = RunReader(self.outputs, layout, script, clock, self._cache)
 
     def at_later_time(self, nanoseconds: int) -> Auditor:
-        """An auditor of the same folder whose clock is ahead; what was read to its last byte is known to both."""
+        """An auditor of the same folder whose clock is ahead; what was fully verified is known to both."""
         return Auditor(
             self.outputs,
             self._reader.layout,
@@ -147,12 +147,12 @@ class Auditor:
         self._cache.verified.keep(self.outputs / before.run, before.facts.path, None, read)
         after = look()
         if after.facts.deep is None and after.context is not None:
-            # It changed while it was read: what was not read to its last byte must not pass for it.
+            # It changed while it was read: what was not fully verified must not pass for it.
             return judge(replace(after.facts, changed=True), after.context)
         return after
 
     def rehearse(self, run: str, checkpoint: str, rehearse: _Rehearse) -> CheckpointReport:
-        """Load one checkpoint for trial and judge it anew; kept until one of its files or the environment changes.
+        """Test-load one checkpoint and judge it anew; kept until one of its files or the environment changes.
 
         :param rehearse: carries the rehearsal out.
         :raises UnknownName: for an unknown run or checkpoint.

@@ -74,7 +74,7 @@ class AuditCache:
         self._turns: dict[Path, threading.Lock] = {}
 
     def at_another_time(self) -> AuditCache:
-        """A cache of its own for another clock; what was read to its last byte or rehearsed is known to both."""
+        """A cache of its own for another clock; what was fully verified or rehearsed is known to both."""
         other = AuditCache()
         other.verified, other.rehearsals = self.verified, self.rehearsals
         return other

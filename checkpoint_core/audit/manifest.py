@@ -1,7 +1,7 @@
 """The manifest of a state: what its files were when the save had settled and was first checked.
 
 Written beside the states, at ``.manifests/NAME.json`` in the run's folder, so that damage that comes later is told
-from damage at birth. Nothing here judges.
+from corruption while saving. Nothing here judges.
 """
 
 from __future__ import annotations

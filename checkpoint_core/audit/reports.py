@@ -51,7 +51,7 @@ class CheckpointReport:
 
     @property
     def needs_rehearsal(self) -> bool:
-        """Whether nobody has tried the environment's versions, and this state was not loaded there for trial."""
+        """Whether nobody has tried the environment's versions, and this state was not test-loaded there."""
         tried = self.rehearsal is not None and self.rehearsal.status is not RehearsalStatus.CANCELLED
         return (
             not tried

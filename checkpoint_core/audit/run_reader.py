@@ -160,8 +160,8 @@ def choose_layout(chosen: Layout | None, script: ScriptFacts | None, files: set[
     if script is not None:
         return layout_of_trainer(script.trainer), f"from the trainer in {script.file}"
     if CUSTOM_OBJECT in files and TRAIN_STATE not in files:
-        return Layout.ACCELERATE_OBJECTS, "from the files, for want of a train script"
-    return Layout.SD_SCRIPTS, "assumed, for want of a train script"
+        return Layout.ACCELERATE_OBJECTS, "from the files, because there is no train script"
+    return Layout.SD_SCRIPTS, "assumed, because there is no train script"
 
 
 #: ``_train_network.py`` and its siblings: every sd-scripts trainer for LoRA networks ends so.

@@ -51,8 +51,8 @@ def audit_state(
     :param layout: judge by this layout instead of by the trainer that the script names.
     :param deep: read every byte; ``progress`` is called with the bytes done and the bytes in all.
     :param clock: nanoseconds since the epoch.
-    :param environment: the Python that trains; ``None`` judges nothing about it.
-    :param rehearse: loads the state for trial, and its outcome is judged too.
+    :param environment: the training interpreter; ``None`` judges nothing about it.
+    :param rehearse: test-loads the state, and its outcome is judged too.
     :raises ScriptUnusable: when the script that was given cannot be read or understood.
     :raises VerificationCancelled: when ``cancelled`` returned true.
     """
@@ -140,7 +140,7 @@ def _good_states(folder: Path) -> str:
 
 def _nothing(path: Path, mistake: Finding, layout: Layout | None) -> CheckpointReport:
     """The report about a path where no state is."""
-    source = "chosen by you" if layout else "assumed, for want of a state directory"
+    source = "chosen by you" if layout else "assumed, because there is no state directory"
     facts = StateFacts(
         path=path,
         name=parse_state_name(path.name),

@@ -44,7 +44,7 @@ def title_inside(checkpoint: CheckpointReport) -> str:
 _PLAIN_JUDGEMENTS = {
     Verdict.READY: "It will resume.",
     Verdict.READY_WITH_WARNINGS: "It will resume, and differently in the way described below.",
-    Verdict.NEEDS_FIX: "It would not resume rightly as it is. A fix is known that keeps the training.",
+    Verdict.NEEDS_FIX: "It won't resume correctly as is; a lossless fix is available.",
     Verdict.DAMAGED: "This checkpoint is damaged: it cannot be resumed.",
     Verdict.SAVING: "It is being written at this moment.",
     Verdict.UNKNOWN: "It could not be judged.",
@@ -78,11 +78,14 @@ def judgement(checkpoint: CheckpointReport) -> str:
 
 
 def environment_line(environment: Environment) -> str:
-    """The Python that trains, in one line; empty where nobody asked for it."""
+    """The training interpreter, in one line; empty where nobody asked for it."""
     if environment is None:
         return ""
     if isinstance(environment, EnvironmentProblem):
-        return f"{environment.executable or 'Not found'}: {environment.reason}."
+        reason = environment.reason
+        if environment.executable:
+            return f"{environment.executable}: {reason}."
+        return f"{reason[:1].upper()}{reason[1:]}."
     named = [f"{name} {environment.version(name) or 'not installed'}" for name in ("accelerate", "torch")]
     cuda = f"CUDA {environment.torch_cuda}" if environment.torch_cuda else "no CUDA"
     gpus = "GPUs not known" if environment.gpus is None else ", ".join(environment.gpus) or "no GPU seen"

@@ -74,7 +74,7 @@ app = typer.Typer(
 
     Nothing of a checkpoint is ever executed. Only these write: "resume" (the train script, with a backup),
     "repair" and "recover" with --apply (with a way back), "prune" with --remove, "report" (the report), and "watch",
-    which trains and, unless told otherwise, brings a crashed training back (it repairs and edits as "recover" does).
+    which trains and, unless told otherwise, restarts a crashed training (it repairs and edits as "recover" does).
 
     Exit status: 0 will resume; 1 will not resume, or was refused; 2 could not tell, or wrong usage.""",
 )
@@ -289,7 +289,7 @@ def _tried(auditor: Auditor, checkpoint: CheckpointReport, wanted: bool) -> Chec
     tried = auditor.rehearse(checkpoint.run, checkpoint.name, _rehearse)
     if not tried.verdict.resumes:
         show(checkpoint_view(tried))
-        stop("Refused: it did not load for trial. The train script was not changed.")
+        stop("Refused: it failed its test load. The train script was not changed.")
     for found in tried.findings:
         if found.kind is FindingKind.REHEARSAL:
             say(found.message)

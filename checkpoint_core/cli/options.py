@@ -26,14 +26,14 @@ PythonOption = Annotated[
     typer.Option(
         "--python",
         metavar="PATH",
-        help="The Python that trains, if it is not found in FluxGym's folder.",
+        help="The training interpreter, if it is not found in FluxGym's folder.",
         show_default=False,
     ),
 ]
 RehearseOption = Annotated[
     bool,
     typer.Option(
-        "--rehearse", help="Let the Python that trains load it for trial, on the CPU and without the model."
+        "--rehearse", help="Test-load it with the training interpreter, on the CPU and without the model."
     ),
 ]
 RunDirArgument = Annotated[

@@ -59,7 +59,7 @@ def prune(
     """Show whether the saves to come fit on the disk, and which old checkpoints could go; remove those named.
 
     Never removed: the last good checkpoint and one to fall back to, the newest, the one from which the train script or
-    the best way on goes on, and what could not be judged. LoRA files stay.
+    the best recovery option goes on, and what could not be judged. LoRA files stay.
 
     Exit status: 0 there is room enough, or it was removed; 1 there is not, or it was refused; 2 could not tell, or
     wrong usage.

@@ -1,4 +1,4 @@
-"""The commands that repair: ``repair`` for one checkpoint, ``recover`` for a run's best way on."""
+"""The commands that repair: ``repair`` for one checkpoint, ``recover`` for a run's best recovery option."""
 
 from __future__ import annotations
 
@@ -97,7 +97,13 @@ def recover(
     apply: ApplyOption = False,
     option: Annotated[
         int | None,
-        typer.Option("--way", min=1, help="Take this way instead of the first.", show_default=False),
+        typer.Option(
+            "--option",
+            "--way",
+            min=1,
+            help="Apply this recovery option instead of the first.",
+            show_default=False,
+        ),
     ] = None,
     epoch_in_state: InStateOption = False,
     more_epochs: EpochsOption = 8,
@@ -106,7 +112,7 @@ def recover(
     python: PythonOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show every way on for a run, best first, and take one with --apply.
+    """Show every recovery option for a run, best first, and take one with --apply.
 
     Each way tells what it keeps and what it loses, in steps of training.
 
@@ -115,7 +121,7 @@ def recover(
     """
     with problems_told():
         if as_json and (apply or option is not None):
-            raise Usage("--json shows the ways on and takes none. Take one without it.")
+            raise Usage("--json only shows the recovery options. Leave it out to apply one.")
         folder = Path(os.path.abspath(run_dir))
         auditor = auditor_of(folder.parent, layout, python)
         run = _settled(auditor, audited_run(folder, layout, python, auditor))
@@ -152,11 +158,11 @@ def _repair(
         if not as_json:
             show(checkpoint_view(item))
         stop(
-            "No repair is known that lets this checkpoint resume. “recover” with the run's folder tells the other "
-            "ways on."
+            "No known repair lets this checkpoint resume. Run “recover” on the run's folder to see the other recovery "
+            "options."
         )
     if not repair_plan.is_needed and not as_json:
-        say(f"{title(item)} resumes as it is; nothing has to be repaired.")
+        say(f"{title(item)} resumes as it is; no repair is needed.")
     elif not as_json:
         say(f"{title(item)} ({item.name}) can be repaired:")
         show(repair_view(repair_plan))
@@ -176,9 +182,7 @@ def _undo(folder: Path, state: Path) -> None:
     transaction.finish_interrupted(folder)
     record = transaction.undoable(folder, name)
     if record is None:
-        raise Usage(
-            f"No repair of {name} was carried out that is not taken back already. There is nothing to undo."
-        )
+        raise Usage(f"No repair of {name} is left to revert. There is nothing to undo.")
     keeps = transaction.keeps_its_script(folder, record)
     transaction.undo(folder, record.id)
     say(f"{name} is as it was before the repair.")
@@ -190,7 +194,7 @@ def _undo(folder: Path, state: Path) -> None:
 
 def _wanted(recovery: RecoveryPlan, number: int | None) -> RecoveryOption:
     if number is not None and number > len(recovery.options):
-        raise Usage(f"There are {len(recovery.options)} ways. Give one of these numbers with --way.")
+        raise Usage(f"There are {len(recovery.options)} options. Give one of these numbers with --option.")
     if number is not None:
         return recovery.options[number - 1]
     if recovery.recommended is None:

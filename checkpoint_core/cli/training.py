@@ -94,7 +94,9 @@ def watch(
         except (CannotStart, NothingRuns) as error:
             raise Usage(str(error)) from error
         except KeyboardInterrupt:
-            tell("The watch is over; the training goes on. To end it: python -m checkpoint_core stop RUN_DIR")
+            tell(
+                "Monitoring has ended; the training continues. To end it: python -m checkpoint_core stop RUN_DIR"
+            )
             raise typer.Exit(ExitCode.DOES_NOT) from None
         say(record.message)
         raise typer.Exit(ExitCode.RESUMES if record.status is ProcessState.EXITED else ExitCode.DOES_NOT)
@@ -120,7 +122,7 @@ def _claimed(run: Path, world: LiveRun, token: str) -> tuple[TrainingRecord, Tra
             write_record(run, record)
             return record, _running(world, record)
         time.sleep(0.1)
-    raise CannotStart("Another process took this training over meanwhile.")
+    raise CannotStart("Meanwhile another process took over this training.")
 
 
 def _running(world: LiveRun, record: TrainingRecord) -> TrainingProcess | None:

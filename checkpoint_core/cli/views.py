@@ -1,4 +1,4 @@
-"""An audit, one checkpoint and the ways on, as text for the terminal."""
+"""An audit, one checkpoint and the recovery options, as text for the terminal."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def findings_view(findings: Iterable[Finding]) -> Iterator[RenderableType]:
         yield Text.assemble((f"{word}: ", style), printable(found.message), (f" [{found.code}]", "dim"))
         # A note that neither does anything nor asks for anything needs one line.
         if found.severity is not Severity.INFO:
-            told = f"Training: {printable(found.effect)}\nCure: {printable(found.cure)}"
+            told = f"Training: {printable(found.effect)}\nFix: {printable(found.cure)}"
             yield Padding(Text(told), (0, 0, 0, 4), expand=False)
 
 
@@ -150,11 +150,11 @@ def _unbroken(text: Text) -> Text:
 
 
 def _left_out(name: str, reason: str) -> Text:
-    return Text(f"Not looked into: {printable(name)}, because {printable(reason)}.")
+    return Text(f"Skipped: {printable(name)}, because {printable(reason)}.")
 
 
 def recovery_view(recovery: RecoveryPlan) -> RenderableType:
-    """The ways on, numbered, the best first."""
+    """The recovery options, numbered, the best first."""
     parts: list[RenderableType] = [Text(printable(recovery.headline), style="bold")]
     for number, option in enumerate(recovery.options, 1):
         parts += _way(number, option, is_best=option is recovery.recommended)

@@ -54,7 +54,7 @@ def find_environment(
         if isinstance(answer, EnvironmentFacts) and all(answer.version(name) for name in _NEEDED):
             return answer
     places = ", ".join(f"{name}/" for name in _FOLDERS)
-    return EnvironmentProblem("", "", f"there is none in {places} of {root}, and none was chosen")
+    return EnvironmentProblem("", "", f"no interpreter found in {places} of {root}; choose one under Options")
 
 
 def _certain(root: Path, chosen: Path | None, hosting: bool) -> Iterator[Interpreter]:
@@ -148,7 +148,7 @@ def _remembered() -> dict[str, str]:
 
 
 def remember(root: Path, python: Path | None) -> None:
-    """Keep the Python that trains in a FluxGym folder; ``None`` forgets it.
+    """Keep the training interpreter in a FluxGym folder; ``None`` forgets it.
 
     :raises WriteFailed: when the user's settings cannot be written.
     """

@@ -1,4 +1,4 @@
-"""The ways on for a run, best first, each with what it keeps and what it loses; pure.
+"""The recovery options for a run, best first, each with what it keeps and what it loses; pure.
 
 The order: resume the newest that is ready; repair and resume; resume an older one; start from a LoRA file (what was
 learned is kept, the optimizer's memory is not); start fresh. A repaired checkpoint that stands further on than the
@@ -25,20 +25,20 @@ OTHER_ORDER = "Images come in another order and with other noise than without th
 
 
 class OptionKind(enum.Enum):
-    """What a way on is."""
+    """What a recovery option is."""
 
     RESUME = "resume"
     REPAIR = "repair"
     OLDER = "older"
     WARM_START = "warm-start"
     FRESH = "fresh"
-    #: No way on from a checkpoint, but one to have checkpoints.
+    #: No recovery option from a checkpoint, but one to have checkpoints.
     SAVING = "saving"
 
 
 @dataclass(frozen=True)
 class RecoveryOption:
-    """One way on.
+    """One recovery option.
 
     ``checkpoint`` is the state directory's name inside the run, ``lora`` the LoRA file's; empty where there is none.
     ``lost_steps`` are updates of training that have to be trained again, counted from the furthest point that is known;
@@ -59,7 +59,7 @@ class RecoveryOption:
 
 @dataclass(frozen=True)
 class RecoveryPlan:
-    """The ways on, best first, and one sentence on where the run stands; ``wait`` while a save is going on."""
+    """The recovery options, best first, and one sentence on where the run stands; ``wait`` while a save is going on."""
 
     headline: str
     options: tuple[RecoveryOption, ...]
@@ -72,9 +72,9 @@ class RecoveryPlan:
 
 
 def rank_options(run: RunReport, repair_plans: Mapping[str, RepairPlan]) -> RecoveryPlan:
-    """The ways on for a run.
+    """The recovery options for a run.
 
-    :param mends: by the checkpoint's name, the repairs that were planned.
+    :param repair_plans: by the checkpoint's name, the repairs that were planned.
     """
     options = (*_from_checkpoints(run, repair_plans), *_warm_starts(run), _fresh(run), *_saving(run))
     wait = bool(run.checkpoints) and run.checkpoints[0].verdict is Verdict.SAVING
@@ -85,9 +85,9 @@ def _headline(run: RunReport, options: tuple[RecoveryOption, ...], wait: bool) -
     if wait:
         return "The newest checkpoint is being saved at this moment. Wait until the save is finished."
     if not run.checkpoints:
-        return "There are no checkpoints to go on from."
+        return "There are no checkpoints to resume from."
     if options[0].kind in (OptionKind.RESUME, OptionKind.OLDER):
-        return f"{options[0].title}: nothing has to be repaired."
+        return f"{options[0].title}: no repair is needed."
     best = options[0].repair_plan
     if best is not None and best.more_epochs:
         finished = next(found for found in best.checkpoint.findings if found.code == "run-finished")
@@ -167,7 +167,7 @@ def _repair_title(item: CheckpointReport, repair_plan: RepairPlan) -> str:
     if repair_plan.more_epochs:
         noun = "epoch" if repair_plan.more_epochs == 1 else "epochs"
         return f"Train {repair_plan.more_epochs} more {noun} from {title_inside(item)} on"
-    return f"Set the train script right and resume from {title_inside(item)}"
+    return f"Fix the train script and resume from {title_inside(item)}"
 
 
 def _warm_starts(run: RunReport) -> Iterator[RecoveryOption]:
@@ -183,7 +183,7 @@ def _warm_starts(run: RunReport) -> Iterator[RecoveryOption]:
         kind=OptionKind.WARM_START,
         title=f"Start from the LoRA file of epoch {epoch}",
         keeps=f"What was learned up to epoch {epoch}, as it is in {lora.file}.",
-        loses=f"The optimizer's memory and the learning rate schedule start anew.{again}",
+        loses=f"The optimizer's memory and the learning rate schedule start over.{again}",
         lora=lora.file,
         next_epoch=epoch + 1,
         lost_steps=lost,
@@ -224,7 +224,7 @@ def _saving(run: RunReport) -> Iterator[RecoveryOption]:
         kind=OptionKind.SAVING,
         title="Save checkpoints while it trains",
         keeps=f"The last {KEPT_STATES} checkpoints, unless the script says otherwise, so that a crash loses little.",
-        loses=f"Room on the disk. {told}{free}",
+        loses=f"Disk space. {told}{free}",
     )
 
 
@@ -252,5 +252,5 @@ def _lost_sentence(lost: int | None) -> str:
 
 
 def way_of(recovery: RecoveryPlan, checkpoint: str) -> RecoveryOption | None:
-    """The best way on from one checkpoint, if there is one."""
+    """The best recovery option from one checkpoint, if there is one."""
     return next((option for option in recovery.options if option.checkpoint == checkpoint), None)

@@ -1,4 +1,4 @@
-"""The ways on for a run, planned and taken; what tab, command line and report share."""
+"""The recovery options for a run, planned and taken; what tab, command line and report share."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def plan_recovery(
     choices: Choices | None = None,
     plan: Callable[[Auditor, RunReport, CheckpointReport, Choices | None], RepairPlan | None] | None = None,
 ) -> RecoveryPlan:
-    """The ways on for a run; repairs are planned from the newest checkpoint to the first that is ready.
+    """The recovery options for a run; repairs are planned from the newest checkpoint to the first that is ready.
 
     :param plan: plans one repair, instead of :func:`repair_of`.
     """
@@ -113,7 +113,7 @@ def apply_option(
     :param change: of the script, as it was shown; not used for a repair, which brings its own.
     :param look: judges the way's checkpoint as it then lies on the disk.
     :raises ResumeRefused: when the checkpoint may not be resumed from as it lies there now; nothing was changed.
-    :raises RepairFailed: when a repair did not do what it promised; it was taken back.
+    :raises RepairFailed: when a repair did not do what it promised; it was reverted.
     :raises StateChangedSinceShown, ScriptChangedSinceShown, WriteFailed, RecordUnusable: nothing was changed.
     """
     if option.repair_plan is not None:
@@ -124,7 +124,7 @@ def apply_option(
 
 
 def look_again(auditor: Auditor, run: str, checkpoint: str) -> Callable[[], CheckpointReport]:
-    """Judges a checkpoint as it lies on the disk, and loads it for trial where nobody has tried the versions."""
+    """Judges a checkpoint as it lies on the disk, and test-loads it where nobody has tried the versions."""
 
     def look() -> CheckpointReport:
         now = auditor.audit_run(run).checkpoint(checkpoint)

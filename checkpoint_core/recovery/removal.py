@@ -131,7 +131,7 @@ def plan_removal(run: RunReport, names: Sequence[str], plan: RetentionPlan) -> R
 
 
 def retention_of(auditor: Auditor, run: RunReport, in_use: frozenset[str] = frozenset()) -> RetentionPlan:
-    """What may go of a run, after a look at its ways on and at links."""
+    """What may go of a run, after a look at its recovery options and at links."""
     return plan_retention(run, plan_recovery(auditor, run), in_use, links_in(run))
 
 

@@ -1,7 +1,7 @@
 """Everything that lets one checkpoint resume: its files repaired, the script's flags set, ``--resume`` written.
 
-The state is judged as it will be before anything is written, and again when it is: a mend that does not do what it
-promised is taken back.
+The state is judged as it will be before anything is written, and again when it is: a repair that does not do what it
+promised is reverted.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class RepairPlan:
     def execute(self, look: Callable[[], CheckpointReport]) -> RepairRecord:
         """Carry it out.
 
-        :param look: judges the checkpoint as it then lies on the disk; whatever it raises, the repair is taken back.
+        :param look: judges the checkpoint as it then lies on the disk; whatever it raises, the repair is reverted.
         :raises RepairFailed: when it would not resume after all, or ``look`` could not tell.
         :raises StateChangedSinceShown, ScriptChangedSinceShown, WriteFailed, RecordUnusable: nothing was changed.
         """
@@ -136,7 +136,7 @@ def _taken_back(run: Path, record: RepairRecord, why: str) -> str:
         transaction.undo(run, record.id)
     except Exception as error:
         raise RepairFailed(
-            f"{why} The repair could not be taken back either ({_in_words(error)}): {record.state} is repaired, in "
+            f"{why} The repair could not be reverted either ({_in_words(error)}): {record.state} is repaired, in "
             f"whole or in part. The originals are kept in {transaction.originals(run, record)}."
         ) from error
     if keeps and record.script is not None:

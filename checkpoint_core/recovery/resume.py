@@ -13,7 +13,7 @@ class ResumeRefused(RuntimeError):
 
 
 class Resumed(NamedTuple):
-    """What was written into the script, and what takes it back."""
+    """What was written into the script, and what reverts it."""
 
     change: ScriptChange
     receipt: Receipt

@@ -181,7 +181,7 @@ def plan_retention(
 ) -> RetentionPlan:
     """Which checkpoints may go.
 
-    :param recovery: the run's ways on; a checkpoint from which one of them starts stays.
+    :param recovery: the run's recovery options; a checkpoint from which one of them starts stays.
     :param in_use: the checkpoints that a running training has loaded or is writing.
     :param links: those that are links, or to which links lead (:func:`checkpoint_core.recovery.removal.links_in`).
     """
@@ -219,18 +219,18 @@ def _reasons(
     yield unread, "Its folder could not be read, so nothing is known about it."
     yield links, "It is a link, or a link leads to it: what else uses its files is not known."
     yield [target] if target else [], "The train script resumes from it."
-    yield options[:1], "The best way on starts from it."
+    yield options[:1], "The recommended recovery option starts from it."
     yield [item.name for item in resuming[:1]], "It is the last good one: the newest that resumes."
     yield [item.name for item in run.checkpoints[:1]], "It is the newest of all."
     yield (
         [item.name for item in resuming[:KEPT_GOOD]],
-        "It is there to fall back to, should the last good one fail.",
+        "It is the fallback if the last good one fails.",
     )
-    yield options, "One of the ways on starts from it."
+    yield options, "One of the recovery options starts from it."
     yield [item.name for item in usable[:KEPT_GOOD]], "With a fix it resumes, and too few do without one."
     yield _named(run, Verdict.UNKNOWN), "Whether it resumes could not be told."
     blameless = [item.name for item in run.checkpoints if _is_blameless(item)]
-    yield blameless, "It is not itself to blame: what surrounds it keeps it from resuming."
+    yield blameless, "The checkpoint is fine: its script or environment keeps it from resuming."
 
 
 def _resuming(run: RunReport) -> list[CheckpointReport]:

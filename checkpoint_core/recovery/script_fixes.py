@@ -117,7 +117,7 @@ def _more_epochs(case: FixCase) -> ScriptFix | None:
     noun = "epoch" if number == 1 else "epochs"
     schedule = script.value("--lr_scheduler") or "constant"
     note = "" if schedule.startswith("constant") else (
-        f"The schedule ({schedule}) is laid out anew over {last} epochs, so the learning rate jumps."
+        f"The schedule ({schedule}) is recalculated over {last} epochs, so the learning rate jumps."
     )  # fmt: skip
     does = f"--max_train_epochs {last}{steps}: it trains {number} more {noun}."
     return ScriptFix("run-finished", tuple(edits), does, note=note)
@@ -136,7 +136,7 @@ def _initial_epoch(code: str) -> _Fix:
         edits: tuple[Edit, ...] = (SetValue("--initial_epoch", str(following)),)
         if case.script.has("--initial_step"):  # the trainer prefers it
             edits += (Remove("--initial_step"),)
-        does = f"--initial_epoch {following}: it goes on at the right epoch."
+        does = f"--initial_epoch {following}: it continues at the right epoch."
         return ScriptFix(code, edits, does, note=_EVERY_RESUME)
 
     return cure
@@ -148,7 +148,7 @@ def _script_epoch(case: FixCase) -> ScriptFix | None:
     if position.start_epoch is None or position.start_epoch != position.next_epoch:
         return _initial_epoch("script-initial-epoch")(case)
     flags = [flag for flag in ("--initial_epoch", "--initial_step") if case.script.has(flag)]
-    does = f"{' and '.join(flags)} removed: the checkpoint itself says where to go on."
+    does = f"{' and '.join(flags)} removed: the checkpoint itself says where to continue."
     return ScriptFix("script-initial-epoch", tuple(Remove(flag) for flag in flags), does) if flags else None
 
 
@@ -181,7 +181,7 @@ _FIXES: dict[str, _Fix] = {
     "script-initial-step": _always(
         "script-initial-step",
         Remove("--initial_step"),
-        "--initial_step removed: the checkpoint itself says where to go on.",
+        "--initial_step removed: the checkpoint itself says where to continue.",
     ),
     "skip-accumulation": _always(
         "skip-accumulation",

@@ -242,7 +242,7 @@ def _scheduler(case: _Case) -> Iterator[_Step]:
         facts.file(name),
         NewBytes(data),
         optimizer.modified_ns if optimizer else _saved_ns(facts, name),
-        f"the learning rate schedule anew, at {values.last_epoch:,} updates as the optimizer has counted.",
+        f"the learning rate schedule, regenerated at {values.last_epoch:,} updates as the optimizer has counted.",
         "Nothing is lost.",
         frozenset(each.code for each in cured),
     )

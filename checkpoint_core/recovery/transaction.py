@@ -1,4 +1,4 @@
-"""Carries a repair out, takes it back, and finishes one that was interrupted; a state is never left half repaired.
+"""Carries a repair out, reverts it, and finishes one that was interrupted; a state is never left half repaired.
 
 New files are made to the end in ``.repairs/ID/after`` and originals kept in ``.repairs/ID/before``, both down to the
 disk, before ``repairs.json`` says “applying” and the first file changes place. From then on both sides stay there until
@@ -56,7 +56,7 @@ class StateChangedSinceShown(RuntimeError):
 
 
 class NothingToUndo(LookupError):
-    """No repair of that state can be taken back; the text says why."""
+    """No repair of that state can be reverted; the text says why."""
 
 
 def apply(plan: ChangeSet) -> RepairRecord:
@@ -101,7 +101,7 @@ def _take_back(run: Path, record: RepairRecord, why: str) -> None:
         _finish_undo(run, with_status(record, repair_records.UNDOING))
     except Exception as error:
         raise WriteFailed(
-            f"{why} What had been repaired of {record.state} could not be taken back either ({error}). The originals "
+            f"{why} What had been repaired of {record.state} could not be reverted either ({error}). The originals "
             f"are kept in {originals(run, record)}; the repair is finished as soon as the disk allows it."
         ) from error
 
@@ -284,7 +284,7 @@ def _sweep(run: Path) -> None:
 
 
 def undoable(run: Path, state: str) -> RepairRecord | None:
-    """The newest repair of a state that was carried out and not taken back; ``state`` as in the record."""
+    """The newest repair of a state that was carried out and not reverted; ``state`` as in the record."""
     made = [each for each in read_records(run) if each.state == state]
     return next((each for each in reversed(made) if each.status == repair_records.APPLIED), None)
 
@@ -294,8 +294,8 @@ def undo(run: Path, identity: str) -> RepairRecord:
 
     A script that was changed since is left as it is: :func:`keeps_its_script` tells so beforehand.
 
-    :raises NothingToUndo: when there is no such repair, or it was taken back already.
-    :raises StateChangedSinceShown: when a repaired file was changed since; nothing is taken back.
+    :raises NothingToUndo: when there is no such repair, or it was reverted already.
+    :raises StateChangedSinceShown: when a repaired file was changed since; nothing is reverted.
     :raises WriteFailed: when a file could not be written; try again.
     :raises RecordUnusable: when ``repairs.json`` is not readable.
     """
@@ -304,7 +304,7 @@ def undo(run: Path, identity: str) -> RepairRecord:
         record = next((each for each in read_records(run) if each.id == identity), None)
         if record is None or record.status != repair_records.APPLIED:
             raise NothingToUndo(
-                "This repair was taken back already, or its record is gone. Nothing was changed."
+                "This repair was already reverted, or its record is gone. Nothing was changed."
             )
         _check_undoable(run, record)
         undoing = with_status(record, repair_records.UNDOING)
@@ -330,12 +330,12 @@ def _check_undoable(run: Path, record: RepairRecord) -> None:
     for file in record.files:
         if file.before is not None and _digest(before / file.name) != file.before:
             raise NothingToUndo(
-                f"The original {file.name} is not in {before} any more, so the repair cannot be taken back. "
+                f"The original {file.name} is not in {before} any more, so the repair cannot be reverted. "
                 "Nothing was changed."
             )
         if _digest(state / file.name) != file.after:
             raise StateChangedSinceShown(
-                f"{record.state}/{file.name} was changed after the repair; nothing was taken back. The original "
+                f"{record.state}/{file.name} was changed after the repair; nothing was reverted. The original "
                 f"lies in {before}."
             )
 

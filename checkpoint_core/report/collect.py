@@ -28,7 +28,7 @@ def diagnosis_for(
 ) -> Diagnosis:
     """The diagnosis of a run that was audited, with what this machine adds to it; reads, never writes.
 
-    :param recovery: the ways on for the run, where they were planned.
+    :param recovery: the recovery options for the run, where they were planned.
     :param clock: nanoseconds since the epoch.
     """
     versions = versions_here(_trainer_folder(run))

@@ -57,7 +57,7 @@ def build_report(
         ``x-000004-state/train_state.json``); those that are not text are left out.
     :param redactor: takes the user's names and tokens out of everything.
     :param made_ns: when the report is made, nanoseconds since the epoch.
-    :param recovery: the ways on, where they were planned.
+    :param recovery: the recovery options, where they were planned.
     :param training: of the run's last training, as ``report_training.training_json`` makes it; ``None`` without one.
     """
     files = dict(_redacted(small_files, redactor))

@@ -160,7 +160,7 @@ def manifest_json(manifest: ManifestFacts | None) -> Json | None:
 
 
 def environment_json(environment: Environment) -> Json | None:
-    """The Python that trains; ``None`` where nobody asked for it."""
+    """The training interpreter; ``None`` where nobody asked for it."""
     if environment is None:
         return None
     if isinstance(environment, EnvironmentProblem):
@@ -338,7 +338,7 @@ def recovery_json(run: str, recovery: RecoveryPlan) -> Json:
 
 
 def ways_json(recovery: RecoveryPlan) -> Json:
-    """The ways on, best first, as they stand in a report too."""
+    """The recovery options, best first, as they stand in a report too."""
     return {
         "headline": recovery.headline,
         "wait": recovery.wait,

@@ -47,7 +47,7 @@ def _opening(document: Json) -> Iterator[str]:
     yield f"# Diagnosis of the run {markdown_code(run['run'])}"
     yield f"**{markdown_text(run['headline'])}**"
     yield "## What to do"
-    steps = run["next_steps"] or ["Nothing has to be done."]
+    steps = run["next_steps"] or ["No action is needed."]
     yield "\n".join(f"{number}. {markdown_text(step)}" for number, step in enumerate(steps, start=1))
     if run["passed_over"] and run["latest_resumable"]:
         yield f"Newer than {markdown_code(run['latest_resumable'])}, and passed over:"
@@ -75,11 +75,11 @@ def _training(document: Json) -> Iterator[str]:
 
 
 def _ways_on(document: Json) -> Iterator[str]:
-    """The ways on, best first, each with what it keeps and loses."""
+    """The recovery options, best first, each with what it keeps and loses."""
     recovery = document.get("recovery")
     if not recovery:
         return
-    yield "## Ways on"
+    yield "## Recovery options"
     yield markdown_text(recovery["headline"])
     yield "\n".join(
         f"{number}. **{markdown_text(option['title'])}**{' (recommended)' if option['recommended'] else ''}. "
@@ -90,7 +90,7 @@ def _ways_on(document: Json) -> Iterator[str]:
 
 
 def _environment(document: Json) -> Iterator[str]:
-    """The Python that trains."""
+    """The training interpreter."""
     known = document["run"]["environment"]
     if known is None:
         return
@@ -173,7 +173,7 @@ def _finding(found: Json) -> str:
     return (
         f"- **{markdown_text(found['message'])}** ({markdown_code(found['code'])}, {found['severity']}){said}\n"
         f"  - What happens to the training: {markdown_text(found['effect'])}\n"
-        f"  - Cure: {markdown_text(found['cure'])}"
+        f"  - Fix: {markdown_text(found['cure'])}"
     )
 
 
@@ -227,8 +227,8 @@ _CROSS_CHECK = {
     "lora_epoch": "LoRA ss_epoch",
     "lora_steps": "LoRA ss_steps",
     "steps_per_epoch": "steps per epoch",
-    "launch_epoch": "would go on at epoch",
-    "next_epoch": "should go on at epoch",
+    "launch_epoch": "would continue at epoch",
+    "next_epoch": "should continue at epoch",
 }
 
 
@@ -255,7 +255,7 @@ def _cross_check(document: Json) -> Iterator[str]:
 def _wrong_start(row: Json) -> Iterator[str]:
     would, should = row["launch_epoch"], row["next_epoch"]
     if None not in (would, should) and would != should:
-        yield f"- {markdown_code(row['state'])} **would go on at epoch {would} instead of {should}.**"
+        yield f"- {markdown_code(row['state'])} **would continue at epoch {would} instead of {should}.**"
 
 
 def _loras(document: Json) -> Iterator[str]:
@@ -307,7 +307,7 @@ def _closing(document: Json) -> Iterator[str]:
         names = ", ".join(markdown_code(name) for name in document["small_files"])
         yield f"In the zip file beside this text: {names}."
     for entry in document["run"]["skipped"]:
-        yield f"Not looked into: {markdown_code(entry['name'])}, because {markdown_text(entry['reason'])}."
+        yield f"Skipped: {markdown_code(entry['name'])}, because {markdown_text(entry['reason'])}."
 
 
 def _table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -129,7 +129,7 @@ def _text(value: Any) -> str:
 def load_table(outputs: Path | str, run: str | None = None, python: Path | str | None = None) -> pd.DataFrame:
     """The table of an outputs folder, or of one of its runs, in one call.
 
-    :param python: the Python that trains, if it is not found in FluxGym's folder.
+    :param python: the training interpreter, if it is not found in FluxGym's folder.
     :raises OutputsFolderError: when the folder is missing or unreadable.
     :raises UnknownName: when there is no such run.
     """

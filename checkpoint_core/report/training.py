@@ -33,18 +33,18 @@ def status_sentence(status: TrainingStatus) -> str:
     """What there is to say besides, in the user's words; empty where there is nothing."""
     if status.life is Life.UNWATCHED:
         return (
-            "It runs, and nobody watches it: its saves are not checked, and it is not brought back if it crashes. "
-            "Press “Watch it” to change that."
+            "It runs, but nothing monitors it: its saves are not checked, and it does not restart after a crash. "
+            "Press “Monitor this training” to change that."
         )
     if status.life is Life.LOST and status.record and status.record.status is ProcessState.STARTING:
         return (
-            "Its watcher ended before the training began, so nothing was trained. What it said stands in the run's "
-            "folder .training, in watcher.log. Try again; if it stays so, send the diagnosis."
+            "Its monitor ended before the training began, so nothing was trained. Its last words are in "
+            ".training/watcher.log in the run's folder. Try again; if it happens again, send the diagnosis."
         )
     if status.life is Life.LOST:
         return (
-            "It was running, and neither it nor its watcher is there any more: the machine was switched off, or both "
-            "were killed. Choose a checkpoint to go on from."
+            "It was running, but it and its monitor are gone: the machine was switched off, or both were killed. "
+            "Choose a checkpoint to resume from."
         )
     return status.record.message if status.record else ""
 

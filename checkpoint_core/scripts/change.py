@@ -275,7 +275,7 @@ def _code_page_notes(script: TrainScript, edits: Sequence[Edit]) -> list[str]:
     foreign = any(isinstance(edit, SetValue) and not edit.value.isascii() for edit in edits)
     if script.dialect is Dialect.BAT and foreign and "65001" not in script.text:
         return [
-            "The path has letters that cmd reads rightly only in code page 65001: run `chcp 65001` first."
+            "The path has letters that cmd reads correctly only in code page 65001: run `chcp 65001` first."
         ]
     return []
 

@@ -262,8 +262,8 @@ class StateFacts:
 
     @property
     def saved_ns(self) -> int:
-        """When the save was finished: the newest of the files that a save writes, for want of them of any file,
-        for want of any of the directory itself."""
+        """When the save was finished: the newest of the files that a save writes, or of any file where there are
+        none of these, or the directory itself where there are no files."""
         files = [entry for entry in self.files if entry.kind is EntryKind.FILE]
         written = [entry for entry in files if is_saved_file(entry.name)] or files
         return max((entry.modified_ns for entry in written), default=self.modified_ns)

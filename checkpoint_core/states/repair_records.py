@@ -1,7 +1,7 @@
 """``repairs.json`` beside the states: which repairs were made, of which files, and how to take them back.
 
 The record is written before the first file changes place and after the last, so a repair that was interrupted is told
-by its status, and can be finished or taken back with what lies in ``.repairs/ID/``.
+by its status, and can be finished or reverted with what lies in ``.repairs/ID/``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _STATUSES = frozenset({APPLYING, APPLIED, UNDOING, UNDONE})
 
 
 class RecordUnusable(RuntimeError):
-    """``repairs.json`` is not one that was written here; nothing is repaired or taken back over it."""
+    """``repairs.json`` is not one that was written here; nothing is repaired or reverted over it."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class RepairRecord:
 
     @property
     def is_interrupted(self) -> bool:
-        """Whether it was begun and neither finished nor taken back."""
+        """Whether it was begun and neither finished nor reverted."""
         return self.status in (APPLYING, UNDOING)
 
 

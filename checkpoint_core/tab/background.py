@@ -55,7 +55,7 @@ class BackgroundTasks:
         yield from self._on_checkpoint(run_name, selected, layout, "verified", work, progress)
 
     def rehearse(self, run_name: PageName, selected: PageName, layout: str = "") -> Iterator[str]:
-        """Load a checkpoint for trial with the Python that trains; yields what to show, at the end how it went."""
+        """Load a checkpoint as a test with the training interpreter; yields what to show, at the end how it went."""
         stages, began = [RehearsalStage.STARTING], time.monotonic()
 
         def work(item: CheckpointReport, cancelled: Callable[[], bool]) -> str:

@@ -1,4 +1,4 @@
-"""The Python that trains, as the tab shows it and lets it be chosen."""
+"""The training interpreter, as the tab shows it and lets it be chosen."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from checkpoint_core.tab.views.markup import safe_name
 
 @dataclass(frozen=True)
 class InterpreterView:
-    """What the page shows: the picker's choices and value, and the Python that trains with its versions, as HTML."""
+    """What the page shows: the picker's choices and value, and the training interpreter with its versions, as HTML."""
 
     choices: list[tuple[str, PageName]]
     chosen: PageName
@@ -23,7 +23,7 @@ class InterpreterView:
 
 
 class TrainingPython:
-    """The Python that trains in one FluxGym folder.
+    """The training interpreter in one FluxGym folder.
 
     Only one that this machine itself names can be chosen: no path comes from the browser.
 
@@ -62,7 +62,7 @@ class TrainingPython:
         return self.view()
 
     def view(self) -> str:
-        """The Python that trains, and its versions, as HTML."""
+        """The training interpreter, and its versions, as HTML."""
         environment = self.environment()
         told = f"Training environment: {environment_line(environment)}"
         is_known = isinstance(environment, EnvironmentFacts)

@@ -1,4 +1,4 @@
-"""Who knows the runs and checkpoints by the names that the page shows; what the desk's helpers need of it."""
+"""Who knows the runs and checkpoints by the names that the page shows; whon the page's helpers need of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from checkpoint_core.tab.page_names import PageName
 
 
 class RunLookup(Protocol):
-    """A desk, as far as names go; :class:`checkpoint_core.tab.presenter.TabPresenter` says what each raises."""
+    """A presenter, as far as names go; :class:`checkpoint_core.tab.presenter.TabPresenter` says what each raises."""
 
     def auditor(self, layout: str = "") -> Auditor:
         """The auditor for a layout."""

@@ -98,7 +98,7 @@ class RunView:
 class TabPresenter:
     """What the tab's handlers call, for one outputs folder; safe to use from several threads.
 
-    :param python: the Python that trains, where it was named when the tab was started.
+    :param python: the training interpreter, where it was named when the tab was started.
     :param hosting: this process is FluxGym itself.
     """
 
@@ -244,9 +244,7 @@ class TabPresenter:
     def resume_shown(self, view: RunView | None, layout: str = "") -> ActionResult:
         """:meth:`resume` of what a page showed; ``None`` where it has not been shown anything by this process."""
         if view is None:
-            told = (
-                "The page was older than what serves it. It is up to date now: look again, and press again."
-            )
+            told = "This page was out of date. It is up to date now: look again, then press again."
             return ActionResult(info_view(told))
         return self.resume(view.run, view.selected, view.change, layout)
 
@@ -259,7 +257,7 @@ class TabPresenter:
             return written
         try:
             started = self.training.start(view.run, bring_back)
-        except Exception as error:  # noqa: BLE001 - the script is written, and what takes it back must not be lost
+        except Exception as error:  # noqa: BLE001 - the script is written, and what reverts it must not be lost
             told = f"The train script was changed, but the training could not be started: {error}"
             return replace(written, message=written.message + error_view(told))
         message = started.message if started.done else written.message + started.message
@@ -325,7 +323,7 @@ class TabPresenter:
         try:
             run = self.run(run_name)
             return run.checkpoint(run.facts.resume_target.state_name or "").facts.path
-        except Exception:  # noqa: BLE001 - something was written, and what takes it back must not be lost
+        except Exception:  # noqa: BLE001 - something was written, and what reverts it must not be lost
             return None
 
     def preview_fresh(self, run_name: PageName) -> tuple[str, ScriptChange | None]:

@@ -1,4 +1,4 @@
-"""What the tab does with repairs and ways on: shows them, asks, carries them out, takes them back."""
+"""What the tab does with repairs and recovery options: shows them, asks, carries them out, reverts them."""
 
 from __future__ import annotations
 
@@ -81,11 +81,11 @@ class RepairPresenter:
         return known[2]
 
     def recovery(self, run: RunReport, layout: str, choices: Choices) -> RecoveryPlan:
-        """The ways on for a run, repairs planned anew only where something changed."""
+        """The recovery options for a run, repairs planned anew only where something changed."""
         return plan_recovery(self._presenter.auditor(layout), run, choices, self._plan)
 
     def options(self, run: RunReport, recovery: RecoveryPlan) -> str:
-        """The ways on for a run, as HTML; nothing for a run that has neither a checkpoint nor a LoRA file."""
+        """The recovery options for a run, as HTML; nothing for a run that has neither a checkpoint nor a LoRA file."""
         shown = (
             recovery_view(recovery)
             if any(option.kind is not OptionKind.FRESH for option in recovery.options)
@@ -118,7 +118,7 @@ class RepairPresenter:
     def repair(self, run_name: PageName, layout: str, shown: RepairPlan | None) -> ActionResult:
         """Carry out what was shown of a checkpoint's repair; where anything changed since, nothing."""
         if shown is None:
-            return ActionResult(info_view("There is nothing to repair any more; look again."))
+            return ActionResult(info_view("There is nothing left to repair; look again."))
         return self._guarded(lambda: self._repair(run_name, layout, shown))
 
     def _repair(self, run_name: PageName, layout: str, repair_plan: RepairPlan) -> ActionResult:
@@ -166,7 +166,7 @@ class RepairPresenter:
     def _ask_undo(self, run: RunReport, item: CheckpointReport) -> tuple[str, Confirmation]:
         record = transaction.undoable(run.facts.path, item.name)
         if record is None:
-            raise NothingToUndo("This repair was taken back already. Nothing was changed.")
+            raise NothingToUndo("This repair was already reverted. Nothing was changed.")
         keeps = transaction.keeps_its_script(run.facts.path, record)
         return undo_question(record, keeps), Confirmation(page_name(run.name), Asked.UNDO, undo=record)
 
@@ -186,7 +186,7 @@ class RepairPresenter:
     def answer(self, question: Confirmation | None) -> ActionResult:
         """Do what the question asked; where anything changed since, nothing."""
         if question is None:
-            return ActionResult(info_view("There is nothing to do any more; look again."))
+            return ActionResult(info_view("There is nothing left to do; look again."))
         if question.undo is not None:
             return self.undo(question.run, question.undo)
         return self._guarded(lambda: self._apply_option(question))

@@ -18,7 +18,7 @@ from checkpoint_core.tab.views.table import DEFAULT_SORT
 
 
 class PageSession:
-    """One page's place at the desk; its handlers take turns, and each sees the newest choice.
+    """One page's place on the page; its handlers take turns, and each sees the newest choice.
 
     ``run`` and ``selected`` are names as the page shows them, ``shown`` is what it was sent last, ``pressed`` what it
     showed when “Resume” was pressed.
@@ -34,7 +34,7 @@ class PageSession:
         self.turn = threading.RLock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PageSession:
-        # Gradio copies a State's first value for each page that is opened; each gets a seat of its own.
+        # Gradio copies a State's first value for each page that is opened; each gets a session of its own.
         return PageSession()
 
     def pick(self, run: PageName) -> None:

@@ -152,10 +152,10 @@ class TrainingPresenter:
             except DeviceBusy as error:
                 question = Confirmation(run_name, Asked.FORCE, bring_back=bring_back)
                 return ActionResult(warning_view(f"{error} Start it all the same?"), question)
-            back = " If it crashes, it is brought back." if bring_back else ""
+            back = " If it crashes, it restarts automatically." if bring_back else ""
             told = (
-                "The training is starting. It goes on when this page is closed and when FluxGym is restarted."
-                f"{back} It stands above, with its log."
+                "The training is starting. It keeps running when this page is closed or FluxGym is restarted."
+                f"{back} Its status and log appear above."
             )
             return ActionResult(good_view(told), done=True)
 
@@ -173,11 +173,12 @@ class TrainingPresenter:
             run = self._presenter.run(run_name)
             launcher.watch_detached(self._start_of(run, bring_back, True))
             back = (
-                " If it ends before its last epoch it is brought back, whoever ended it: to end it, stop it here."
+                " If it ends before its last epoch, it restarts automatically, whoever ended it. To end it, stop it "
+                "here."
                 if bring_back
                 else ""
             )
-            told = f"It is watched from now on: each save is checked.{back}"
+            told = f"It is monitored from now on: each save is checked.{back}"
             return ActionResult(good_view(told), done=True)
 
         return self._guarded(work)

@@ -171,7 +171,7 @@ def _with_rates(forecast: Forecast, facts: StateFacts, point: LaunchPoint) -> Fo
 
 
 def forecast_sentence(forecast: Forecast) -> str:
-    """The outlook in one sentence; what is not known is left out.
+    """The forecast in one sentence; what is not known is left out.
 
     ``Resumes after epoch 12 of 16, trains 4 epochs (1,000 steps), learning rate 8e-4, next save at epoch 16.``
     """

@@ -76,7 +76,7 @@ class SupervisorIO(Protocol):
         ...
 
     def left_behind(self, checkpoint: str) -> frozenset[str]:
-        """The checkpoints that a training which begins at this one has gone back behind."""
+        """The checkpoints that a training which begins at this one has rolled back past."""
         ...
 
     def is_finished(self, running: Running) -> bool:

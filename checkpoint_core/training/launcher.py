@@ -61,7 +61,7 @@ class NothingRuns(LookupError):
 class Start:
     """What is started, and how.
 
-    ``python`` is the Python that trains, where it was found; ``force`` starts it beside another training on the same
+    ``python`` is the training interpreter, where it was found; ``force`` starts it beside another training on the same
     GPU; ``options`` are further ones for ``watch``.
     """
 
@@ -82,7 +82,7 @@ def overwrites(run: RunReport) -> str:
     there = "is 1 checkpoint" if count == 1 else f"are {count} checkpoints"
     return (
         "The train script has no --resume: it begins at epoch 1 and overwrites the run's files one by one. There "
-        f"{there}. To go on with the training, choose a checkpoint and resume from it."
+        f"{there}. To continue the training, choose a checkpoint and resume from it."
     )
 
 
@@ -112,7 +112,7 @@ def watch_detached(start: Start, spawn: Callable[..., object] = start_watcher) -
         found = of_run(start.run, find_trainings())
         life = life_of(start.run, read_record(start.run), found)
         if life is Life.WATCHED:
-            raise CannotStart("This training is watched already.")
+            raise CannotStart("This training is already monitored.")
         if life is not Life.UNWATCHED:
             raise NothingRuns("No training of this run is running any more; look again.")
         return _spawned(start, spawn, adopts=True)
@@ -134,7 +134,7 @@ def _spawned(start: Start, spawn: Callable[..., object], adopts: bool) -> Traini
         try:
             process = spawn(arguments, log)
         except OSError as error:
-            raise CannotStart(f"The watcher could not be started: {error.strerror or error}.") from error
+            raise CannotStart(f"The monitor could not be started: {error.strerror or error}.") from error
     watcher = processes.identify(process.pid)  # type: ignore[attr-defined]
     return claim(start, watcher, adopts, token)
 
@@ -208,9 +208,7 @@ def stop(run: Path, now: bool = False, sleep: Callable[[float], None] = time.sle
         raise CannotStart(
             "Some of its processes could not be ended: this user may not. End them in a terminal."
         )
-    write_journal(
-        run, JournalLine(time.time_ns(), "stopped", "Stopped, as you asked; nobody was watching it.")
-    )
+    write_journal(run, JournalLine(time.time_ns(), "stopped", "Stopped, as you asked; it was not monitored."))
     if record is not None:
         write_record(run, with_status(record, ProcessState.STOPPED, time.time_ns(), training=None))
     return "Stopped."
@@ -234,10 +232,11 @@ def check(start: Start) -> None:
     run, trainings = start.run, find_trainings()
     life = life_of(run, read_record(run), of_run(run, trainings))
     if life is Life.WATCHED:
-        raise CannotStart("A training of this run is running already. Stop it first, or let it run.")
+        raise CannotStart("This run is already training. Stop it first, or let it finish.")
     if life is Life.UNWATCHED:
         raise CannotStart(
-            "A training of this run is running already, without a watcher. Press “Watch it” to see it here, or stop it."
+            "This run is already training, but nothing monitors it. Press “Monitor this training” to see it here, or "
+            "stop it."
         )
     _check_script(run, start.python)
     others = [each for each in trainings if each.run != run.resolve()]
@@ -261,12 +260,12 @@ def _check_script(run: Path, python: str | None) -> None:
     if script.output_dir and not _is_here(script.output_dir, run):
         raise CannotStart(
             f"The train script writes into {script.output_dir}, which is not this run's folder here: it was made on "
-            "another machine, or the folder was moved. Let FluxGym write it anew here, or run it where it belongs."
+            "another machine, or the folder was moved. Let FluxGym rewrite it here, or run it where it belongs."
         )
     if python is None and b"accelerate launch" in path.read_bytes() and shutil.which("accelerate") is None:
         raise CannotStart(
-            "It is not known which Python trains, and there is no “accelerate” on PATH, so it would fail at once. "
-            "Choose the Python under “Options” (--python on the command line)."
+            "No training interpreter is known, and there is no “accelerate” on PATH, so it would fail at once. Choose "
+            "one under “Options” (--python on the command line)."
         )
 
 

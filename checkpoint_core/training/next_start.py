@@ -64,12 +64,12 @@ def choose_start(
 ) -> NextStart | NoStart:
     """Choose the checkpoint, repair what it needs, and write it into the train script.
 
-    Each checkpoint that comes into question is read to its last byte first, so that one with flipped bits or NaN is
+    Each checkpoint that comes into question is fully verified first, so that one with flipped bits or NaN is
     passed over. Checkpoints that the trainer has just refused are too.
 
     :param auditor: one that knows that nothing is being saved.
     :param refused: names of states that the trainer would not load.
-    :param abandoned: names of states of an earlier training, which the user has gone back behind.
+    :param abandoned: names of states of an earlier training, which the user has rolled back past.
     """
     try:
         transaction.finish_interrupted((auditor.outputs / name).absolute())
@@ -128,12 +128,12 @@ def _has_lora(run: RunReport, checkpoint: str) -> bool:
 
 
 def left_behind(run: RunReport, resumed_from: str) -> frozenset[str]:
-    """The checkpoints that a training which begins now has gone back behind, by choosing where it begins.
+    """The checkpoints that a training which begins now has rolled back past, by choosing where it begins.
 
     Who resumes from epoch 8 though there is an epoch 12, or starts fresh, does not want epoch 12 after a crash. To be
     asked at the start: the trainer's retention may remove the checkpoint that it began at.
 
-    :param resumed_from: the state's name from which it begins, empty where it begins anew or from elsewhere.
+    :param resumed_from: the state's name from which it begins, empty where it starts over or from elsewhere.
     """
     began = next((item.position.step for item in run.checkpoints if item.name == resumed_from), None)
     steps = ((item.name, item.position.step) for item in run.checkpoints if item.name != resumed_from)
@@ -143,7 +143,7 @@ def left_behind(run: RunReport, resumed_from: str) -> frozenset[str]:
 
 
 def abandoned(run: RunReport, behind: Collection[str], started_ns: int) -> frozenset[str]:
-    """Of the checkpoints that were gone back behind those that this training has not saved anew since."""
+    """Of the checkpoints that were rolled back past those that this training has not saved anew since."""
     earlier = (item.name for item in run.checkpoints if item.facts.saved_ns < started_ns)
     return frozenset(name for name in earlier if name in behind)
 
@@ -166,15 +166,16 @@ def _without_checkpoint(run: RunReport, options: tuple[RecoveryOption, ...]) -> 
     if _is_first_save(run):
         steps = next((option.lost_steps for option in options if option.kind is OptionKind.FRESH), None)
         lost = f" {steps:,} steps are trained again." if steps else ""
-        return NextStart("", f"The first save was cut off, and there is no other: it begins anew.{lost}")
+        return NextStart("", f"The first save was cut off, and there is no other: it starts over.{lost}")
     if run.checkpoints:
         told = "; ".join(option.title for option in options) or "none is known"
         return NoStart(
-            "No checkpoint can be resumed without a loss that you should decide on. Choose one of the ways on "
+            "No checkpoint can be resumed without a loss that you should decide on. Choose a recovery option "
             f"yourself: {told}."
         )
     if run.facts.resume_target.kind not in ("none", "state"):
         return NoStart(
-            "The train script resumes from a place that is not there. Choose a way on in the tab, then start again."
+            "The train script resumes from a place that is not there. Choose a recovery option in the tab, then start "
+            "again."
         )
     return NextStart("", "No checkpoint had been saved yet: it begins as the train script says.")

@@ -85,7 +85,7 @@ class TrainingRecord:
     next_try_ns: int = 0
     message: str = ""
     warnings: tuple[str, ...] = ()
-    #: States of an earlier training that this one has gone back behind: they were newer when it began.
+    #: States of an earlier training that this one has rolled back past: they were newer when it began.
     behind: tuple[str, ...] = ()
     #: Tells the watcher that was started for this record that it is the one.
     token: str = ""

@@ -1,6 +1,6 @@
 """Looks at each new save once it has settled, reads every byte of it, and writes down what it was.
 
-The manifest beside the states later tells damage of the disk from damage at birth.
+The manifest beside the states later tells damage of the disk from corruption while saving.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from checkpoint_core.states import VerificationCancelled
 
 @dataclass(frozen=True)
 class Checked:
-    """One save that was read to its last byte.
+    """One save that was fully verified.
 
     ``trouble`` says in words what is wrong with it, empty if nothing; ``note`` what else there is to know.
     """

@@ -38,7 +38,7 @@ def script_command(script: Path) -> list[str]:
 def training_environment(variables: Mapping[str, str], python: str | None) -> dict[str, str]:
     """The variables of a training.
 
-    :param python: the Python that trains; its folder comes first on PATH, so that ``accelerate`` is its own.
+    :param python: the training interpreter; its folder comes first on PATH, so that ``accelerate`` is its own.
     """
     kept = {name: value for name, value in variables.items() if name not in _DROPPED}
     kept |= {"PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1", "LOG_LEVEL": "DEBUG"}

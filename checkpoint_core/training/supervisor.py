@@ -25,7 +25,7 @@ SAVE_WAIT_SECONDS = 180.0
 _MOST_WARNINGS = 5
 #: How long a start waits for processes of the run that are still there.
 _LEFT_SECONDS = 30.0
-_NOT_ENDED = "Some of its processes could not be ended; it is tried again."
+_NOT_ENDED = "Some of its processes could not be ended; trying again."
 
 
 class Supervisor:
@@ -72,8 +72,8 @@ class Supervisor:
             behind = tuple(sorted(self._world.left_behind(checkpoint)))
             began = running.began_ns
             self.record = replace(self.record, started_ns=began, resumed_from=checkpoint, behind=behind)
-        where = "" if running.prints_here else " It prints elsewhere, so its log is not shown here."
-        self._say("adopted", f"Watching a training that was running already.{where}")
+        where = "" if running.prints_here else " Its output is elsewhere, so its log is not shown here."
+        self._say("adopted", f"Monitoring a training that was already running.{where}")
         self._set_status(ProcessState.RUNNING, training=running.root, is_adopted=not running.prints_here)
 
     def tick(self) -> None:
@@ -173,12 +173,12 @@ class Supervisor:
                 later = (
                     ""
                     if settled
-                    else " The training goes on; an earlier checkpoint is the one to resume from."
+                    else " The training continues; an earlier checkpoint is the one to resume from."
                 )
                 self._warn("bad-save", told + later)
             else:
                 known = f"to know: {save.note}" if save.note else "it is good."
-                self._say("checked", f"{save.title} was saved and read to its last byte; {known}")
+                self._say("checked", f"{save.title} was saved and fully verified; {known}")
         if checked and not settled:
             trouble = self._world.disk_trouble()
             self._withdraw("disk-low")
@@ -277,8 +277,8 @@ class Supervisor:
                 each is Request.BRING_BACK
             ):
                 self.record = replace(self.record, bring_back=each is Request.BRING_BACK)
-                word = "will be" if self.record.bring_back else "will not be"
-                self._say("setting", f"It {word} brought back if it crashes, as you asked.")
+                word = "will" if self.record.bring_back else "will not"
+                self._say("setting", f"It {word} restart automatically after a crash, as you asked.")
                 self._set_status(self.record.status, self._running)
 
     def _stop(self, how: Request) -> None:

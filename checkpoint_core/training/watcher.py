@@ -160,7 +160,7 @@ class LiveRun:
         return found.root.pid if found is not None else None
 
     def left_behind(self, checkpoint: str) -> frozenset[str]:
-        """The checkpoints that a training which begins at this one has gone back behind."""
+        """The checkpoints that a training which begins at this one has rolled back past."""
         return left_behind(self.auditor.audit_run(self.name), checkpoint)
 
     def is_finished(self, running: Running) -> bool:

@@ -1,4 +1,4 @@
-"""The rehearsal on the page, and the Python that trains: which one it is, and what its versions do to a verdict."""
+"""The rehearsal on the page, and the training interpreter: which one it is, and what its versions do to a verdict."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_versions_that_nobody_has_tried_are_tried_before_the_script_is_changed(
 
     resume_button(page).click()
 
-    expect(page.locator("#ck-root")).to_contain_text("Rehearsing Epoch 2 with the Python that trains")
+    expect(page.locator("#ck-root")).to_contain_text("Rehearsing Epoch 2 with the training interpreter")
     expect(page.locator("#ck-result")).to_contain_text("The train script now resumes from epoch 2.")
     expect(page.locator(".ck-panel")).to_contain_text("rehearsal-passed")
     assert "--resume" in script.read_text(encoding="utf-8")
@@ -144,6 +144,6 @@ def test_the_python_that_trains_is_shown_under_the_options(famous: Server, open_
     page = open_tab(famous)
     page.get_by_role("button", name="Options").click()
 
-    expect(page.get_by_label("Python that trains")).to_have_value("Automatic")
+    expect(page.get_by_label("Training interpreter")).to_have_value("Automatic")
     expect(page.locator("#ck-root")).to_contain_text("Training environment: Python 3.")
     expect(page.locator("#ck-root")).to_contain_text("accelerate 0.33.0")

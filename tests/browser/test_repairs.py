@@ -1,4 +1,4 @@
-"""Repairs and ways on, on the page: shown, asked, done, taken back."""
+"""Repairs and recovery options, on the page: shown, asked, done, reverted."""
 
 from __future__ import annotations
 

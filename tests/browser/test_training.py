@@ -135,9 +135,9 @@ def test_a_bad_save_is_told_while_it_trains_and_the_box_is_heeded(server: Server
         "other-000001-state) is not good"
     )
     expect(page.locator(".ck-training .ck-badge")).to_have_text("Training")
-    page.get_by_label("Bring it back if it crashes").uncheck()
+    page.get_by_label("Restart automatically after a crash").uncheck()
     page.get_by_text("Journal").click()
-    expect(page.locator(".ck-journal")).to_contain_text("It will not be brought back if it crashes")
+    expect(page.locator(".ck-journal")).to_contain_text("It will not restart automatically after a crash")
 
 
 def test_room_is_made_item_by_item_after_a_question(server: Server, open_tab: OpenTab) -> None:
@@ -149,7 +149,7 @@ def test_room_is_made_item_by_item_after_a_question(server: Server, open_tab: Op
     page.get_by_role("button", name="Yes, do it").click()
     expect(page.locator(".ck-training .ck-badge")).to_have_text("Stopped")
     page.get_by_role("button", name="Refresh").click()
-    page.get_by_text("Room on the disk").click()
+    page.get_by_text("Disk space").click()
     box = page.get_by_role("checkbox", name=re.compile(r"^Epoch \d+ \("))
     expect(box.first).to_be_visible()
     before = {path.name for path in run.glob("*-state")}

@@ -460,7 +460,7 @@ def test_the_help_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-# The Python that trains
+# The training interpreter
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def test_what_is_beyond_repair_is_told(world: World) -> None:
 def test_what_needs_no_repair_says_so(world: World) -> None:
     done = Done("repair", world.latest)
     assert done.code == 0
-    assert "Epoch 4 resumes as it is; nothing has to be repaired." in done.words
+    assert "Epoch 4 resumes as it is; no repair is needed." in done.words
 
 
 def test_the_epoch_can_be_corrected_in_the_state(world: World) -> None:
@@ -129,7 +129,7 @@ def test_recover_shows_the_ways_and_takes_the_first(world: World) -> None:
 
 def test_recover_takes_the_way_that_is_named(world: World) -> None:
     remove(world.latest / "scheduler.bin")
-    dry = Done("recover", world.run, "--way", 2)
+    dry = Done("recover", world.run, "--option", 2)
     assert "Nothing was written" in dry.out
     assert resume_argument(world) is None
 
@@ -162,7 +162,7 @@ def test_a_run_beyond_resuming_ends_with_1(world: World) -> None:
         (("repair", "LATEST", "--apply", "--undo"), "Give either --apply or --undo"),
         (("repair", "LATEST", "--json", "--apply"), "Give either --json or --apply"),
         (("recover", "RUN", "--json", "--apply"), "takes none"),
-        (("recover", "RUN", "--way", "9"), "There are 3 ways"),
+        (("recover", "RUN", "--way", "9"), "There are 3 options"),
         (("repair", "RUN/nothing-state"), "has no checkpoint"),
         (("recover", "RUN/nothing"), "There is no folder"),
     ],

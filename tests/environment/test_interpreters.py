@@ -147,7 +147,7 @@ def test_an_active_environment_that_cannot_train_is_not_taken_for_fluxgyms(
 
 def test_none_found_says_where_was_looked(gym: Path) -> None:
     assert find(gym, Answering({})) == EnvironmentProblem(
-        "", "", f"there is none in env/, venv/, .venv/ of {gym}, and none was chosen"
+        "", "", f"no interpreter found in env/, venv/, .venv/ of {gym}; choose one under Options"
     )
 
 

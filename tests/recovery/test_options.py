@@ -1,4 +1,4 @@
-"""The ways on: their order, what each keeps and loses, and what is said where little is left."""
+"""The recovery options: their order, what each keeps and loses, and what is said where little is left."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_good_run_resumes_and_nothing_is_lost(world: World) -> None:
     assert found.recommended is found.options[0]
     assert found.options[0].loses == "Nothing."
     assert found.options[0].forecast.startswith("Resumes after epoch 4 of 8")
-    assert found.headline == "Resume from epoch 4: nothing has to be repaired."
+    assert found.headline == "Resume from epoch 4: no repair is needed."
 
 
 def test_a_repair_that_loses_nothing_comes_before_an_older_checkpoint(world: World) -> None:
@@ -87,7 +87,7 @@ def test_the_only_checkpoint_is_damaged(world: World) -> None:
     assert kinds(found) == [("warm-start", 0), ("fresh", 32)]
     assert found.headline == (
         "No checkpoint can be resumed (the only checkpoint is damaged beyond repair). Start from the LoRA file of "
-        "epoch 4. The optimizer's memory and the learning rate schedule start anew."
+        "epoch 4. The optimizer's memory and the learning rate schedule start over."
     )
 
 
@@ -142,7 +142,7 @@ def test_a_run_without_checkpoints(world: World) -> None:
     found = recovery(world)
 
     assert [option.kind for option in found.options] == [OptionKind.WARM_START, OptionKind.FRESH]
-    assert found.headline == "There are no checkpoints to go on from."
+    assert found.headline == "There are no checkpoints to resume from."
 
 
 def test_a_warm_start_writes_its_flags_and_takes_the_others_out(world: World) -> None:

@@ -1,4 +1,4 @@
-"""A repair that does not do what it promised, or cannot be judged, is taken back, and never hides behind an error."""
+"""A repair that does not do what it promised, or cannot be judged, is reverted, and never hides behind an error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.damage import remove
 from tests.world import World
 
 LOOKS: tuple[Exception, ...] = (
-    RuntimeError("the Python that trains went away"),
+    RuntimeError("the training interpreter went away"),
     OSError(errno.EIO, "Input/output error"),
     UnknownName("There is no such checkpoint."),
     OutputsFolderError("The outputs folder is gone."),
@@ -101,7 +101,7 @@ def test_where_even_taking_back_fails_it_says_so_and_where_the_originals_are(
     }
     monkeypatch.setattr(transaction, "undo", failing)
 
-    with pytest.raises(RepairFailed, match=r"could not be taken back either .*Input/output error") as caught:
+    with pytest.raises(RepairFailed, match=r"could not be reverted either .*Input/output error") as caught:
         plan.execute(looks[look])
 
     (record,) = read_records(broken.run)

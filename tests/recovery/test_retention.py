@@ -198,7 +198,7 @@ def test_the_last_good_one_and_the_newest_stay(world: World) -> None:
         truncate(world.state(epoch) / "optimizer.bin")
     plan = planned(world)
     assert names(plan) == [2, 3]
-    assert plan.why_kept(world.state(1).name) == "The best way on starts from it."
+    assert plan.why_kept(world.state(1).name) == "The recommended recovery option starts from it."
     assert plan.why_kept(world.state(4).name) == "It is the newest of all."
     run = audit_world(world)
     assert names(plan_retention(run, None)) == [2, 3]
@@ -220,7 +220,7 @@ def test_one_that_needs_a_fix_stays_where_the_best_way_on_repairs_it(world: Worl
     remove(world.latest / "scheduler.bin")
     plan = planned(world)
     assert names(plan) == [1]
-    assert plan.why_kept(world.latest.name) == "The best way on starts from it."
+    assert plan.why_kept(world.latest.name) == "The recommended recovery option starts from it."
 
 
 def test_where_none_resumes_two_that_can_be_repaired_stay(world: World) -> None:

@@ -1,4 +1,4 @@
-"""A repair is carried out whole or not at all, wherever it is killed, and taken back to the byte."""
+"""A repair is carried out whole or not at all, wherever it is killed, and reverted to the byte."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_undo_brings_every_byte_and_time_back(run: Path) -> None:
     assert transaction.undoable(run, "cat-000004-state") is None
     times = {path.stat().st_mtime_ns for path in (run / "cat-000004-state").iterdir()}
     assert times == {SAVED_NS}
-    with pytest.raises(transaction.NothingToUndo, match="taken back already"):
+    with pytest.raises(transaction.NothingToUndo, match="reverted already"):
         transaction.undo(run, record.id)
 
 
@@ -261,7 +261,7 @@ def test_where_even_taking_back_fails_it_says_where_the_originals_are(
 
     monkeypatch.setattr(transaction, "_place", failing)
     monkeypatch.setattr(transaction, "_finish_undo", failing)
-    with pytest.raises(WriteFailed, match="could not be taken back either") as caught:
+    with pytest.raises(WriteFailed, match="could not be reverted either") as caught:
         transaction.apply(plan_of(run))
 
     (record,) = read_records(run)

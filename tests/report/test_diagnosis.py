@@ -86,7 +86,7 @@ def test_a_second_resume_that_would_go_wrong_can_be_read_off_the_numbers(real_ru
     told = section(markdown, "## Where each checkpoint stands")
 
     assert "| `tiny-lora-000004-state` | 4 | 4 | 16 | 32 | 32 | 4 | 16 | 8 | 3 | 5 |" in told
-    assert "- `tiny-lora-000004-state` **would go on at epoch 3 instead of 5.**" in told
+    assert "- `tiny-lora-000004-state` **would continue at epoch 3 instead of 5.**" in told
     assert "`tiny-lora-000002-state` **would" not in told
     assert "--initial_epoch 7" in section(markdown, "## What to do")
 
@@ -331,7 +331,7 @@ def test_the_ways_on_and_the_repairs_stand_in_the_report(world: World) -> None:
         "warm-start",
         "fresh",
     ]
-    assert "## Ways on" in report.markdown
+    assert "## Recovery options" in report.markdown
     assert "1. **Repair epoch 4 and resume** (recommended)" in report.markdown
     assert "files/repairs.json" in document["small_files"]
 
@@ -366,4 +366,4 @@ def test_a_report_of_a_run_that_was_never_started_here_has_no_training(world: Wo
 def test_a_report_without_planned_ways_has_none(world: World) -> None:
     report = diagnosis_for(audited(world))
     assert json.loads(report.json)["recovery"] is None
-    assert "## Ways on" not in report.markdown
+    assert "## Recovery options" not in report.markdown

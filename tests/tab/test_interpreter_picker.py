@@ -1,4 +1,4 @@
-"""The picker of the Python that trains: only what this machine names can be chosen, and the choice is kept."""
+"""The picker of the training interpreter: only what this machine names can be chosen, and the choice is kept."""
 
 from __future__ import annotations
 
@@ -69,4 +69,4 @@ def test_none_found_is_a_warning_and_says_where_was_looked(tmp_path: Path, gym: 
     shown = TrainingPython(tmp_path, None, hosting=False).view()
 
     assert "ck-warning" in shown
-    assert "Not found: there is none in env/, venv/, .venv/ of" in shown
+    assert "No interpreter found in env/, venv/, .venv/ of" in shown

@@ -1,4 +1,4 @@
-"""Repairs and ways on at the desk: shown, asked, done, taken back, refused."""
+"""Repairs and recovery options on the page: shown, asked, done, reverted, refused."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_what_can_be_repaired_says_so_and_what_cannot_does_not(presenter: TabPre
     assert view.repair_plan is not None
     assert (view.resumes, view.refusal) == (False, "It needs a fix first; see above.")
     assert "What “Repair and resume” changes" in view.preview
-    assert "the learning rate schedule anew, at 24 updates" in view.preview
+    assert "the learning rate schedule, regenerated at 24 updates" in view.preview
     truncate(broken / "optimizer.bin")
     view = presenter.show(GOOD, EPOCH_3, "")
     assert view.repair_plan is None
@@ -112,7 +112,7 @@ def test_what_was_shown_is_repaired_and_undone(presenter: TabPresenter, broken: 
     assert bytes_of(broken) == before
     assert (broken.parent / "train.sh").read_bytes() == script
     again = presenter.undo(GOOD, done.receipt)
-    assert "taken back already" in again.message
+    assert "reverted already" in again.message
     assert not again.written
 
 

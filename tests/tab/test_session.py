@@ -1,4 +1,4 @@
-"""One page's place at the desk: its events overlap, and the newest choice wins."""
+"""One page's place on the page: its events overlap, and the newest choice wins."""
 
 from __future__ import annotations
 

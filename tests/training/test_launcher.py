@@ -102,7 +102,7 @@ def test_two_presses_at_the_same_moment_start_one_training(world: World, spawn: 
     assert len(spawn.started) == 1  # type: ignore[attr-defined]
     assert sum(isinstance(each, TrainingRecord) for each in results) == 1
     told = {str(each) for each in results if isinstance(each, CannotStart)}
-    assert told == {"A training of this run is running already. Stop it first, or let it run."}
+    assert told == {"This run is already training. Stop it first, or let it finish."}
 
 
 @pytest.mark.parametrize("how", ["gone", "its number used again", "another boot"])
@@ -205,7 +205,7 @@ def test_a_training_that_others_started_is_not_started_twice_but_can_be_watched(
     until(lambda: training_status(world.run, Processes()).found)
 
     assert training_status(world.run, Processes()).life is Life.UNWATCHED
-    with pytest.raises(CannotStart, match="Watch it"):
+    with pytest.raises(CannotStart, match="Monitor this training"):
         launcher.start_detached(Start(world.run), spawn)
     assert processes.is_alive(launcher.watch_detached(Start(world.run), spawn).watcher)
     with pytest.raises(CannotStart, match="watched already"):

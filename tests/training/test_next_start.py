@@ -127,7 +127,7 @@ def test_where_the_first_save_was_cut_off_it_begins_anew(world: World) -> None:
         world.lora(epoch).unlink()
     truncate(world.state(1) / "optimizer.bin")
     assert choose(world) == NextStart(
-        "", "The first save was cut off, and there is no other: it begins anew. 8 steps are trained again."
+        "", "The first save was cut off, and there is no other: it starts over. 8 steps are trained again."
     )
 
 

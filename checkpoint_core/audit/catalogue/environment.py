@@ -1,4 +1,4 @@
-"""Findings about the Python that trains: the checkpoint is fine, and this environment does something else with it."""
+"""Findings about the training interpreter: the checkpoint is fine, and this environment does something else with it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ _INFO, _WARNING, _FIXABLE, _UNKNOWN = Severity.INFO, Severity.WARNING, Severity.
 _ENVIRONMENT = Subject.ENVIRONMENT
 
 _NAME_IT = (
-    "Name the Python that trains: “Python that trains” under Options in the tab, --python PATH on the command line, or "
-    "the variable FLUXGYM_PYTHON."
+    "Choose the training interpreter: “Training interpreter” under Options in the tab, --python PATH on the command "
+    "line, or the variable FLUXGYM_PYTHON."
 )
 _OTHER_ORDER = (
     "It says “Could not load random states” and trains on from the right weights, but images come in another order "
@@ -19,15 +19,15 @@ _OTHER_ORDER = (
 
 ENVIRONMENT: tuple[Entry, ...] = (
     Entry("environment-unknown", _UNKNOWN, _ENVIRONMENT,
-          "It could not be told which Python will run the training: {reason}.",
+          "The training interpreter is not known: {reason}.",
           "The checkpoints were judged by their files and the train script alone. accelerate 0.32 and 0.33 would stop "
           "with KeyError: 'step'.", _NAME_IT),
     Entry("environment-no-answer", _UNKNOWN, _ENVIRONMENT,
-          "The Python that trains ({python}) could not be asked for its versions: {reason}.",
+          "The training interpreter ({python}) did not tell its versions: {reason}.",
           "Whether it can load this checkpoint is not known.",
           "Repair that environment, or choose another. " + _NAME_IT),
     Entry("environment-lacks-package", _FIXABLE, _ENVIRONMENT,
-          "{package} is not installed in the Python that trains ({python}).",
+          "{package} is not installed in the training interpreter ({python}).",
           "The training stops at once: it cannot be imported. The checkpoint is not to blame.",
           "Install it: run {command} in a terminal."),
     Entry("environment-needs-step", _FIXABLE, _ENVIRONMENT,
@@ -37,7 +37,7 @@ ENVIRONMENT: tuple[Entry, ...] = (
     Entry("environment-loses-random-states", _WARNING, _ENVIRONMENT,
           "This environment (accelerate {accelerate}, torch {torch}) does not restore the random states: {reason}.",
           _OTHER_ORDER,
-          "Nothing has to be done. To restore them too, {cure}."),
+          "No action is needed. To restore them too, {cure}."),
     Entry("environment-refuses-file", _FIXABLE, _ENVIRONMENT,
           "This environment (accelerate {accelerate}, torch {torch}) refuses {evidence} in {file}.",
           "The trainer stops before the first step: “Weights only load failed”, or “No module named 'numpy._core'”. "
@@ -50,14 +50,14 @@ ENVIRONMENT: tuple[Entry, ...] = (
     Entry("environment-processes", _WARNING, _ENVIRONMENT,
           "The training will run as {processes} processes, and random states of {saved} were saved.",
           "The processes without saved random states draw other numbers.",
-          "Nothing has to be done. As many processes as before restore all of them."),
+          "No action is needed. As many processes as before restore all of them."),
     Entry("environment-processes-stop", _FIXABLE, _ENVIRONMENT,
           "The training will run as {processes} processes, and random states of {saved} were saved.",
           "accelerate {accelerate} stops with KeyError: 'step' in every process that finds none.",
           "Set --num_processes {saved} in the train script, or upgrade accelerate: run {command} in a terminal."),
     Entry("environment-gpu-count", _INFO, _ENVIRONMENT,
           "The checkpoint holds random states of {saved}; the training will see {visible}.",
-          "None that matters: numbers drawn on the GPU differ.", "Nothing has to be done."),
+          "None that matters: numbers drawn on the GPU differ.", "No action is needed."),
     Entry("environment-unusual", _INFO, _ENVIRONMENT, "The training's versions are unusual: {reason}.",
           "Whether it loads the checkpoint as other versions do was not tried.",
           "Press “Rehearse resume” to try it; this is also done before the train script is changed."),

@@ -18,23 +18,23 @@ PLAN = (
     Entry("dataset-changed", _FIXABLE, _SCRIPT,
           "An epoch had {saved} steps when this checkpoint was saved, now the images, repeats or batch size make "
           "{now}.",
-          "The trainer divides the saved step by the new number: it goes on at epoch {start_epoch} instead of "
+          "The trainer divides the saved step by the new number: it continues at epoch {start_epoch} instead of "
           "{next_epoch}, without a message, or stops if that is past the end.",
           "Set --initial_epoch {next_epoch} in the train script, and no --initial_step."),
     Entry("epoch-length-changed", _WARNING, _SCRIPT,
           "An epoch had {saved} steps when this checkpoint was saved, now it has {now}.",
-          "The training goes on at the right epoch, {next_epoch}; its epochs are of another length than before.",
-          "Nothing has to be done if you changed the images, repeats or batch size on purpose."),
+          "The training continues at the right epoch, {next_epoch}; its epochs are of another length than before.",
+          "No action is needed if you changed the images, repeats or batch size on purpose."),
     Entry("skip-accumulation", _FIXABLE, _SCRIPT,
           "The train script has --skip_until_initial_step with --gradient_accumulation_steps {accumulation}.",
-          "The trainer counts batches for updates when it skips: it goes on at epoch {start_epoch} instead of "
+          "The trainer counts batches for updates when it skips: it continues at epoch {start_epoch} instead of "
           "{next_epoch}, without a message.",
           "Remove --skip_until_initial_step from the train script."),
     Entry("learning-rate-jumps", _WARNING, _SCRIPT,
           "The learning rate goes from {saved} to {now} after the first step.",
           "The script's schedule or its number of steps is not the one of this checkpoint; the weights move at "
           "another pace from here on.",
-          "Nothing has to be done if you mean it. To keep the rate, set --lr_scheduler, --lr_warmup_steps and "
+          "No action is needed if you mean it. To keep the rate, set --lr_scheduler, --lr_warmup_steps and "
           "--max_train_epochs back, or use --lr_scheduler constant from the start."),
     Entry("step-names-collide", _WARNING, _RUN,
           "The resumed training counts its steps from {first} again and overwrites {names}.",

@@ -22,11 +22,11 @@ _STATE, _SCRIPT, _RUN = Subject.STATE, Subject.SCRIPT, Subject.RUN
 
 _OLDER = "Resume from an older checkpoint of this run that is ready."
 _FRESH_RANDOM = (
-    "Nothing has to be done with accelerate 0.34 or newer. With 0.32 or 0.33, upgrade: "
+    "No action is needed with accelerate 0.34 or newer. With 0.32 or 0.33, upgrade: "
     "pip install -U 'accelerate>=1.1' in the training environment."
 )
 _RANDOM_EFFECT = (
-    "Training goes on from the right weights, but images come in another order and with other noise. "
+    "Training continues from the right weights, but images come in another order and with other noise. "
     "accelerate 0.32 and 0.33 stop with KeyError: 'step' instead."
 )
 
@@ -76,7 +76,7 @@ _SAVES = (
           "Resuming from a half-written checkpoint fails or mixes two saves.",
           "Wait until the save is finished; the table refreshes by itself."),
     Entry("save-interrupted", _ERROR, _STATE, "The save was interrupted: {evidence}.",
-          "The trainer stops before the first step, for want of a file.", _OLDER, kind=FindingKind.INTERRUPTED),
+          "The trainer stops before the first step, because a file is missing.", _OLDER, kind=FindingKind.INTERRUPTED),
     Entry("state-empty", _ERROR, _STATE, "The directory is empty: the save was killed before its first file.",
           "The trainer stops before the first step: there is nothing to load.", _OLDER, kind=FindingKind.EMPTY),
     Entry("state-unreadable", _UNKNOWN, _STATE, "The directory could not be read: {detail}.",
@@ -91,12 +91,12 @@ _SAVES = (
           kind=FindingKind.OLDER, part=StatePart.RANDOM_STATES),
     Entry("file-times-disordered", _WARNING, _STATE,
           "The files' times do not follow the order of a save: {evidence}.",
-          "If they were only copied, training goes on as it should. If one was exchanged, it trains wrongly.",
+          "If they were only copied, training continues as it should. If one was exchanged, it trains wrongly.",
           "Press “Verify every byte”: it compares the weights with the LoRA file of the same epoch."),
     Entry("changed-since-save", _WARNING, _STATE,
           "{file} is not as it was when it was saved and checked ({evidence}).",
           "The save itself was fine: the disk, a copy or another program has changed the file since.",
-          "Nothing has to be done if you changed it yourself. Else restore the file from a backup or a copy, or resume "
+          "No action is needed if you changed it yourself. Else restore the file from a backup or a copy, or resume "
           "from another checkpoint that is ready."),
     Entry("damaged-at-save", _INFO, _STATE, "It was not whole when it was saved ({evidence}).",
           "The save itself failed (a full disk, a killed trainer, memory), or saved what was wrong already: copies of "
@@ -116,24 +116,24 @@ _POSITION = (
           _TRAIN_STATE_CURE, kind=FindingKind.MISSING, part=StatePart.TRAIN_STATE),
     Entry("train-state-broken", _FIXABLE, _STATE, "train_state.json is broken: {detail}.",
           "The trainer stops before the first step (JSONDecodeError or TypeError).",
-          'Write it anew as {{"current_epoch": {epoch}, "current_step": {step}}}.',
+          'Rewrite it as {{"current_epoch": {epoch}, "current_step": {step}}}.',
           kind=FindingKind.BROKEN, part=StatePart.TRAIN_STATE),
     Entry("train-state-no-step", _FIXABLE, _STATE, "train_state.json has no current_step.",
           "The trainer stops before the first step with KeyError: 'current_step'.",
-          'Write it anew as {{"current_epoch": {epoch}, "current_step": {step}}}.',
+          'Rewrite it as {{"current_epoch": {epoch}, "current_step": {step}}}.',
           kind=FindingKind.NO_STEP, part=StatePart.TRAIN_STATE),
     Entry("train-state-unreadable", _UNKNOWN, _STATE, "train_state.json could not be read: {detail}.",
-          "From which epoch the trainer would go on is not known.",
+          "Which epoch the trainer would continue at is not known.",
           "Make the file readable for this user, then refresh.",
           kind=FindingKind.UNREADABLE, part=StatePart.TRAIN_STATE),
     Entry("position-relative", _FIXABLE, _STATE,
           "This state was saved after a resume: its current_step is {current_step}, but the training stood at step "
           "{step}, in epoch {epoch}.",
-          "The trainer goes on at epoch {start_epoch} instead of {next_epoch}, trains epochs again and overwrites "
+          "The trainer continues at epoch {start_epoch} instead of {next_epoch}, trains epochs again and overwrites "
           "their files, without a message.",
           "Add --initial_epoch {next_epoch} to the train script (needed on every further resume), or set "
           "current_step in train_state.json to {step}."),
-    Entry("position-unknown", _UNKNOWN, _STATE, "It cannot be told which epochs the trainer would train: {evidence}.",
+    Entry("position-unknown", _UNKNOWN, _STATE, "Which epochs the trainer would train is not known: {evidence}.",
           "The trainer may train epochs again and overwrite their files.",
           "Write --initial_epoch into the train script, as a number: the epoch after the last one that was finished."),
     Entry("counts-disagree", _UNKNOWN, _STATE,
@@ -141,8 +141,8 @@ _POSITION = (
           "The files may be of two saves; then it trains on from the weights of an earlier moment.",
           "Press “Verify every byte” to compare the weights with the LoRA file. " + _OLDER),
     Entry("script-initial-epoch", _FIXABLE, _SCRIPT,
-          "The train script says {flag}, but this checkpoint must go on at epoch {next_epoch}.",
-          "The trainer follows the script: it goes on at epoch {start_epoch}.",
+          "The train script says {flag}, but this checkpoint must continue at epoch {next_epoch}.",
+          "The trainer follows the script: it continues at epoch {start_epoch}.",
           "Set --initial_epoch {next_epoch} in the train script, or remove {flag}."),
     Entry("script-initial-step", _FIXABLE, _SCRIPT,
           "The train script says --initial_step {initial_step} with --skip_until_initial_step, and this checkpoint "
@@ -156,11 +156,11 @@ _POSITION = (
           "To train on, raise --max_train_epochs above {epoch} in the train script."),
     Entry("mid-epoch", _WARNING, _STATE,
           "Saved in the middle of epoch {epoch}, at step {step}.",
-          "The trainer begins epoch {epoch} anew, so {repeated} steps are trained a second time.",
-          "Nothing has to be done. With --skip_until_initial_step the trainer skips them instead."),
+          "The trainer starts epoch {epoch} over, so {repeated} steps are trained a second time.",
+          "No action is needed. With --skip_until_initial_step the trainer skips them instead."),
     Entry("counts-from-zero", _INFO, _STATE, "The progress bar starts at 0 after the resume.",
           "It counts the steps of this launch against those of the whole training, so it ends below 100 %.",
-          "Nothing has to be done; the epoch in the log is right."),
+          "No action is needed; the epoch in the log is right."),
     Entry("name-differs", _WARNING, _STATE,
           "The directory's name says {named}, the files in it say epoch {epoch}.",
           "The trainer goes by the files.", "Make sure that this is the checkpoint you mean."),
@@ -204,14 +204,14 @@ _CONTENTS = (
           "state_dict”.",
           "Resume with the sd-scripts that saved it. " + _OLDER, part=StatePart.WEIGHTS),
     Entry("random-states-incomplete", _WARNING, _STATE, "{file} lacks the random state of {evidence}.",
-          "Training goes on from the right weights, but images come in another order and with other noise.",
-          "Nothing has to be done.", kind=FindingKind.INCOMPLETE, part=StatePart.RANDOM_STATES),
+          "Training continues from the right weights, but images come in another order and with other noise.",
+          "No action is needed.", kind=FindingKind.INCOMPLETE, part=StatePart.RANDOM_STATES),
     Entry("random-states-no-step", _WARNING, _STATE, "{file} has no step (accelerate 0.31 or older saved it).",
           "accelerate 0.32 and 0.33 stop with KeyError: 'step'. Every other version loads it.", _FRESH_RANDOM,
           kind=FindingKind.NO_STEP, part=StatePart.RANDOM_STATES),
     Entry("random-states-hostile", _FIXABLE, _STATE, "{file} names code to run: {detail}.",
           "An old torch runs that code when it loads the file. No trainer writes such a file.",
-          "Do not resume from it as it is. Move the file away; the training then goes on with new random states.",
+          "Do not resume from it as it is. Move the file away; the training then continues with new random states.",
           kind=FindingKind.HOSTILE, part=StatePart.RANDOM_STATES),
     Entry("stray-custom-object", _FIXABLE, _STATE, "{file} does not belong to this trainer.",
           "The trainer stops with “Number of custom checkpoints in folder … does not match the number of registered "
@@ -244,11 +244,11 @@ _DEEP = (
           "Bytes have changed, or the directory mixes two saves: it would train on from wrong weights.", _OLDER,
           kind=FindingKind.DIFFERENT, part=StatePart.WEIGHTS),
     Entry("lora-newer", _INFO, _STATE, "{lora_file} was written by a later save, so it cannot vouch for these "
-          "weights.", "None.", "Nothing has to be done."),
+          "weights.", "None.", "No action is needed."),
     Entry("weights-match-lora", _INFO, _STATE, "The weights equal {lora_file} to the bit.",
-          "None: this proves that no byte of the weights has changed.", "Nothing has to be done.",
+          "None: this proves that no byte of the weights has changed.", "No action is needed.",
           part=StatePart.WEIGHTS),
-    Entry("bytes-verified", _INFO, _STATE, "Every byte was read ({evidence}).", "None.", "Nothing has to be done."),
+    Entry("bytes-verified", _INFO, _STATE, "Every byte was read ({evidence}).", "None.", "No action is needed."),
 )  # fmt: skip
 
 _TARGETS = (
@@ -269,7 +269,7 @@ _TARGETS = (
     Entry("resume-other-world", _INFO, _SCRIPT,
           "The train script resumes from {evidence}, a path of another machine or container.",
           "Whether it exists there cannot be seen from here.",
-          "Nothing has to be done if the script runs there."),
+          "No action is needed if the script runs there."),
     Entry("resume-from-hub", _WARNING, _SCRIPT,
           "The train script has --resume_from_huggingface: the trainer takes --resume for a name on the hub.",
           "A state directory of this machine is not found there, and the trainer stops.",
@@ -294,7 +294,7 @@ _RUNS = (
           "Flags that decide about resuming are not known, and the script is not edited.",
           "Edit that line, or write --resume into the script by hand."),
     Entry("script-flag-unknown", _UNKNOWN, _SCRIPT, "What the train script says for {flags} is not known: {reason}.",
-          "Whether the training goes on, and from where, cannot be told from the script.",
+          "The script does not tell whether the training continues, or from where.",
           "Write the value itself into the train script."),
     Entry("script-config-file", _WARNING, _SCRIPT,
           "The train script takes further flags from a file (--config_file {evidence}), which is not read here.",

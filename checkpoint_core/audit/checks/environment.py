@@ -1,4 +1,4 @@
-"""The state against the Python that trains: what its versions do with files that are themselves in order."""
+"""The state against the training interpreter: what its versions do with files that are themselves in order."""
 
 from __future__ import annotations
 
@@ -243,18 +243,18 @@ def _decided(found: Finding) -> Iterator[Finding]:
         return  # the environment needs it, and a finding of its own says so, or it does not
     told_so = found.severity in (Severity.WARNING, Severity.FIXABLE) and found.kind is not FindingKind.HOSTILE
     if about_random_states and told_so:
-        cure = _FRESH if found.severity is Severity.FIXABLE else f"Nothing has to be done. {_WAY_BACK}"
+        cure = _FRESH if found.severity is Severity.FIXABLE else f"No action is needed. {_WAY_BACK}"
         yield replace(found, effect=_ORDER_LOST, cure=cure)
     else:
         yield found
 
 
 _ORDER_LOST = (
-    "Training goes on from the right weights, but images come in another order and with other noise than without the "
+    "Training continues from the right weights, but images come in another order and with other noise than without the "
     "interruption."
 )
 _FRESH = "Write a new random_states_0.pkl with “step” in it; the saved random states are lost."
-_WAY_BACK = "What is lost with them cannot be brought back."
+_WAY_BACK = "What is lost with them cannot be restored."
 
 
 def _loads_unchecked(found: Finding, environment: EnvironmentFacts | None) -> bool:

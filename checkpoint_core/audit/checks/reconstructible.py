@@ -1,7 +1,7 @@
 """Damage that the state's other files make good: what was lost can be written anew, with nothing of the training lost.
 
-Applied to the findings of the other checks: what they call damage for want of a file needs only a fix where the file
-can be rebuilt.
+Applied to the findings of the other checks: what they call damage because a file is missing needs only a fix where
+the file can be rebuilt.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from checkpoint_core.trainer import TOLERANCE_NS, LaunchPoint, lost_scheduler, l
 #: What an older scheduler.bin looks like beside the newer files.
 _OLDER_SCHEDULER = frozenset({"mixed-saves", "optimizer-step-differs", "counts-disagree"})
 _SCHEDULER_CURE = (
-    "“Repair and resume” writes scheduler.bin anew: the optimizer has counted {step} updates and holds the learning "
+    "“Repair and resume” regenerates scheduler.bin: the optimizer has counted {step} updates and holds the learning "
     "rates, so nothing is lost."
 )
 _TRAIN_STATE_CURE = (

@@ -26,7 +26,7 @@ _MAX_ERROR = 200
 
 _UPGRADE = "Upgrade: pip install -U 'accelerate>=1.1' in the training environment"
 _INSTALL = "Repair the training environment: install what cannot be imported there"
-_REWRITE = 'Write train_state.json anew, as {"current_epoch": …, "current_step": …}'
+_REWRITE = 'Rewrite train_state.json as {"current_epoch": …, "current_step": …}'
 _MOVE_AWAY = "Move what the trainer did not save itself out of the directory (custom_checkpoint_….pkl)"
 
 #: What sd-scripts' hook raises for a train_state.json that is no JSON, or has no current_step.
@@ -74,7 +74,7 @@ def _finding(code: str, outcome: RehearsalOutcome, file: str | None = None, **fi
 
 
 def _evidence(outcome: RehearsalOutcome) -> str:
-    """Where it was raised, for want of that the last line that was printed."""
+    """Where it was raised, or else the last line that was printed."""
     printed = outcome.error_output.strip().splitlines()
     return _shortened(next(iter([*outcome.frames[-1:], *printed[-1:]]), ""))
 

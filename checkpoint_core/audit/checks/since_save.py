@@ -1,4 +1,4 @@
-"""The files against the manifest of the first check: damage that came later is told from damage at birth."""
+"""The files against the manifest of the first check: damage that came later is told from corruption while saving."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class Restored(enum.Enum):
 class Rehearsal:
     """A rehearsal that may be run: everything that could harm was looked at before.
 
-    :param executable: the Python that trains.
+    :param executable: the training interpreter.
     :param stamp: what the files were when they were judged; the load only begins, and only counts, with the same.
     :param size_bytes: of all files of the state.
     """

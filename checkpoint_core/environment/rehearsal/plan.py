@@ -67,14 +67,14 @@ _UNCHECKED = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 def plan_rehearsal(
     facts: StateFacts, environment: Environment, variables: Mapping[str, str] = os.environ
 ) -> Rehearsal | Refusal:
-    """Plan to load a state with the Python that trains, as the first of its processes would.
+    """Plan to load a state with the training interpreter, as the first of its processes would.
 
     :param facts: as the state was inspected; a state that has changed since is refused.
     :param variables: the environment variables that the rehearsal will inherit.
     """
     if not isinstance(environment, EnvironmentFacts):
         known = environment.reason if isinstance(environment, EnvironmentProblem) else "none was named"
-        return Refusal(f"the Python that trains is not known ({known})")
+        return Refusal(f"the training interpreter is not known ({known})")
     try:
         stamp = state_stamp(facts.path)
         obstacle = next(_obstacles(facts, _refuses_by_itself(environment, variables)), None)

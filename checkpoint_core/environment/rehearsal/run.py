@@ -1,4 +1,4 @@
-"""A rehearsal: the Python that trains runs the real ``Accelerator.load_state`` on a state, on the CPU, without a model.
+"""A rehearsal: the training interpreter runs the real ``Accelerator.load_state`` on a state, on the CPU alone.
 
 :func:`plan_rehearsal` says whether it may be run, :func:`run_rehearsal` runs it: in a process of its own, watched for
 time and memory, and ended with everything that it started. Nothing here imports torch.

@@ -29,7 +29,7 @@ from checkpoint_core.scripts import (
 )
 
 _NAME_LABEL = "name of your lora"
-#: Further boxes of "Advanced options" that a way on may need: where the training begins.
+#: Further boxes of "Advanced options" that a recovery option may need: where the training begins.
 _BEGINNINGS = ("--initial_epoch", "--initial_step", "--network_weights", "--skip_until_initial_step")
 #: Of a long list of differences, so many are named.
 _MOST_NAMED = 6

@@ -22,7 +22,7 @@ def build_tab(
 
     :param outputs: FluxGym's ``outputs`` folder; it need not exist yet.
     :param gym: FluxGym's own components, found by :func:`checkpoint_core.tab.host.gym.find_gym`, to keep them in step.
-    :param python: the Python that trains, if it is neither this one nor found in FluxGym's folder.
+    :param python: the training interpreter, if it is neither this one nor found in FluxGym's folder.
     :param hosting: this process is FluxGym itself, so its own Python starts the training.
     :returns: the column that holds everything (``elem_id`` ``ck-root``).
     """
@@ -59,7 +59,7 @@ def tabs_of(page: gr.Blocks) -> gr.Tabs | None:
 def make_app(outputs: Path | str, python: Path | None = None) -> gr.Blocks:
     """The tab alone, as a page of its own.
 
-    :param python: the Python that trains, if it is not found in FluxGym's folder.
+    :param python: the training interpreter, if it is not found in FluxGym's folder.
     """
     demo = gr.Blocks(title="Checkpoints")
     with demo:

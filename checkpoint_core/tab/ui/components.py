@@ -48,10 +48,10 @@ class Page:
         self.training = _html()
         with _bar():
             self.stop = _button("Stop training", 150, visible=False, scale=0)
-            self.watch = _button("Watch it", 120, visible=False, scale=0)
+            self.watch = _button("Monitor this training", 120, visible=False, scale=0)
         with gr.Accordion("Log", open=False, visible=False) as self.log_part:
             self.log = _html()
-        journal = gr.Accordion("Journal: what was decided, and why", open=False, visible=False)
+        journal = gr.Accordion("Event log", open=False, visible=False)
         with journal as self.journal_part:
             self.journal = _html()
 
@@ -68,7 +68,11 @@ class Page:
         with _bar():
             self.start = _button("Start training", 150, scale=0, visible=False)
             self.restart = gr.Checkbox(
-                True, label="Bring it back if it crashes", container=False, min_width=240, interactive=True
+                True,
+                label="Restart automatically after a crash",
+                container=False,
+                min_width=240,
+                interactive=True,
             )
 
     def _add_answers(self) -> None:
@@ -84,7 +88,7 @@ class Page:
         self.report = gr.File(label="Diagnosis", visible=False, interactive=False)
 
     def _add_disk(self) -> None:
-        with gr.Accordion("Room on the disk", open=False) as self.disk_part:
+        with gr.Accordion("Disk space", open=False) as self.disk_part:
             self.disk = _html()
             self.removable = gr.CheckboxGroup(
                 [], label="Checkpoints to remove", visible=False, interactive=True
@@ -94,7 +98,7 @@ class Page:
     def _add_options(self, gym: Gym | None) -> None:
         with gr.Accordion("Options", open=False):
             self.layout = gr.Dropdown(LAYOUTS, value="auto", label=_LAYOUT_LABEL, interactive=True)
-            self.interpreter = gr.Dropdown([], label="Python that trains", interactive=True)
+            self.interpreter = gr.Dropdown([], label="Training interpreter", interactive=True)
             self.epoch_in = gr.Radio(
                 _EPOCH_PLACES, value=False, label="Write a corrected epoch into", interactive=True
             )

@@ -78,7 +78,7 @@ def rehearsing_view(stage: RehearsalStage, seconds: float, item: CheckpointRepor
     done = 100 * list(RehearsalStage).index(stage) // len(RehearsalStage)
     return notice(
         "info",
-        f"<p>Rehearsing {text(title(item))} with the Python that trains: {_STAGE_WORDS[stage]} ({seconds:.0f} s)</p>"
+        f"<p>Rehearsing {text(title(item))} with the training interpreter: {_STAGE_WORDS[stage]} ({seconds:.0f} s)</p>"
         f'<progress max="100" value="{done}" aria-label="Rehearsed"></progress>',
     )
 

@@ -65,7 +65,7 @@ def _facts(item: CheckpointReport) -> str:
     random_states = facts.random_states if isinstance(facts.random_states, RandomStatesFacts) else None
     rate = learning_rate(item)
     pairs = (
-        ("Goes on at epoch", position.next_epoch if item.verdict.resumes else None),
+        ("Continues at epoch", position.next_epoch if item.verdict.resumes else None),
         ("Step", position.step),
         ("Steps per epoch", position.steps_per_epoch),
         ("Scheduler at step", position.lifetime_step),

@@ -1,4 +1,4 @@
-"""The ways on for a run, as HTML: the list, what one of them changes, and what a repair of the selected one does."""
+"""The recovery options for a run, as HTML: the list, what one of them changes, and what a repair does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def recovery_view(recovery: RecoveryPlan) -> str:
     opened = "" if is_plain else " open"
     told = "" if is_plain else f"<p>{text(recovery.headline)}</p>"
     return (
-        f'<details class="ck-ways"{opened}><summary>Ways on, the best first</summary>{told}'
+        f'<details class="ck-ways"{opened}><summary>Recovery options</summary>{told}'
         f"<ol>{items}</ol></details>"
     )
 

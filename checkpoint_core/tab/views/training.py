@@ -66,7 +66,7 @@ def _where(status: TrainingStatus, now_ns: int) -> str:
     if record.status is ProcessState.BACKOFF and status.is_watched:
         parts.append(f"next start in {human_seconds(max(0, record.next_try_ns - now_ns) / 1e9)}")
     if record.status.is_live and record.bring_back and status.is_watched:
-        parts.append("brought back if it crashes")
+        parts.append("restarts automatically after a crash")
     return ", ".join(parts)
 
 
@@ -85,7 +85,7 @@ def _progress(status: TrainingStatus, more: Iterable[tuple[str, str]]) -> str:
 def log_view(status: TrainingStatus) -> str:
     """The end of the log, as a terminal would show it."""
     if not status.log:
-        told = "It prints elsewhere: in FluxGym's own page, or in the terminal that it was started in."
+        told = "Its output is elsewhere: in FluxGym's own page, or in the terminal that it was started in."
         return f'<p class="ck-quiet">{told if status.found else "Nothing was printed yet."}</p>'
     lines = "\n".join(status.log)
     return f'<div class="ck-log" tabindex="0" role="log" aria-live="off"><pre>{text(lines)}</pre></div>'
@@ -97,8 +97,4 @@ def journal_view(lines: Iterable[JournalLine]) -> str:
         f'<li><span class="ck-quiet">{text(local_time(line.at_ns))}</span> {text(line.text)}</li>'
         for line in reversed(tuple(lines))
     )
-    return (
-        f'<ul class="ck-journal">{items}</ul>'
-        if items
-        else '<p class="ck-quiet">Nothing was decided yet.</p>'
-    )
+    return f'<ul class="ck-journal">{items}</ul>' if items else '<p class="ck-quiet">No events yet.</p>'

@@ -33,7 +33,7 @@ EFFECTS = {
     Kind.NAN_LOSS: "The weights are spoilt and do not recover: whatever is trained and saved from there on is useless.",
     Kind.KILLED: "The training could not save anything before it ended.",
     Kind.ASKED_TO_END: "The training ended before its last step.",
-    Kind.MISSING_FILE: "The training cannot go on without it.",
+    Kind.MISSING_FILE: "The training cannot continue without it.",
     Kind.MISSING_MODULE: "The training cannot begin.",
     Kind.SCRIPT_ERROR: "The training did not begin, or ran without the settings that were not understood.",
     Kind.STATE_REFUSED: "The training did not begin.",

@@ -1,4 +1,4 @@
-"""The state against the Python that trains: each finding, its sentence, and what it makes of the verdict."""
+"""The state against the training interpreter: each finding, its sentence, and what it makes of the verdict."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ from tests.judging import codes, found, outcome
 from tests.world import World
 
 NEW = environment()
-NOT_FOUND = EnvironmentProblem("", "", "there is none in env/, venv/, .venv/ of /gym, and none was chosen")
+NOT_FOUND = EnvironmentProblem(
+    "", "", "no interpreter found in env/, venv/, .venv/ of /gym; choose one under Options"
+)
 SILENT = EnvironmentProblem("/gym/env/bin/python", "env/", "it did not answer within 20 seconds")
 PIP = "/gym/env/bin/python -m pip install -U"
 RANDOM_STATES = "random_states_0.pkl"
@@ -120,7 +122,7 @@ def test_random_states_that_are_lost_silently_are_told(world: World, accelerate:
         "the numpy array in that file, and accelerate lets it through only since 1.1.",
         "It says “Could not load random states” and trains on from the right weights, but images come in another "
         "order and with other noise.",
-        f"Nothing has to be done. To restore them too, run {PIP} 'accelerate>=1.1' in a terminal.",
+        f"No action is needed. To restore them too, run {PIP} 'accelerate>=1.1' in a terminal.",
     )
 
 
@@ -163,7 +165,7 @@ def test_the_other_numpy(
     assert outcome(report) == ("ready-with-warnings", ["environment-loses-random-states"])
     (told,) = own(report)
     assert told.message.endswith(f"does not restore the random states: {why}.")
-    assert told.cure == f"Nothing has to be done. To restore them too, {cure}."
+    assert told.cure == f"No action is needed. To restore them too, {cure}."
 
 
 # Random states with something wrong
@@ -191,9 +193,9 @@ def test_broken_random_states(world: World, kind: str, damage: Callable[[Path], 
     assert outcome(report) == ("ready-with-warnings", [f"random-states-{kind}"])
     told = found(report, f"random-states-{kind}")
     assert sentences(told)[1:] == (
-        "Training goes on from the right weights, but images come in another order and with other noise than "
+        "Training continues from the right weights, but images come in another order and with other noise than "
         "without the interruption.",
-        "Nothing has to be done. What is lost with them cannot be brought back.",
+        "No action is needed. What is lost with them cannot be restored.",
     )
 
     report = judged(world, environment(accelerate="0.32.1", torch="2.5.1"))
@@ -338,7 +340,7 @@ def test_a_package_that_is_not_there_is_all_that_is_told(world: World, package: 
     report = judged(world, there)
     assert outcome(report) == ("needs-fix", ["environment-lacks-package"])
     assert sentences(own(report)[0]) == (
-        f"{package} is not installed in the Python that trains (/gym/env/bin/python).",
+        f"{package} is not installed in the training interpreter (/gym/env/bin/python).",
         "The training stops at once: it cannot be imported. The checkpoint is not to blame.",
         f"Install it: run {PIP} {package} in a terminal.",
     )
@@ -375,7 +377,7 @@ def test_more_processes_than_random_states(world: World) -> None:
     assert sentences(told) == (
         "The training will run as 3 processes, and random states of 1 were saved.",
         "The processes without saved random states draw other numbers.",
-        "Nothing has to be done. As many processes as before restore all of them.",
+        "No action is needed. As many processes as before restore all of them.",
     )
 
     plain_numbers(world.latest)
@@ -441,12 +443,12 @@ def test_no_environment_found_is_a_finding_of_the_run_and_a_warning_at_each_stat
     )  # fmt: skip
     assert own(report) == [replace(of_run, severity=Severity.WARNING)]
     assert sentences(of_run) == (
-        "It could not be told which Python will run the training: there is none in env/, venv/, .venv/ of /gym, and "
-        "none was chosen.",
+        "The training interpreter is not known: no interpreter found in env/, venv/, .venv/ of /gym; choose one under "
+        "Options.",
         "The checkpoints were judged by their files and the train script alone. accelerate 0.32 and 0.33 would stop "
         "with KeyError: 'step'.",
-        "Name the Python that trains: “Python that trains” under Options in the tab, --python PATH on the command "
-        "line, or the variable FLUXGYM_PYTHON.",
+        "Choose the training interpreter: “Training interpreter” under Options in the tab, --python PATH on the "
+        "command line, or the variable FLUXGYM_PYTHON.",
     )
 
 
@@ -456,7 +458,7 @@ def test_an_environment_that_does_not_answer_leaves_the_verdict_open(world: Worl
     assert outcome(report) == ("unknown", ["environment-no-answer"])
     assert (report.concerns, run.findings) == ((Subject.ENVIRONMENT,), ())
     assert own(report)[0].message == (
-        "The Python that trains (/gym/env/bin/python) could not be asked for its versions: it did not answer within "
+        "The training interpreter (/gym/env/bin/python) could not be asked for its versions: it did not answer within "
         "20 seconds."
     )
     assert own(report)[0].effect == "Whether it can load this checkpoint is not known."

@@ -117,7 +117,7 @@ def test_relative_steps_need_the_script_or_the_edit_and_either_is_enough(world: 
     edit_train_state(world.latest, current_step=16)
     report = judge_state(world)
     assert outcome(report) == ("needs-fix", ["position-relative"])
-    assert "goes on at epoch 3 instead of 5" in report.findings[0].effect
+    assert "continues at epoch 3 instead of 5" in report.findings[0].effect
     with_flags(world, "--initial_epoch 5")
     assert outcome(judge_state(world)) == ("ready", [])
     world.edit_script(lambda text: text.replace("--initial_epoch 5", ""))
@@ -133,7 +133,7 @@ def test_a_script_that_names_another_epoch(world: World, flag: str, starts: int)
     with_flags(world, flag)
     report = judge_state(world)
     assert outcome(report) == ("needs-fix", ["script-initial-epoch"])
-    assert f"goes on at epoch {starts}" in report.findings[0].effect
+    assert f"continues at epoch {starts}" in report.findings[0].effect
     assert flag in report.findings[0].message
     assert "Set --initial_epoch 5" in report.findings[0].cure
 
@@ -465,11 +465,11 @@ def test_the_finding_names_both_lengths_both_epochs_and_the_cure(stepped: RunRep
     (changed,) = on_dataset(stepped, EPOCH_2, (12, 12))
     assert "An epoch had 8 steps when this checkpoint was saved, now" in changed.message
     assert changed.message.endswith("make 12.")
-    assert "goes on at epoch 2 instead of 3" in changed.effect
+    assert "continues at epoch 2 instead of 3" in changed.effect
     assert changed.cure.startswith("Set --initial_epoch 3 in the train script")
     assert (changed.severity, changed.subject) == (Severity.FIXABLE, Subject.SCRIPT)
     (open_,) = on_dataset(stepped, EPOCH_2, (4, 7), max_train_epochs=9)
-    assert "goes on at epoch 3 to 5 instead of 3" in open_.effect
+    assert "continues at epoch 3 to 5 instead of 3" in open_.effect
     (longer,) = on_dataset(stepped, EPOCH_2, (7, 7))
     assert (longer.severity, "now it has 7" in longer.message) == (Severity.WARNING, True)
 
@@ -524,7 +524,7 @@ def test_skipping_with_accumulation_leaves_epochs_out(
     told = on_dataset(stepped, EPOCH_2, (batches, batches), flags=flags, **values)
     assert [each.code for each in told] == expected
     if expected:
-        assert "goes on at epoch 5 instead of 3" in told[0].effect
+        assert "continues at epoch 5 instead of 3" in told[0].effect
 
 
 @pytest.mark.parametrize(

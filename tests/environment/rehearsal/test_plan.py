@@ -98,7 +98,7 @@ def test_a_refusal_neither_betters_nor_worsens_the_judgement(world: World) -> No
     (only,) = findings_of(outcome)
 
     assert (only.code, only.severity.value) == ("rehearsal-refused", "info")
-    assert only.message == "Not rehearsed: the Python that trains is not known (none was named)."
+    assert only.message == "Not rehearsed: the training interpreter is not known (none was named)."
 
 
 # Hostile and damaged pickles

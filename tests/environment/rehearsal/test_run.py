@@ -217,7 +217,7 @@ class Started:
 
 
 def interpreter(folder: Path, program: str) -> str:
-    """A program that is called as the Python that trains would be."""
+    """A program that is called as the training interpreter would be."""
     path = folder / "python"
     path.write_text(f"#!{sys.executable}\n{program}\n")
     path.chmod(0o755)

@@ -1,4 +1,4 @@
-"""The probe as the Python that trains runs it: alone, by its path, in environments of metadata only."""
+"""The probe as the training interpreter runs it: alone, by its path, in environments of metadata only."""
 
 from __future__ import annotations
 

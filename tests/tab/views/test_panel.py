@@ -16,7 +16,7 @@ def test_a_good_one_will_resume_and_says_where(outputs: Path) -> None:
     html = panel_view(audited(outputs, GOOD).checkpoint(EPOCH_2))
 
     assert "It will resume." in html
-    assert "<dt>Goes on at epoch</dt><dd>3</dd>" in html
+    assert "<dt>Continues at epoch</dt><dd>3</dd>" in html
     assert "<dt>Optimizer</dt><dd>adafactor</dd>" in html
     assert "optimizer.bin" in html
     assert "What to do" not in html.split("Good to know")[0]
@@ -31,7 +31,7 @@ def test_a_finding_has_cause_effect_and_cure(outputs: Path, run: str, state: str
     assert f'<code class="ck-code">{code}</code>' in html
     assert "<dt>What happens</dt><dd>" in html
     assert "<dt>What to do</dt><dd>" in html
-    assert "Goes on at epoch" not in html
+    assert "Continues at epoch" not in html
 
 
 @pytest.mark.parametrize("verdict", Verdict)

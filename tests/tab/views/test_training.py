@@ -42,7 +42,7 @@ def test_a_running_one_shows_its_numbers_and_asks_for_more() -> None:
         assert f"<dd>{told}</dd>" in shown
     assert 'value="156"' in shown
     assert "data-ck-live" in shown
-    assert "brought back if it crashes" in shown
+    assert "restarts automatically after a crash" in shown
 
 
 @pytest.mark.parametrize(
@@ -66,9 +66,9 @@ def test_a_crashed_one_tells_when_it_is_started_again() -> None:
 
 def test_one_that_nobody_watches_and_one_that_is_lost_are_told_apart() -> None:
     unwatched = view(replace(RUNNING, life=Life.UNWATCHED))
-    assert "Press “Watch it”" in unwatched
+    assert "Press “Monitor this training”" in unwatched
     lost = view(replace(RUNNING, life=Life.LOST))
-    assert "neither it nor its watcher is there any more" in lost
+    assert "it and its monitor are gone" in lost
     assert "data-ck-live" not in lost
 
 

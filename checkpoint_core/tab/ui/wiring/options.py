@@ -16,7 +16,7 @@ from checkpoint_core.tab.views.assets import DOWNLOAD
 
 
 def wire(tab: Tab) -> None:
-    """Connect the picker of the Python that trains, and the download."""
+    """Connect the picker of the training interpreter, and the download."""
     page = tab.page
     chosen = page.interpreter.input(
         partial(choose_interpreter, tab), page.interpreter, page.environment, **UNLISTED
