@@ -210,5 +210,5 @@ def test_the_training_environment_in_one_line(world: World) -> None:
         "Python 3.10.13 with accelerate 1.15.0, torch 2.13.0 (no CUDA; no GPU seen): /gym/env/bin/python, env/ in "
         "FluxGym's folder; it lacks transformers and diffusers, which sd-scripts needs"
     )
-    assert environment_line(EnvironmentProblem("", "", "there is none")) == "Not found: there is none."
+    assert environment_line(EnvironmentProblem("", "", "no interpreter found")) == "No interpreter found."
     assert environment_line(None) == ""

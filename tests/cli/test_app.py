@@ -131,7 +131,7 @@ def test_check_tells_cause_effect_and_cure(world: World) -> None:
     assert done.out.startswith(f"Damaged: {world.latest}\n")
     assert "Damage: optimizer.bin is truncated" in done.words
     assert "[optimizer-truncated] Training: The trainer stops before the first step" in done.words
-    assert "Cure: Resume from an older checkpoint of this run that is ready." in done.words
+    assert "Fix: Resume from an older checkpoint of this run that is ready." in done.words
 
 
 def test_check_json_is_one_checkpoint(world: World) -> None:
@@ -526,7 +526,7 @@ def test_a_python_that_does_not_answer_leaves_the_answer_open(world: World) -> N
     done = Done("check", world.latest, "--python", silent)
 
     assert done.code == 2
-    assert "could not be asked for its versions: it stopped with status 3." in done.words
+    assert "did not tell its versions: it stopped with status 3." in done.words
     assert Done("scan", world.outputs, "--python", silent).code == 2
 
 

@@ -82,7 +82,7 @@ def test_what_is_beyond_repair_is_told(world: World) -> None:
     done = Done("repair", world.latest, "--apply")
 
     assert done.code == 1
-    assert "No repair is known that lets this checkpoint resume" in done.err
+    assert "No known repair lets this checkpoint resume" in done.err
     assert "optimizer-truncated" in done.out
 
 
@@ -161,7 +161,7 @@ def test_a_run_beyond_resuming_ends_with_1(world: World) -> None:
     [
         (("repair", "LATEST", "--apply", "--undo"), "Give either --apply or --undo"),
         (("repair", "LATEST", "--json", "--apply"), "Give either --json or --apply"),
-        (("recover", "RUN", "--json", "--apply"), "takes none"),
+        (("recover", "RUN", "--json", "--apply"), "Leave it out to apply one"),
         (("recover", "RUN", "--way", "9"), "There are 3 options"),
         (("repair", "RUN/nothing-state"), "has no checkpoint"),
         (("recover", "RUN/nothing"), "There is no folder"),

@@ -60,7 +60,7 @@ def test_ctrl_c_ends_the_watch_and_not_the_training(run: Path) -> None:
     until(lambda: status(run).progress.bar_step)
     os.killpg(watcher.pid, signal.SIGINT)
     _, told = watcher.communicate(timeout=60)
-    assert b"the training goes on" in told
+    assert b"the training continues" in told
     assert watcher.returncode == 1
     before = len(status(run).log)
     assert status(run).life.value == "unwatched"

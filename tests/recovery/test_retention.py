@@ -183,7 +183,7 @@ def test_of_good_ones_all_but_the_newest_two_may_go_oldest_first(world: World) -
     assert plan.candidates[0].reason == "older: epoch 4 and epoch 3 stay, and can be resumed."
     assert plan.gain_bytes == sum(each.size_bytes for each in plan.candidates) > 0
     assert [each.title for each in plan.kept] == ["Epoch 4", "Epoch 3"]
-    assert plan.why_kept(world.state(3).name).startswith("It is there to fall back to")
+    assert plan.why_kept(world.state(3).name).startswith("It is the fallback")
 
 
 def test_damaged_ones_go_first(world: World) -> None:

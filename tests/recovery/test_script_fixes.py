@@ -153,7 +153,7 @@ def test_a_changed_schedule_is_told(world: World) -> None:
     _, repair_plan = planned(world)
 
     assert repair_plan is not None
-    assert any("laid out anew over 12 epochs" in note for note in repair_plan.notes)
+    assert any("recalculated over 12 epochs" in note for note in repair_plan.notes)
 
 
 def test_steps_that_were_trained_are_skipped_on_request_only(shared_dir: Path) -> None:

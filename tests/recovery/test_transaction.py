@@ -120,7 +120,7 @@ def test_undo_brings_every_byte_and_time_back(run: Path) -> None:
     assert transaction.undoable(run, "cat-000004-state") is None
     times = {path.stat().st_mtime_ns for path in (run / "cat-000004-state").iterdir()}
     assert times == {SAVED_NS}
-    with pytest.raises(transaction.NothingToUndo, match="reverted already"):
+    with pytest.raises(transaction.NothingToUndo, match="already reverted"):
         transaction.undo(run, record.id)
 
 

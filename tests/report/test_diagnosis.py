@@ -68,7 +68,7 @@ def test_every_finding_stands_as_cause_effect_and_cure(world: World) -> None:
 
     assert f"(`{found.code}`, error)" in told
     assert f"- What happens to the training: {found.effect}" in told
-    assert f"- Cure: {found.cure}" in told
+    assert f"- Fix: {found.cure}" in told
 
 
 def test_the_files_stand_in_the_order_of_the_save_with_their_distances(real_runs: Path) -> None:

@@ -112,7 +112,7 @@ def test_what_was_shown_is_repaired_and_undone(presenter: TabPresenter, broken: 
     assert bytes_of(broken) == before
     assert (broken.parent / "train.sh").read_bytes() == script
     again = presenter.undo(GOOD, done.receipt)
-    assert "reverted already" in again.message
+    assert "already reverted" in again.message
     assert not again.written
 
 
@@ -161,7 +161,7 @@ def test_a_look_that_fails_after_the_judgement_hides_no_repair(
 
 def test_nothing_shown_is_nothing_repaired(presenter: TabPresenter, broken: Path) -> None:
     assert not presenter.repair_shown(None).written
-    assert "nothing to repair" in presenter.repair_shown(presenter.show(GOOD, EPOCH_1, "")).message
+    assert "nothing left to repair" in presenter.repair_shown(presenter.show(GOOD, EPOCH_1, "")).message
 
 
 def test_a_state_changed_since_is_left_as_it_is(presenter: TabPresenter, broken: Path) -> None:
@@ -229,7 +229,7 @@ def test_a_script_changed_after_the_question_is_left_alone(presenter: TabPresent
 
 
 def test_an_answer_without_a_question_does_nothing(presenter: TabPresenter) -> None:
-    assert "nothing to do" in presenter.answer(GOOD, None).message
+    assert "nothing left to do" in presenter.answer(GOOD, None).message
 
 
 def test_an_undo_is_asked_for_too(presenter: TabPresenter, broken: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_run_that_was_never_started_can_be(world: World, started: list[Start])
     assert told.question is not None
     told = presenter(world).training.answer(told.question)
     assert told.done
-    assert "brought back" in told.message
+    assert "restarts automatically" in told.message
     assert [(each.run, each.bring_back, each.force) for each in started] == [(world.run, True, False)]
     assert started[0].python
 
@@ -118,7 +118,7 @@ def test_where_it_cannot_be_started_the_script_stays_as_it_is(running: World, st
     before = running.script.read_bytes()
     it = presenter(running)
     outcome = it.resume_now(it.show(RUN_NAME, running.latest.name, ""), "", bring_back=True)
-    assert "running already" in outcome.message
+    assert "already training" in outcome.message
     assert not outcome.written
     assert (running.script.read_bytes(), started) == (before, [])
 

@@ -127,7 +127,7 @@ def test_a_training_on_another_machine_is_alive_while_it_writes(world: World, sp
 
     write_record(world.run, TrainingRecord(ProcessState.RUNNING, "another-machine", ProcessId(1, 1.0)))
     write_progress(world.run, {})
-    with pytest.raises(CannotStart, match="running already"):
+    with pytest.raises(CannotStart, match="already training"):
         launcher.start_detached(Start(world.run), spawn)
     old = world.run / ".training" / "progress.json"
     os.utime(old, (1, 1))
@@ -181,7 +181,7 @@ def test_where_nobody_knows_which_python_trains_it_is_not_started(
     world: World, spawn: Spawn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(CannotStart, match="Choose the Python under “Options”"):
+    with pytest.raises(CannotStart, match="Choose one under “Options”"):
         launcher.start_detached(Start(world.run), spawn)
     (tmp_path / "accelerate").write_text("")
     (tmp_path / "accelerate").chmod(0o755)
@@ -208,7 +208,7 @@ def test_a_training_that_others_started_is_not_started_twice_but_can_be_watched(
     with pytest.raises(CannotStart, match="Monitor this training"):
         launcher.start_detached(Start(world.run), spawn)
     assert processes.is_alive(launcher.watch_detached(Start(world.run), spawn).watcher)
-    with pytest.raises(CannotStart, match="watched already"):
+    with pytest.raises(CannotStart, match="already monitored"):
         launcher.watch_detached(Start(world.run), spawn)
     assert process.poll() is None
 

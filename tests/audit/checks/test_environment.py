@@ -458,8 +458,7 @@ def test_an_environment_that_does_not_answer_leaves_the_verdict_open(world: Worl
     assert outcome(report) == ("unknown", ["environment-no-answer"])
     assert (report.concerns, run.findings) == ((Subject.ENVIRONMENT,), ())
     assert own(report)[0].message == (
-        "The training interpreter (/gym/env/bin/python) could not be asked for its versions: it did not answer within "
-        "20 seconds."
+        "The training interpreter (/gym/env/bin/python) did not tell its versions: it did not answer within 20 seconds."
     )
     assert own(report)[0].effect == "Whether it can load this checkpoint is not known."
     truncate(world.latest / "optimizer.bin")

@@ -75,7 +75,7 @@ def test_one_that_nobody_watches_and_one_that_is_lost_are_told_apart() -> None:
 def test_one_that_others_started_has_no_log_here() -> None:
     foreign = TrainingStatus(Life.UNWATCHED, None, Progress(), LossHistory(), (), (), ProcessId(1, 1.0))
     assert "started outside of this tab" in view(foreign)
-    assert "It prints elsewhere" in log_view(foreign)
+    assert "Its output is elsewhere" in log_view(foreign)
 
 
 def test_what_comes_from_outside_is_text() -> None:
