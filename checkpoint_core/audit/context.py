@@ -30,16 +30,17 @@ class RunFacts:
 
     @property
     def steps_per_epoch(self) -> int | None:
-        """Optimizer updates in an epoch when the run was saved last; ``None`` where nothing tells.
-
-        From the newest LoRA file that tells, else from the newest state that no resume came before.
-        """
-        # Of each kind the newest: sd-scripts counts an epoch's updates anew at every start (``train_network.py``,
-        # ``num_update_steps_per_epoch``), and the dataset as it was last is nearest to that of the next one.
+        """Optimizer updates in an epoch, from the newest LoRA file that tells, or ``None``."""
         told = [lora for lora in self.loras if isinstance(lora, LoraFacts) and lora.steps_per_epoch]
-        if told:
-            return max(told, key=lambda lora: lora.modified_ns).steps_per_epoch
-        return max(self._implied, key=lambda state: state[0], default=(None, None))[1]
+        return max(told, key=lambda lora: lora.modified_ns).steps_per_epoch if told else None
+
+    @property
+    def likely_steps_per_epoch(self) -> int | None:
+        """The same, where no LoRA file tells from the newest state that no resume came before."""
+        # Of either kind the newest: sd-scripts counts an epoch's updates anew at every start (``train_network.py``,
+        # ``num_update_steps_per_epoch``), and the dataset as it was last is nearest to that of the next one.
+        implied = max(self._implied, key=lambda state: state[0], default=(None, None))[1]
+        return self.steps_per_epoch or implied
 
     @property
     def _implied(self) -> Iterator[tuple[tuple[bool, int], int]]:

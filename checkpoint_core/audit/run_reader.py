@@ -78,7 +78,7 @@ class RunReader:
         return CheckContext(
             run=facts.path,
             script=facts.script,
-            steps_per_epoch=facts.steps_per_epoch,
+            steps_per_epoch=facts.likely_steps_per_epoch,
             environment=environment,
             dataset=self._dataset(facts),
             names=frozenset(entry.name for entry in found.listing.entries),
