@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from checkpoint_core.recovery import transaction
 from checkpoint_core.recovery.fix import FixChoices
+from checkpoint_core.recovery.next_steps import next_steps
 from checkpoint_core.recovery.options import NOTHING, OptionKind, RecoveryOption, RecoveryPlan
 from checkpoint_core.recovery.planning import apply_option, change_of, look_again, plan_recovery, repair_of
 from checkpoint_core.recovery.removal import (
@@ -51,6 +52,7 @@ __all__ = [
     "look_again",
     "look_again_at_run",
     "plan_checked",
+    "next_steps",
     "plan_recovery",
     "plan_removal",
     "plan_retention",

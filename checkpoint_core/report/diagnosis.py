@@ -47,7 +47,7 @@ def build_report(
     small_files: Mapping[str, bytes],
     redactor: Redactor,
     made_ns: int,
-    recovery: RecoveryPlan | None = None,
+    recovery: RecoveryPlan,
     training: Json | None = None,
 ) -> Diagnosis:
     """The report of one run.
@@ -57,14 +57,11 @@ def build_report(
         ``x-000004-state/train_state.json``); those that are not text are left out.
     :param redactor: takes the user's names and tokens out of everything.
     :param made_ns: when the report is made, nanoseconds since the epoch.
-    :param recovery: the recovery options, where they were planned.
+    :param recovery: the recovery options.
     :param training: of the run's last training, as ``report_training.training_json`` makes it; ``None`` without one.
     """
     files = dict(_redacted(small_files, redactor))
-    options = ways_json(recovery) if recovery else None
-    document = redactor.value(
-        {**_document(run, versions, files, made_ns), "recovery": options, "training": training}
-    )
+    document = redactor.value({**_document(run, recovery, versions, files, made_ns), "training": training})
     markdown = diagnosis_markdown(document)
     # Lone surrogates stand for undecodable bytes in names; escaped, they survive in JSON.
     text = json.dumps(document, indent=2, allow_nan=False) + "\n"
@@ -87,7 +84,9 @@ def _redacted(small_files: Mapping[str, bytes], redactor: Redactor) -> Iterator[
         yield name, clean
 
 
-def _document(run: RunReport, versions: Versions, files: Mapping[str, bytes], made_ns: int) -> Json:
+def _document(
+    run: RunReport, recovery: RecoveryPlan, versions: Versions, files: Mapping[str, bytes], made_ns: int
+) -> Json:
     loras = [lora for lora in run.facts.loras if isinstance(lora, LoraFacts)]
     newest = max(loras, key=lambda lora: lora.modified_ns, default=None)
     texts = {name.removeprefix("files/"): data for name, data in files.items() if name.count("/") == 1}
@@ -96,7 +95,7 @@ def _document(run: RunReport, versions: Versions, files: Mapping[str, bytes], ma
         "kind": "diagnosis",
         "made_at": utc_time(made_ns),
         "tool_version": __version__,
-        "run": run_json(run),
+        "run": run_json(run, recovery),
         "versions": versions_json(versions),
         "trainer_commits": {
             "folder": versions.trainer_commit,
@@ -107,6 +106,7 @@ def _document(run: RunReport, versions: Versions, files: Mapping[str, bytes], ma
         "loras": [lora_json(lora) for lora in loras],
         "texts": {name: data.decode("utf-8", "backslashreplace") for name, data in texts.items()},
         "small_files": list(files),
+        "recovery": ways_json(recovery),
     }
 
 

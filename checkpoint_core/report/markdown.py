@@ -76,9 +76,7 @@ def _training(document: Json) -> Iterator[str]:
 
 def _ways_on(document: Json) -> Iterator[str]:
     """The recovery options, best first, each with what it keeps and loses."""
-    recovery = document.get("recovery")
-    if not recovery:
-        return
+    recovery = document["recovery"]
     yield "## Recovery options"
     yield markdown_text(recovery["headline"])
     yield "\n".join(
