@@ -25,7 +25,7 @@ from checkpoint_core.recovery.repair import RepairPlan
 from checkpoint_core.recovery.script_fixes import KEPT_STATES, saving_edits
 from checkpoint_core.states import LoraFacts
 from checkpoint_core.text import human_bytes
-from checkpoint_core.trainer import forecast_sentence
+from checkpoint_core.trainer import forecast_sentence, state_sizes
 
 #: What a way loses that loses nothing.
 NOTHING = "Nothing."
@@ -257,8 +257,7 @@ def _saving(run: RunReport) -> Iterator[RecoveryOption]:
     if sizes:
         told = f"Each checkpoint takes about {human_bytes(max(sizes))}."
     elif loras:
-        # Weights in float32 beside a LoRA file in bfloat16, and up to two moments of each number.
-        least, most = (human_bytes(times * max(loras)) for times in (2, 6))
+        least, most = (human_bytes(size) for size in state_sizes(max(loras)))
         told = f"Each checkpoint takes about {least} to {most}."
     else:
         told = "How much room a checkpoint takes is not known before the first."

@@ -12,7 +12,6 @@ import contextlib
 import errno
 import hashlib
 import secrets
-import shutil
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -34,6 +33,7 @@ from checkpoint_core.states import (
     FileRecord,
     RepairRecord,
     ScriptRecord,
+    free_bytes,
     list_directory,
     read_records,
     repair_records,
@@ -41,10 +41,9 @@ from checkpoint_core.states import (
     write_record,
 )
 from checkpoint_core.text import human_bytes
+from checkpoint_core.trainer import with_spare
 from checkpoint_core.version import __version__
 
-#: Left free beside what a repair takes, for the record and for whoever else writes.
-_SPARE_BYTES = 1_000_000
 #: The end of a folder's name in ``.repairs`` while its repair is prepared.
 _UNBEGUN = ".part"
 #: The script as it is to be, and as it was, in ``.repairs/ID``.
@@ -124,11 +123,11 @@ def _entry(path: Path) -> FileEntry | None:
 
 
 def _check_room(plan: ChangeSet) -> None:
-    free = shutil.disk_usage(plan.run).free
-    needed = plan.bytes_needed + _SPARE_BYTES
+    free, needed = free_bytes(plan.run), plan.bytes_needed
     if not links_work(plan.run):
         needed += plan.bytes_needed + plan.bytes_kept
-    if free < needed:
+    needed = with_spare(needed)
+    if free is not None and free < needed:
         raise WriteFailed(
             errno.ENOSPC,
             f"The repair needs {human_bytes(needed)} and the disk has {human_bytes(free)} left; nothing was changed. "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from checkpoint_core.recovery import (
     plan_removal,
     plan_retention,
 )
-from checkpoint_core.states import OutputsFolderError, RecordUnusable
+from checkpoint_core.states import OutputsFolderError, RecordUnusable, free_bytes
 from checkpoint_core.tab.lookup import RunLookup
 from checkpoint_core.tab.page_names import PageName
 from checkpoint_core.tab.results import ActionResult, Asked, Confirmation
@@ -281,10 +280,8 @@ def _more(run: RunReport, status: TrainingStatus) -> Iterator[tuple[str, str]]:
     """What the run adds to the training's numbers: the next save, and the disk."""
     if status.is_running and (told := _next_save(run, status.progress)):
         yield "Next save", told
-    try:
-        yield "Disk left", human_bytes(shutil.disk_usage(run.facts.path).free)
-    except OSError:
-        return
+    if (free := free_bytes(run.facts.path)) is not None:
+        yield "Disk left", human_bytes(free)
 
 
 def _next_save(run: RunReport, progress: Progress) -> str:

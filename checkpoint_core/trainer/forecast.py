@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from checkpoint_core.formats import TrainState
 from checkpoint_core.scripts import ScriptFacts
-from checkpoint_core.states import Damage, Layout, LoraFacts, OptimizerFacts, StateFacts, layout
+from checkpoint_core.states import Damage, Layout, OptimizerFacts, StateFacts
+from checkpoint_core.trainer.disk_space import lora_size
 from checkpoint_core.trainer.launch import LaunchPoint
 from checkpoint_core.trainer.learning_rate import differs, learning_rate_at, rate_text, saved_rates
 from checkpoint_core.trainer.position import accumulation_steps
@@ -137,7 +138,7 @@ def _with_saves(
 ) -> Forecast:
     """With what the changes add up to, each save taken to be as large as this state and its LoRA file."""
     states = [change for change in told if change.is_state and not change.is_removal]
-    room = most_room(told, names, facts.size_bytes, _lora_size(facts)) if facts.size_bytes else None
+    room = most_room(told, names, facts.size_bytes, lora_size(facts)) if facts.size_bytes else None
     return replace(
         forecast,
         next_save=states[0].when if states else None,
@@ -146,14 +147,6 @@ def _with_saves(
         will_remove=tuple(removed_states(told, names)),
         collisions=overwritten_steps(told, names),
     )
-
-
-def _lora_size(facts: StateFacts) -> int:
-    """Of the LoRA file of the same save; else of the state's weights, which are at least as large."""
-    if isinstance(facts.lora, LoraFacts):
-        return facts.lora.size_bytes
-    weights = facts.file(layout.WEIGHTS_SAFE)
-    return weights.size_bytes if weights else 0
 
 
 def _with_rates(forecast: Forecast, facts: StateFacts, point: LaunchPoint) -> Forecast:
