@@ -19,9 +19,9 @@ from checkpoint_core.trainer.dataset_config import (
     DatasetFacts,
     DatasetMissing,
     Subset,
-    Undetermined,
     parse_datasets,
 )
+from checkpoint_core.trainer.given import Undetermined
 
 #: FluxGym's file has 300 bytes.
 _MAX_CONFIG_BYTES = 64 * 1024

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from checkpoint_core.scripts import ScriptFacts
+from checkpoint_core.trainer.given import Undetermined, given, given_count, is_given
 
 #: A script that makes more changes than that is none that anyone waits for.
 MAX_CHANGES = 20_000
@@ -118,26 +119,27 @@ def save_rules(script: ScriptFacts, epochs: int | None) -> SaveRules | None:
     :param epochs: all epochs of the training, by which ``--save_n_epoch_ratio`` divides.
     """
     try:
-        every_epochs = _count(script, "--save_every_n_epochs") or 0
-        ratio = _count(script, "--save_n_epoch_ratio") or 0
+        every_epochs = given_count(script, "--save_every_n_epochs") or 0
+        ratio = given_count(script, "--save_n_epoch_ratio") or 0
         if ratio:
             every_epochs = (_known(epochs) // ratio) or 1
         kept_epochs, kept_steps = (
-            _count(script, "--save_last_n_epochs"),
-            _count(script, "--save_last_n_steps"),
+            given_count(script, "--save_last_n_epochs"),
+            given_count(script, "--save_last_n_steps"),
         )
         return SaveRules(
-            name=_text(script, "--output_name"),
-            suffix="." + (_text(script, "--save_model_as") or "safetensors"),
+            name=given(script, "--output_name"),
+            suffix="." + (given(script, "--save_model_as") or "safetensors"),
             every_epochs=every_epochs,
-            every_steps=_count(script, "--save_every_n_steps") or 0,
-            saves_states=_switch(script, "--save_state"),
-            saves_last_state=_switch(script, "--save_state") or _switch(script, "--save_state_on_train_end"),
+            every_steps=given_count(script, "--save_every_n_steps") or 0,
+            saves_states=is_given(script, "--save_state"),
+            saves_last_state=is_given(script, "--save_state")
+            or is_given(script, "--save_state_on_train_end"),
             kept_epochs=kept_epochs,
             # A 0 counts as not given (train_util.py: "if args.save_last_n_epochs_state else").
-            kept_epoch_states=_count(script, "--save_last_n_epochs_state") or kept_epochs,
+            kept_epoch_states=given_count(script, "--save_last_n_epochs_state") or kept_epochs,
             kept_steps=kept_steps,
-            kept_step_states=_count(script, "--save_last_n_steps_state") or kept_steps,
+            kept_step_states=given_count(script, "--save_last_n_steps_state") or kept_steps,
         )
     except Undetermined:
         return None
@@ -217,34 +219,7 @@ def _at_epoch(rules: SaveRules, epoch: int) -> Iterator[SaveEvent]:
             yield SaveEvent(name, when, is_state=True, is_removal=True)
 
 
-class Undetermined(Exception):
-    """A flag that decides about the saves is not known."""
-
-
 def _known(value: int | None) -> int:
     if value is None:
         raise Undetermined("the epochs of the training")
     return value
-
-
-def _text(script: ScriptFacts, flag: str) -> str | None:
-    """The flag's value; ``None`` where it is certain that there is none."""
-    value = script.value(flag)
-    if value is None and not script.lacks(flag):
-        raise Undetermined(flag)
-    return value
-
-
-def _switch(script: ScriptFacts, flag: str) -> bool:
-    if not script.has(flag) and not script.lacks(flag):
-        raise Undetermined(flag)
-    return script.has(flag)
-
-
-def _count(script: ScriptFacts, flag: str) -> int | None:
-    if _text(script, flag) is None:
-        return None
-    number = script.number(flag)
-    if number is None or number < 0 or number != int(number):
-        raise Undetermined(flag)
-    return int(number)

@@ -153,7 +153,6 @@ def claim(start: Start, watcher: ProcessId | None, adopts: bool, token: str = ""
         started_ns=now,
         since_ns=now,
         bring_back=start.bring_back,
-        device=device_here(),
         token=token,
     )
     if adopts and before is not None and before.status.is_live:
