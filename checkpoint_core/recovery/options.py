@@ -24,7 +24,7 @@ from checkpoint_core.audit import (
 from checkpoint_core.recovery.repair import RepairPlan
 from checkpoint_core.recovery.script_fixes import KEPT_STATES, saving_edits
 from checkpoint_core.states import LoraFacts
-from checkpoint_core.text import human_bytes
+from checkpoint_core.text import counted, human_bytes
 from checkpoint_core.trainer import forecast_sentence, state_sizes
 
 #: What a way loses that loses nothing.
@@ -210,8 +210,7 @@ def _repair_title(item: CheckpointReport, repair_plan: RepairPlan) -> str:
     if repair_plan.changes_state:
         return f"Repair {title_inside(item)} and resume"
     if repair_plan.more_epochs:
-        noun = "epoch" if repair_plan.more_epochs == 1 else "epochs"
-        return f"Train {repair_plan.more_epochs} more {noun} from {title_inside(item)} on"
+        return f"Train {counted(repair_plan.more_epochs, 'more epoch')} from {title_inside(item)} on"
     return f"Fix the train script and resume from {title_inside(item)}"
 
 
@@ -292,4 +291,4 @@ def _lost_sentence(lost: int | None) -> str:
         return "How many steps have to be trained again is not known."
     if lost == 0:
         return "No step has to be trained again."
-    return f"{lost:,} {'step has' if lost == 1 else 'steps have'} to be trained again."
+    return f"{counted(lost, 'step')} {'has' if lost == 1 else 'have'} to be trained again."

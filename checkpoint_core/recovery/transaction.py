@@ -175,7 +175,7 @@ def _prepared_file(plan: ChangeSet, file: FileRepair, after: Path, before: Path)
     earlier = new = None
     if file.before is not None:
         keep_as(here, before / file.name)
-        earlier = _digest(before / file.name)
+        earlier = _digest_if_there(before / file.name)
     if file.content is not None:
         like = here if file.before is not None else plan.state / _any_file(plan)
         new = stage(after / file.name, _pieces(file.content), file.modified_ns, like)
@@ -194,7 +194,7 @@ def _pieces(content: NewBytes | CopyOf) -> Iterator[bytes]:
         yield from iter(lambda: source.read(1 << 20), b"")
 
 
-def _digest(path: Path) -> str | None:
+def _digest_if_there(path: Path) -> str | None:
     """SHA-256 of a file in hex, ``None`` where there is none."""
     digest = hashlib.sha256()
     try:
@@ -211,7 +211,7 @@ def _finish(run: Path, record: RepairRecord) -> RepairRecord:
     state, folder = _state(run, record), _folder(run, record.id)
     for file in record.files:
         here, new = state / file.name, folder / "after" / file.name
-        if _digest(here) != file.before or file.before == file.after:
+        if _digest_if_there(here) != file.before or file.before == file.after:
             continue
         if file.after is None:
             put(here, new)
@@ -227,7 +227,7 @@ def _finish(run: Path, record: RepairRecord) -> RepairRecord:
 
 def _change_script(run: Path, script: ScriptRecord, kept: Path, from_digest: str) -> None:
     """Write a script that is kept, unless it is written, or was changed by somebody since."""
-    if _digest(run / script.name) != from_digest:
+    if _digest_if_there(run / script.name) != from_digest:
         return
     path = run / script.name
     with contextlib.suppress(ScriptChangedSinceShown):
@@ -318,7 +318,7 @@ def originals(run: Path, record: RepairRecord) -> Path:
 
 def keeps_its_script(run: Path, record: RepairRecord) -> bool:
     """Whether an undo would leave the train script alone, because it was changed after the repair."""
-    return record.script is not None and _digest(run / record.script.name) not in (
+    return record.script is not None and _digest_if_there(run / record.script.name) not in (
         record.script.after,
         record.script.before,
     )
@@ -327,12 +327,12 @@ def keeps_its_script(run: Path, record: RepairRecord) -> bool:
 def _check_undoable(run: Path, record: RepairRecord) -> None:
     state, before = _state(run, record), _folder(run, record.id) / "before"
     for file in record.files:
-        if file.before is not None and _digest(before / file.name) != file.before:
+        if file.before is not None and _digest_if_there(before / file.name) != file.before:
             raise NothingToUndo(
                 f"The original {file.name} is not in {before} any more, so the repair cannot be reverted. "
                 "Nothing was changed."
             )
-        if _digest(state / file.name) != file.after:
+        if _digest_if_there(state / file.name) != file.after:
             raise StateChangedSinceShown(
                 f"{record.state}/{file.name} was changed after the repair; nothing was reverted. The original "
                 f"lies in {before}."
@@ -346,7 +346,7 @@ def _finish_undo(run: Path, record: RepairRecord) -> RepairRecord:
         _change_script(run, record.script, folder / _OLD_SCRIPT, record.script.after)
     for file in record.files:
         here, kept = state / file.name, folder / "before" / file.name
-        if _digest(here) == file.before:
+        if _digest_if_there(here) == file.before:
             continue
         if file.before is None:
             put(here, own_folder(folder / "after") / file.name)

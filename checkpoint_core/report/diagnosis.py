@@ -7,7 +7,6 @@ import json
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 
 from checkpoint_core.audit import RunReport
 from checkpoint_core.recovery import RecoveryPlan
@@ -25,7 +24,7 @@ from checkpoint_core.report.markdown import diagnosis_markdown
 from checkpoint_core.report.redaction import Redactor
 from checkpoint_core.report.versions import Versions
 from checkpoint_core.states import LoraFacts
-from checkpoint_core.text import file_name, utc_time
+from checkpoint_core.text import file_name, utc_moment, utc_time
 from checkpoint_core.version import __version__
 
 __all__ = ["Diagnosis", "build_report", "checkpoint_json"]
@@ -65,7 +64,7 @@ def build_report(
     markdown = diagnosis_markdown(document)
     # Lone surrogates stand for undecodable bytes in names; escaped, they survive in JSON.
     text = json.dumps(document, indent=2, allow_nan=False) + "\n"
-    name = f"{file_name(redactor.text(run.name))}-diagnosis-{_moment(made_ns):%Y%m%dT%H%M%SZ}"
+    name = f"{file_name(redactor.text(run.name))}-diagnosis-{utc_moment(made_ns):%Y%m%dT%H%M%SZ}"
     return Diagnosis(f"{name}.zip", markdown, text, _zip(name, {"diagnosis.md": markdown.encode(),
                      "diagnosis.json": text.encode(), **files}, made_ns))  # fmt: skip
 
@@ -112,7 +111,7 @@ def _document(
 
 def _zip(folder: str, files: Mapping[str, bytes], made_ns: int) -> bytes:
     """The same bytes for the same report: the members bear the report's time, not the clock's."""
-    moment = _moment(made_ns)
+    moment = utc_moment(made_ns)
     # A zip's dates begin with 1980 (APPNOTE 4.4.6).
     date = moment.timetuple()[:6] if moment.year >= 1980 else (1980, 1, 1, 0, 0, 0)
     buffer = io.BytesIO()
@@ -123,7 +122,3 @@ def _zip(folder: str, files: Mapping[str, bytes], made_ns: int) -> bytes:
             member.external_attr = 0o644 << 16
             archive.writestr(member, data)
     return buffer.getvalue()
-
-
-def _moment(nanoseconds: int) -> datetime:
-    return datetime.fromtimestamp(nanoseconds // 1_000_000_000, tz=timezone.utc)

@@ -48,7 +48,7 @@ def to_dataframe(report: AuditReport) -> pd.DataFrame:
     return table
 
 
-def _moment(nanoseconds: int) -> pd.Timestamp | None:
+def _timestamp(nanoseconds: int) -> pd.Timestamp | None:
     """A point in time in UTC; ``None`` for one that a broken clock put beyond what pandas can hold."""
     try:
         moment: pd.Timestamp = pd.Timestamp(nanoseconds, unit="ns", tz="UTC")
@@ -74,7 +74,7 @@ def _row(checkpoint: CheckpointReport) -> dict[str, Any]:
         "step": position.step,
         "current_step": position.current_step,
         "lifetime_step": position.lifetime_step,
-        "saved_at": _moment(facts.saved_ns),
+        "saved_at": _timestamp(facts.saved_ns),
         "size_bytes": facts.size_bytes,
         "layout": facts.layout.value,
         "rank": weights.rank if weights else None,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from checkpoint_core.formats import written_count
 from checkpoint_core.scripts.facts import ResumeTarget, ScriptFacts
-from checkpoint_core.scripts.paths import same_place
+from checkpoint_core.scripts.paths import absolute, is_here, is_native, same_place
 from checkpoint_core.scripts.script import ScriptNotUnderstood, TrainScript, dialect_of
 
 _MAX_SCRIPT_BYTES = 1024 * 1024
@@ -142,9 +142,9 @@ def resume_target(script: ScriptFacts | None, run: Path, states: dict[str, Path]
 def _below_run(value: str, script: ScriptFacts, run: Path) -> Path | None:
     """The value as a path of this machine, when it lies below the run's folder as another machine names it."""
     prefix = script.output_dir
-    if not prefix or _is_here(prefix, run):
+    if not prefix or is_here(prefix, run):
         return None
-    kind: type[PurePath] = PureWindowsPath if PureWindowsPath(prefix).drive else PurePosixPath
+    kind: type[PurePath] = type(absolute(prefix) or PurePosixPath())
     # Two machines' folders of one name are one run; a script that was copied from another run names another.
     if kind(prefix).name != run.name or not kind(value).is_relative_to(kind(prefix)):
         return None
@@ -152,14 +152,9 @@ def _below_run(value: str, script: ScriptFacts, run: Path) -> Path | None:
     return run.joinpath(*parts) if ".." not in parts else None
 
 
-def _is_here(written: str, run: Path) -> bool:
-    """Whether a path of the script exists on this machine; scripts run in FluxGym's folder, two above the run."""
-    return os.path.exists(run.parent.parent / written)
-
-
 def _is_foreign(value: str, script: ScriptFacts, run: Path) -> bool:
     """Whether an absolute path is the other system's, or belongs to another machine's FluxGym."""
-    windows = bool(PureWindowsPath(value).drive)
-    if windows != bool(PureWindowsPath(str(run.absolute())).drive):
-        return windows or value.startswith("/")
-    return bool(script.output_dir) and not _is_here(str(script.output_dir), run) and Path(value).is_absolute()
+    path, output = absolute(value), script.output_dir
+    if path is None:
+        return False
+    return not is_native(path) or (bool(output) and not is_here(str(output), run))

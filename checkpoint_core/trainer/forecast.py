@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from checkpoint_core.formats import TrainState
 from checkpoint_core.scripts import ScriptFacts
 from checkpoint_core.states import Damage, Layout, OptimizerFacts, StateFacts
+from checkpoint_core.text import counted
 from checkpoint_core.trainer.disk_space import lora_size
 from checkpoint_core.trainer.launch import LaunchPoint
 from checkpoint_core.trainer.learning_rate import differs, learning_rate_at, rate_text, saved_rates
@@ -178,7 +179,7 @@ def _end(forecast: Forecast) -> str:
     done, last = forecast.done_epoch, forecast.last_epoch
     if done is None or last is None or done < last:
         return "the trainer takes the training for finished"
-    return f"epoch {done} is done, and the script trains {_number(last, 'epoch')}"
+    return f"epoch {done} is done, and the script trains {counted(last, 'epoch')}"
 
 
 def _beginning(forecast: Forecast) -> str:
@@ -192,10 +193,10 @@ def _beginning(forecast: Forecast) -> str:
         finished = f"{'only ' if start > done else ''}epoch {done}" if done else "no epoch"
         return f"Starts at epoch {start}{of} although {finished} is done"
     if forecast.skipped_steps:
-        return f"Resumes in epoch {start}{of} after its first {_number(forecast.skipped_steps, 'step')}"
+        return f"Resumes in epoch {start}{of} after its first {counted(forecast.skipped_steps, 'step')}"
     if forecast.repeated_steps:
         again = "is" if forecast.repeated_steps == 1 else "are"
-        steps = _number(forecast.repeated_steps, "step")
+        steps = counted(forecast.repeated_steps, "step")
         return f"Resumes at the beginning of epoch {start}{of} ({steps} {again} trained again)"
     return f"Resumes after epoch {done}{of}" if done else f"Starts at epoch {start}{of}"
 
@@ -203,8 +204,8 @@ def _beginning(forecast: Forecast) -> str:
 def _amount(forecast: Forecast) -> str:
     if forecast.epochs_left is None:
         return ""
-    steps = f" ({_number(forecast.steps_left, 'step')})" if forecast.steps_left is not None else ""
-    return f"trains {_number(forecast.epochs_left, 'epoch')}{steps}"
+    steps = f" ({counted(forecast.steps_left, 'step')})" if forecast.steps_left is not None else ""
+    return f"trains {counted(forecast.epochs_left, 'epoch')}{steps}"
 
 
 def _rates(forecast: Forecast) -> str:
@@ -219,7 +220,3 @@ def _saving(forecast: Forecast) -> str:
     if forecast.saves_left is None:
         return ""
     return f"next save at {forecast.next_save}" if forecast.next_save else "saves no further checkpoint"
-
-
-def _number(count: int, unit: str) -> str:
-    return f"{count:,} {unit}" if count == 1 else f"{count:,} {unit}s"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint_core.atomic_write import WriteFailed, new_file, own_folder, remove_own_file
-from checkpoint_core.formats import MAX_COUNT, count_in, needed_count, needed_text, number_in, text_in
+from checkpoint_core.formats import MAX_COUNT, needed_count, needed_text, number_in
 
 #: In the run's folder; its name begins with a dot, so it is never taken for a state.
 FOLDER = ".training"
@@ -105,14 +105,14 @@ def read_record(run: Path) -> TrainingRecord | None:
 
 
 def _record(value: dict[str, Any]) -> TrainingRecord:
-    # Whatever is of another kind becomes the default, because the file may be anybody's.
+    # What is missing becomes the default; the file may be anybody's, and one value of another kind tells so.
     rest: dict[str, Any] = {
         **{
-            name: count_in(value.get(name)) or 0
+            name: needed_count(value.get(name) or 0)
             for name in ("started_ns", "since_ns", "attempt", "next_try_ns")
         },
-        **{name: value.get(name) is True for name in ("bring_back", "is_adopted")},
-        **{name: text_in(value.get(name)) or "" for name in ("resumed_from", "message", "token")},
+        **{name: bool(value.get(name)) for name in ("bring_back", "is_adopted")},
+        **{name: needed_text(value.get(name) or "") for name in ("resumed_from", "message", "token")},
         **{name: tuple(map(needed_text, value.get(name) or ())) for name in ("warnings", "behind")},
     }
     return TrainingRecord(
@@ -120,7 +120,9 @@ def _record(value: dict[str, Any]) -> TrainingRecord:
         host=needed_text(value["host"]),
         watcher=_process(value.get("watcher")),
         training=_process(value.get("training")),
-        exit_status=count_in(value.get("exit_status"), -MAX_COUNT),
+        exit_status=None
+        if value.get("exit_status") is None
+        else needed_count(value["exit_status"], -MAX_COUNT),
         **rest,
     )
 
@@ -166,8 +168,6 @@ class Request(enum.Enum):
     STOP_NOW = "stop-now"
     BRING_BACK = "bring-back"
     LEAVE = "leave"
-    #: Start a crashed training again without waiting.
-    RETRY_NOW = "retry-now"
 
 
 def send_request(run: Path, what: Request) -> None:

@@ -77,7 +77,7 @@ class LiveRun:
         self._written_at = 0.0
         self._written: tuple[object, object] = (None, None)
 
-    def start(self, checkpoint: str) -> TrainingProcess:
+    def start(self) -> TrainingProcess:
         """Start the run's script; raises OSError."""
         script = find_script(self.run)
         if script is None:
