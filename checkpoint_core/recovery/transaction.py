@@ -68,6 +68,7 @@ def apply(plan: ChangeSet) -> RepairRecord:
     :raises RecordUnusable: when ``repairs.json`` is not readable.
     """
     with locked(plan.run / repair_records.FOLDER):
+        # What an earlier repair left may be of this state: the plan is held against what it is after that.
         finish_interrupted_locked(plan.run)
         _check_unchanged(plan)
         _check_room(plan)
@@ -124,6 +125,7 @@ def _entry(path: Path) -> FileEntry | None:
 
 def _check_room(plan: ChangeSet) -> None:
     free, needed = free_bytes(plan.run), plan.bytes_needed
+    # FAT and many network shares have no hard links: each file then lies there twice, kept and in its place.
     if not links_work(plan.run):
         needed += plan.bytes_needed + plan.bytes_kept
     needed = with_spare(needed)
@@ -143,6 +145,7 @@ def _prepared(plan: ChangeSet) -> RepairRecord:
     """Everything made and kept, and the record that says so; on failure nothing of it is left."""
     moment = datetime.now(timezone.utc)
     identity = f"{moment:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+    # It takes its own name when it is whole: rename(2) is one step, and whatever still bears the other may go.
     folder = _folder(plan.run, identity + _UNBEGUN)
     try:
         after, before = own_folder(folder / "after"), own_folder(folder / "before")
@@ -175,6 +178,7 @@ def _prepared_file(plan: ChangeSet, file: FileRepair, after: Path, before: Path)
     earlier = new = None
     if file.before is not None:
         keep_as(here, before / file.name)
+        # Of what is kept: where the file was replaced meanwhile, that is what can come back.
         earlier = _digest_if_there(before / file.name)
     if file.content is not None:
         like = here if file.before is not None else plan.state / _any_file(plan)
@@ -211,12 +215,14 @@ def _finish(run: Path, record: RepairRecord) -> RepairRecord:
     state, folder = _state(run, record), _folder(run, record.id)
     for file in record.files:
         here, new = state / file.name, folder / "after" / file.name
+        # In its place already, before an interruption, or changed by somebody since: either is left as it is.
         if _digest_if_there(here) != file.before or file.before == file.after:
             continue
         if file.after is None:
             put(here, new)
         else:
             _place(new, here)
+    # Last, for the script leads a training to this state, and from then on one may be started.
     if record.script:
         _change_script(run, record.script, folder / _SCRIPT, record.script.before)
     done = with_status(record, repair_records.APPLIED)
@@ -240,13 +246,18 @@ def _state(run: Path, record: RepairRecord) -> Path:
 
 def _place(source: Path, here: Path) -> None:
     """Let a kept file take its place in one step, and stay where it is kept."""
+    # A rename takes the name away from where it came from, so a second name moves.
     moving = source.parent / f".{secrets.token_hex(4)}"
     keep_as(source, moving)
     put(moving, here)
 
 
 def _tidy(folder: Path) -> None:
-    """Remove what the record needs no longer: a trainer that writes over a state would write through the links."""
+    """Remove what the record needs no longer.
+
+    A trainer that saves over this state opens its files in their place (``torch.save``: ``open(name, "wb")``), and
+    would write through the links into what is kept.
+    """
     with contextlib.suppress(WriteFailed):
         remove_own_folder(folder)
 
@@ -342,6 +353,7 @@ def _check_undoable(run: Path, record: RepairRecord) -> None:
 def _finish_undo(run: Path, record: RepairRecord) -> RepairRecord:
     """Put every original back that is not in its place yet; a script that was changed since is left alone."""
     state, folder = _state(run, record), _folder(run, record.id)
+    # First, as it was last: no training is led to a state that is half taken back.
     if record.script:
         _change_script(run, record.script, folder / _OLD_SCRIPT, record.script.after)
     for file in record.files:
