@@ -10,7 +10,7 @@ import pandas as pd
 from checkpoint_core.audit import VERDICT_WORDS, Auditor, AuditReport, CheckpointReport, Verdict, note
 from checkpoint_core.environment import environment_source
 from checkpoint_core.states import LoraFacts, OptimizerFacts, RandomStatesFacts, SchedulerFacts, WeightsFacts
-from checkpoint_core.text import human_bytes, local_time
+from checkpoint_core.text import human_bytes, local_time, number_or_dash
 
 #: Column to pandas dtype, in the table's order. Integers are nullable: ``<NA>`` where a value cannot be known.
 COLUMNS: dict[str, str] = {
@@ -109,8 +109,8 @@ def to_display(table: pd.DataFrame) -> pd.DataFrame:
             "Run": table["run"],
             "State": [VERDICT_WORDS[Verdict(value)] for value in table["verdict"]],
             "Checkpoint": table["state"],
-            "Epoch": [_text(value) for value in table["epoch"]],
-            "Step": [_text(value) for value in table["step"]],
+            "Epoch": [_number_text(value) for value in table["epoch"]],
+            "Step": [_number_text(value) for value in table["step"]],
             "Saved": ["–" if pd.isna(value) else local_time(value.value) for value in table["saved_at"]],
             "Size": [human_bytes(int(value)) for value in table["size_bytes"]],
             "What to know": table["note"],
@@ -122,8 +122,8 @@ def to_display(table: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
-def _text(value: Any) -> str:
-    return "–" if pd.isna(value) else f"{value:,}"
+def _number_text(value: Any) -> str:
+    return number_or_dash(None if pd.isna(value) else int(value))
 
 
 def load_table(outputs: Path | str, run: str | None = None, python: Path | str | None = None) -> pd.DataFrame:

@@ -20,7 +20,6 @@ from checkpoint_core.formats import (
     Description,
     FileReader,
     FormatError,
-    SafetensorsHeader,
     Tensor,
     TensorEntry,
     TorchZip,
@@ -60,12 +59,6 @@ def read_train_state(path: Path) -> TrainState:
     """``train_state.json``."""
     with FileReader(path) as reader:
         return parse_train_state(reader)
-
-
-def read_safetensors(path: Path) -> SafetensorsHeader:
-    """The header of a safetensors file, held against the file's size."""
-    with FileReader(path) as reader:
-        return read_header(reader)
 
 
 def read_lora(path: Path, size_bytes: int, modified_ns: int) -> LoraFacts:

@@ -329,10 +329,10 @@ def test_a_rehearsal_ends_when_the_process_that_started_it_is_killed(
     program = f"""
 import sys
 from pathlib import Path
-from checkpoint_core.environment.probing import ask
+from checkpoint_core.environment.probing import probe
 from checkpoint_core.audit.single_state import audit_state
 from checkpoint_core.environment.rehearsal.run import plan_rehearsal, run_rehearsal
-plan = plan_rehearsal(audit_state({str(world.latest)!r}).facts, ask(sys.executable, "test"))
+plan = plan_rehearsal(audit_state({str(world.latest)!r}).facts, probe(sys.executable, "test"))
 import subprocess
 def popen(*args, **options):
     process = subprocess.Popen(*args, **options)
