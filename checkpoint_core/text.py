@@ -102,7 +102,17 @@ def human_seconds(seconds: float) -> str:
     return f"{hours // 24} days {hours % 24} h"
 
 
-def _moment(nanoseconds: int) -> datetime:
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: ``1 step``, ``1,000 steps``; for nouns that take an s."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def number_or_dash(number: int | None) -> str:
+    """A number in a table; a dash for what is not known."""
+    return "–" if number is None else f"{number:,}"
+
+
+def utc_moment(nanoseconds: int) -> datetime:
     """A point in time in UTC; a time that no calendar holds (a broken clock's) becomes its first or last."""
     try:
         return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
@@ -112,7 +122,7 @@ def _moment(nanoseconds: int) -> datetime:
 
 def local_time(nanoseconds: int) -> str:
     """A point in time in the user's time zone, to the minute."""
-    moment = _moment(nanoseconds)
+    moment = utc_moment(nanoseconds)
     with suppress(OverflowError, OSError, ValueError):  # systems differ in how far their time zones reach
         moment = moment.astimezone()
     return f"{moment:%Y-%m-%d %H:%M}"
@@ -120,4 +130,4 @@ def local_time(nanoseconds: int) -> str:
 
 def utc_time(nanoseconds: int) -> str:
     """A point in time as ISO 8601 in UTC, to the millisecond."""
-    return _moment(nanoseconds).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return utc_moment(nanoseconds).isoformat(timespec="milliseconds").replace("+00:00", "Z")

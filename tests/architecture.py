@@ -34,7 +34,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("audit",),
     ("environment", "trainer"),
     ("states", "scripts"),
-    ("formats", "atomic_write", "text", "installation", "version"),
+    ("formats", "atomic_write", "process_tree", "text", "installation", "version"),
 )
 #: The example stands beside the house: only the top floor starts it, as a process of its own.
 BESIDE = "demo"

@@ -55,6 +55,7 @@ PURE = (
     "audit/checks/",
     "audit/findings.py",
     "audit/verdict.py",
+    "recovery/next_steps.py",
     "recovery/options.py",
     "recovery/script_fixes.py",
     "report/diagnosis.py",

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from checkpoint_core.text import (
+    counted,
     file_name,
     human_bytes,
     local_time,
@@ -148,3 +149,10 @@ def test_local_times_are_the_user_s_and_utc_is_not(in_tokyo: None) -> None:
 def test_times_of_a_broken_clock_are_no_reason_to_fail(nanoseconds: int, text: str) -> None:
     assert utc_time(nanoseconds) == text
     assert len(local_time(nanoseconds)) >= len("1-01-01 00:00")
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(0, "0 steps"), (1, "1 step"), (2, "2 steps"), (12_345, "12,345 steps")]
+)
+def test_a_number_with_its_noun(number: int, told: str) -> None:
+    assert counted(number, "step") == told

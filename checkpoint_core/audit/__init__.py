@@ -7,7 +7,6 @@ from checkpoint_core.audit.checks.integrity import LOST_WEIGHTS
 from checkpoint_core.audit.checks.reconstructible import is_cured_by_scheduler
 from checkpoint_core.audit.findings import LOST, Finding, FindingKind, Severity, StatePart, Subject, Verdict
 from checkpoint_core.audit.manifest import forget_manifest, make_manifest, write_manifest
-from checkpoint_core.audit.next_steps import next_steps
 from checkpoint_core.audit.reports import (
     AuditReport,
     CheckpointReport,
@@ -58,7 +57,6 @@ __all__ = [
     "judge",
     "judgement",
     "make_manifest",
-    "next_steps",
     "note",
     "phrase",
     "run_folder",

@@ -21,7 +21,7 @@ from urllib.parse import quote
 from checkpoint_core.atomic_write import WriteFailed, new_file, own_folder, remove_own_file
 from checkpoint_core.audit.findings import LOST, Finding, FindingKind, Severity, StatePart, Subject, Verdict
 from checkpoint_core.audit.reports import CheckpointReport
-from checkpoint_core.formats import MAX_COUNT, DamageKind, FileReader, FormatError
+from checkpoint_core.formats import MAX_COUNT, DamageKind, FileReader, FormatError, needed_count, needed_text
 from checkpoint_core.states import (
     MANIFESTS_FOLDER,
     Damage,
@@ -201,8 +201,8 @@ def _manifest(document: Any) -> Manifest:
     if not isinstance(is_good, bool) or not isinstance(findings, list) or len(files) > _MAX_FILES:
         raise ValueError("a value is of another kind")
     return Manifest(
-        state=_text(document["state"]),
-        made_at_ns=_count(document["made_at_ns"]),
+        state=needed_text(document["state"]),
+        made_at_ns=needed_count(document["made_at_ns"]),
         verdict=Verdict(document["verdict"]),
         findings=_matching(findings, _CODE),
         files=dict(zip(_matching(files, _PLAIN), map(_file, files.values()), strict=True)),
@@ -213,23 +213,13 @@ def _manifest(document: Any) -> Manifest:
 def _file(item: Any) -> ManifestFile:
     (digest,) = _matching([item["sha256"]], _SHA256)
     # Times before 1970 are negative.
-    return ManifestFile(_count(item["size_bytes"]), _count(item["modified_ns"], -MAX_COUNT), digest)
-
-
-def _count(value: Any, least: int = 0) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MAX_COUNT:
-        raise ValueError("a number is out of range")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("a text is none")
-    return value
+    return ManifestFile(
+        needed_count(item["size_bytes"]), needed_count(item["modified_ns"], -MAX_COUNT), digest
+    )
 
 
 def _matching(values: Iterable[Any], pattern: re.Pattern[str]) -> tuple[str, ...]:
-    texts = tuple(map(_text, values))
+    texts = tuple(map(needed_text, values))
     if not all(map(pattern.match, texts)):
         raise ValueError("a text is not of the form that is written here")
     return texts

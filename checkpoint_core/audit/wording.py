@@ -7,6 +7,7 @@ from checkpoint_core.audit.findings import Severity, Subject, Verdict
 from checkpoint_core.audit.reports import RunReport, find_latest_resumable
 from checkpoint_core.environment import TRAINING_PACKAGES, Environment, EnvironmentProblem
 from checkpoint_core.states import SavePoint
+from checkpoint_core.text import counted
 
 #: A verdict as the table shows it.
 VERDICT_WORDS = {
@@ -146,7 +147,5 @@ def run_summary(run: RunReport) -> str:
     if not count:
         return "no checkpoints"
     best = find_latest_resumable(run).checkpoint
-    noun = "checkpoint" if count == 1 else "checkpoints"
-    if best is None:
-        return f"{count} {noun}, none ready"
-    return f"{count} {noun}, {title_inside(best)} ready"
+    checkpoints = counted(count, "checkpoint")
+    return f"{checkpoints}, none ready" if best is None else f"{checkpoints}, {title_inside(best)} ready"

@@ -104,9 +104,10 @@ def scan(
     with problems_told():
         if as_json and as_csv:
             raise Usage("Give either --json or --csv, not both.")
-        report = _scanned(auditor_of(outputs, layout, python), run)
+        auditor = auditor_of(outputs, layout, python)
+        report = _scanned(auditor, run)
         if as_json:
-            print_json(scan_json(report))
+            print_json(scan_json(report, {each.name: plan_recovery(auditor, each) for each in report.runs}))
         elif as_csv:
             print_csv(report)
         else:

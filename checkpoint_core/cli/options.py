@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from checkpoint_core.audit import Auditor, CheckpointReport, RunReport, UnknownName
-from checkpoint_core.cli.output import Usage, say
+from checkpoint_core.cli.output import Usage, say, tell
 from checkpoint_core.environment import environment_source
+from checkpoint_core.recovery import transaction
 from checkpoint_core.scripts import Receipt, find_script, read_script, run_command
 from checkpoint_core.states import Layout, find_runs
 
@@ -80,6 +81,14 @@ def audited_run(
 def _runs_in(folder: Path) -> list[str]:
     """The runs with checkpoints or a script in a folder that was taken for a run itself."""
     return [found.path.name for found in find_runs(folder) if found.states or find_script(found.path)]
+
+
+def settled(auditor: Auditor, run: RunReport) -> RunReport:
+    """The run, after what an earlier repair left half done is finished: nothing may be judged by it."""
+    done = transaction.finish_interrupted(run.facts.path)
+    for record in done:
+        tell(f"A repair of {record.state} had been interrupted; it is finished now ({record.status}).")
+    return auditor.audit_run(run.name) if done else run
 
 
 def named_checkpoint(run: RunReport, state: str) -> CheckpointReport:

@@ -21,6 +21,7 @@ from checkpoint_core.cli.options import (
     audited_run,
     auditor_of,
     named_checkpoint,
+    settled,
 )
 from checkpoint_core.cli.output import Usage, print_json, problems_told, say, show, stop, tell
 from checkpoint_core.recovery import (
@@ -32,7 +33,6 @@ from checkpoint_core.recovery import (
     look_again_at_run,
     plan_removal,
     retention_of,
-    transaction,
 )
 from checkpoint_core.report import SCHEMA_VERSION, Json
 from checkpoint_core.text import human_bytes, printable
@@ -84,13 +84,11 @@ def prune(
 
 def _settled(auditor: Auditor, run: RunReport) -> RunReport:
     """The run, after what an earlier repair or removal left half done is finished."""
-    done = transaction.finish_interrupted(run.facts.path)
-    for record in done:
-        tell(f"A repair of {record.state} had been interrupted; it is finished now ({record.status}).")
-    removed = finish_removals(run.facts.path)
-    if removed:
-        tell("A removal had been interrupted; what it left is removed now.")
-    return auditor.audit_run(run.name) if done or removed else run
+    run = settled(auditor, run)
+    if not finish_removals(run.facts.path):
+        return run
+    tell("A removal had been interrupted; what it left is removed now.")
+    return auditor.audit_run(run.name)
 
 
 def _remove(auditor: Auditor, run: RunReport, wanted: Sequence[str], plan: RetentionPlan) -> None:

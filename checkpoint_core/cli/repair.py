@@ -16,10 +16,11 @@ from checkpoint_core.cli.options import (
     audited_run,
     auditor_of,
     named_checkpoint,
+    settled,
     tell_command,
     tell_how_to_go_on,
 )
-from checkpoint_core.cli.output import Usage, print_json, problems_told, say, show, stop, tell
+from checkpoint_core.cli.output import Usage, print_json, problems_told, say, show, stop
 from checkpoint_core.cli.views import checkpoint_view, diff_view, recovery_view, repair_view
 from checkpoint_core.recovery import (
     Choices,
@@ -86,7 +87,7 @@ def repair(
         auditor = auditor_of(folder.parent, layout, python)
         if as_json and apply:
             raise Usage("--json shows the repair and does not do it. Give either --json or --apply.")
-        run = _settled(auditor, audited_run(folder, layout, python, auditor))
+        run = settled(auditor, audited_run(folder, layout, python, auditor))
         item = named_checkpoint(run, path.relative_to(folder).as_posix())
         choices = Choices(epoch_in_state, FixChoices(more_epochs, skip_trained_steps))
         _repair(auditor, run, item, repair_of(auditor, run, item, choices), apply, as_json)
@@ -124,7 +125,7 @@ def recover(
             raise Usage("--json only shows the recovery options. Leave it out to apply one.")
         folder = Path(os.path.abspath(run_dir))
         auditor = auditor_of(folder.parent, layout, python)
-        run = _settled(auditor, audited_run(folder, layout, python, auditor))
+        run = settled(auditor, audited_run(folder, layout, python, auditor))
         choices = Choices(epoch_in_state, FixChoices(more_epochs, skip_trained_steps))
         recovery = plan_recovery(auditor, run, choices)
         if as_json:
@@ -134,14 +135,6 @@ def recover(
         if apply or option is not None:
             _apply_option(auditor, run, _wanted(recovery, option), apply)
         raise typer.Exit(_exit_code(recovery))
-
-
-def _settled(auditor: Auditor, run: RunReport) -> RunReport:
-    """The run, after what an earlier repair left half done is finished: nothing may be judged by it."""
-    done = transaction.finish_interrupted(run.facts.path)
-    for record in done:
-        tell(f"A repair of {record.state} had been interrupted; it is finished now ({record.status}).")
-    return auditor.audit_run(run.name) if done else run
 
 
 def _repair(

@@ -23,7 +23,7 @@ from checkpoint_core.audit import (
     note,
 )
 from checkpoint_core.recovery import RecoveryOption, RecoveryPlan, RepairPlan
-from checkpoint_core.text import human_bytes, local_time, printable
+from checkpoint_core.text import human_bytes, local_time, number_or_dash, printable
 from checkpoint_core.trainer import forecast_sentence
 
 _STYLES = {
@@ -78,8 +78,8 @@ def _table(checkpoints: Iterable[CheckpointReport]) -> Table:
         table.add_row(
             verdict_view(item.verdict),
             Text(printable(item.name)),
-            _number(item.position.epoch),
-            _number(item.position.step),
+            number_or_dash(item.position.epoch),
+            number_or_dash(item.position.step),
             local_time(item.facts.saved_ns),
             human_bytes(item.facts.size_bytes),
         )
@@ -89,10 +89,6 @@ def _table(checkpoints: Iterable[CheckpointReport]) -> Table:
 def verdict_view(verdict: Verdict) -> Text:
     """A verdict as a coloured word."""
     return Text(VERDICT_WORDS[verdict], style=_STYLES[verdict])
-
-
-def _number(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}"
 
 
 def _notes(checkpoints: Iterable[CheckpointReport]) -> Iterator[RenderableType]:
@@ -112,8 +108,9 @@ def checkpoint_view(checkpoint: CheckpointReport) -> RenderableType:
     if facts.files:
         parts.append(
             Text(
-                f"Epoch {_number(position.epoch)}, step {_number(position.step)}, saved {local_time(facts.saved_ns)}, "
-                f"{human_bytes(facts.size_bytes)}, layout {facts.layout.value} ({printable(facts.layout_source)})"
+                f"Epoch {number_or_dash(position.epoch)}, step {number_or_dash(position.step)}, "
+                f"saved {local_time(facts.saved_ns)}, {human_bytes(facts.size_bytes)}, "
+                f"layout {facts.layout.value} ({printable(facts.layout_source)})"
             )
         )
     if checkpoint.forecast:

@@ -20,7 +20,7 @@ _MAX_BYTES = 4 * 1024 * 1024
 
 def read_trainer(folder: Path) -> TrainerFacts | None:
     """What a folder tells about the trainer in it; ``None`` where there is no sd-scripts."""
-    source = _text(folder / "train_network.py")
+    source = _read_small(folder / "train_network.py")
     if not source:
         return None
     features = (name for name, sign in TRAINER_FEATURES.items() if sign in source)
@@ -48,7 +48,7 @@ def _reference_commit(git: Path, reference: str) -> str | None:
     loose = _first_line(git / reference) or ""
     if _COMMIT.match(loose):
         return loose
-    for line in _text(git / "packed-refs").splitlines():
+    for line in _read_small(git / "packed-refs").splitlines():
         commit, _, name = line.partition(" ")
         if name == reference and _COMMIT.match(commit):
             return commit
@@ -56,10 +56,10 @@ def _reference_commit(git: Path, reference: str) -> str | None:
 
 
 def _first_line(path: Path) -> str | None:
-    return next(iter(_text(path).splitlines()), None)
+    return next(iter(_read_small(path).splitlines()), None)
 
 
-def _text(path: Path) -> str:
+def _read_small(path: Path) -> str:
     """A small text file's text, empty where there is none."""
     try:
         if not path.is_file() or path.stat().st_size > _MAX_BYTES:

@@ -19,6 +19,14 @@ from checkpoint_core.formats.torch_zip import (
     TorchZip,
 )
 from checkpoint_core.formats.train_state import TrainState, read_train_state
+from checkpoint_core.formats.values import (
+    count_in,
+    needed_count,
+    needed_text,
+    number_in,
+    text_in,
+    written_count,
+)
 
 __all__ = [
     "END",
@@ -42,10 +50,16 @@ __all__ = [
     "TorchZip",
     "TrainState",
     "cast",
+    "count_in",
     "describe",
     "hostile",
+    "needed_count",
+    "needed_text",
+    "number_in",
     "read_header",
     "read_train_state",
+    "text_in",
     "unreadable",
     "write_torch",
+    "written_count",
 ]

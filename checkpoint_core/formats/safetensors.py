@@ -54,14 +54,14 @@ def read_header(reader: FileReader) -> SafetensorsHeader:
     length = int.from_bytes(reader.at(0, 8), "little")
     if length > _MAX_HEADER_BYTES:
         raise FormatError(DamageKind.CORRUPT, f"its header claims {length:,} bytes: not a safetensors file")
-    tensors_text, metadata = _without_metadata(_text(reader.at(8, length)))
+    tensors_text, metadata = _without_metadata(_decoded(reader.at(8, length)))
     # A real header has some 100 kB; what is larger is not kept in memory.
     read = _tensors if length <= _MAX_KEPT_BYTES else _tensors.__wrapped__
     tensors, own_metadata = read(tensors_text, 8 + length, reader.size)
     return SafetensorsHeader(tensors, metadata or dict(own_metadata))
 
 
-def _text(header: bytes) -> str:
+def _decoded(header: bytes) -> str:
     try:
         return header.decode("utf-8")
     except ValueError as error:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TypeGuard
 
-from checkpoint_core.formats.reader import MAX_COUNT, DamageKind, FileReader, FormatError
+from checkpoint_core.formats.reader import DamageKind, FileReader, FormatError
+from checkpoint_core.formats.values import count_in
 
 _MAX_BYTES = 1024 * 1024
 
@@ -38,12 +38,8 @@ def read_train_state(reader: FileReader) -> TrainState:
     if not isinstance(data, dict):
         raise FormatError(DamageKind.CORRUPT, "it is not a JSON object")
     epoch, step = data.get("current_epoch"), data.get("current_step")
-    if step is not None and not _is_count(step):
+    if step is not None and count_in(step) is None:
         shown = repr(step)[:40] if isinstance(step, (str, int, float)) else f"a {type(step).__name__}"
         raise FormatError(DamageKind.CORRUPT, f"current_step is {shown}, not a step count")
     # The trainer never reads current_epoch back, so a strange one does no harm there.
-    return TrainState(epoch if _is_count(epoch) else None, step)
-
-
-def _is_count(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
+    return TrainState(count_in(epoch), step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from checkpoint_core.recovery import transaction
 from checkpoint_core.recovery.fix import FixChoices
+from checkpoint_core.recovery.next_steps import next_steps
 from checkpoint_core.recovery.options import NOTHING, OptionKind, RecoveryOption, RecoveryPlan
 from checkpoint_core.recovery.planning import apply_option, change_of, look_again, plan_recovery, repair_of
 from checkpoint_core.recovery.removal import (
@@ -50,6 +51,7 @@ __all__ = [
     "links_in",
     "look_again",
     "look_again_at_run",
+    "next_steps",
     "plan_checked",
     "plan_recovery",
     "plan_removal",

@@ -11,12 +11,21 @@ import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from checkpoint_core.audit import CheckpointReport, RunReport, Severity, StatePart, Verdict, title_inside
+from checkpoint_core.audit import (
+    CheckpointReport,
+    Finding,
+    RunReport,
+    Severity,
+    StatePart,
+    Verdict,
+    title,
+    title_inside,
+)
 from checkpoint_core.recovery.repair import RepairPlan
 from checkpoint_core.recovery.script_fixes import KEPT_STATES, saving_edits
 from checkpoint_core.states import LoraFacts
-from checkpoint_core.text import human_bytes
-from checkpoint_core.trainer import forecast_sentence
+from checkpoint_core.text import counted, human_bytes
+from checkpoint_core.trainer import forecast_sentence, state_sizes
 
 #: What a way loses that loses nothing.
 NOTHING = "Nothing."
@@ -59,16 +68,23 @@ class RecoveryOption:
 
 @dataclass(frozen=True)
 class RecoveryPlan:
-    """The recovery options, best first, and one sentence on where the run stands; ``wait`` while a save is going on."""
+    """The recovery options, best first, and one sentence on where the run stands; ``wait`` while a save is going on.
+
+    ``by_hand`` is the newest checkpoint before the first option's that resumes once the user has done something that
+    is not done from here, such as installing a package.
+    """
 
     headline: str
     options: tuple[RecoveryOption, ...]
     wait: bool = False
+    by_hand: CheckpointReport | None = None
 
     @property
     def recommended(self) -> RecoveryOption | None:
-        """The best way, if there is a reason to choose one now."""
-        return None if self.wait else next(iter(self.options), None)
+        """The best way, if there is a reason to choose one now; giving up a checkpoint that is whole is none."""
+        best = next(iter(self.options), None)
+        gives_up = self.by_hand is not None and best is not None and not best.checkpoint
+        return None if self.wait or gives_up else best
 
 
 def rank_options(run: RunReport, repair_plans: Mapping[str, RepairPlan]) -> RecoveryPlan:
@@ -78,10 +94,37 @@ def rank_options(run: RunReport, repair_plans: Mapping[str, RepairPlan]) -> Reco
     """
     options = (*_from_checkpoints(run, repair_plans), *_warm_starts(run), _fresh(run), *_saving(run))
     wait = bool(run.checkpoints) and run.checkpoints[0].verdict is Verdict.SAVING
-    return RecoveryPlan(_headline(run, options, wait), options, wait)
+    by_hand = _by_hand(run, options[0].checkpoint)
+    return RecoveryPlan(_headline(run, options, wait, by_hand), options, wait, by_hand)
 
 
-def _headline(run: RunReport, options: tuple[RecoveryOption, ...], wait: bool) -> str:
+def _by_hand(run: RunReport, first: str) -> CheckpointReport | None:
+    """The newest that needs a fix and has no option, of those that are newer than the first option's."""
+    for item in run.checkpoints:
+        if item.name == first:
+            return None
+        if item.verdict is Verdict.NEEDS_FIX:
+            return item
+    return None
+
+
+def cures_of(item: CheckpointReport) -> str:
+    """What makes a checkpoint resume that needs a fix, each cure once."""
+    return " ".join(dict.fromkeys(found.cure for found in _fixable(item)))
+
+
+def causes_of(item: CheckpointReport) -> str:
+    """Why a checkpoint needs a fix, each cause once."""
+    return " ".join(dict.fromkeys(found.message for found in _fixable(item)))
+
+
+def _fixable(item: CheckpointReport) -> Iterator[Finding]:
+    return (found for found in item.findings if found.severity is Severity.FIXABLE)
+
+
+def _headline(
+    run: RunReport, options: tuple[RecoveryOption, ...], wait: bool, by_hand: CheckpointReport | None
+) -> str:
     if wait:
         return "The newest checkpoint is being saved at this moment. Wait until the save is finished."
     if not run.checkpoints:
@@ -94,6 +137,8 @@ def _headline(run: RunReport, options: tuple[RecoveryOption, ...], wait: bool) -
         return f"{finished.message} {_with_loss(options[0])}"
     if best is not None:
         return _with_loss(options[0])
+    if by_hand is not None:
+        return f"{title(by_hand)} resumes once this is done: {cures_of(by_hand)}"
     only = "the only checkpoint is" if len(run.checkpoints) == 1 else "all checkpoints are"
     return f"No checkpoint can be resumed ({only} damaged beyond repair). {_with_loss(options[0])}"
 
@@ -165,8 +210,7 @@ def _repair_title(item: CheckpointReport, repair_plan: RepairPlan) -> str:
     if repair_plan.changes_state:
         return f"Repair {title_inside(item)} and resume"
     if repair_plan.more_epochs:
-        noun = "epoch" if repair_plan.more_epochs == 1 else "epochs"
-        return f"Train {repair_plan.more_epochs} more {noun} from {title_inside(item)} on"
+        return f"Train {counted(repair_plan.more_epochs, 'more epoch')} from {title_inside(item)} on"
     return f"Fix the train script and resume from {title_inside(item)}"
 
 
@@ -212,8 +256,7 @@ def _saving(run: RunReport) -> Iterator[RecoveryOption]:
     if sizes:
         told = f"Each checkpoint takes about {human_bytes(max(sizes))}."
     elif loras:
-        # Weights in float32 beside a LoRA file in bfloat16, and up to two moments of each number.
-        least, most = (human_bytes(times * max(loras)) for times in (2, 6))
+        least, most = (human_bytes(size) for size in state_sizes(max(loras)))
         told = f"Each checkpoint takes about {least} to {most}."
     else:
         told = "How much room a checkpoint takes is not known before the first."
@@ -248,9 +291,4 @@ def _lost_sentence(lost: int | None) -> str:
         return "How many steps have to be trained again is not known."
     if lost == 0:
         return "No step has to be trained again."
-    return f"{lost:,} {'step has' if lost == 1 else 'steps have'} to be trained again."
-
-
-def way_of(recovery: RecoveryPlan, checkpoint: str) -> RecoveryOption | None:
-    """The best recovery option from one checkpoint, if there is one."""
-    return next((option for option in recovery.options if option.checkpoint == checkpoint), None)
+    return f"{counted(lost, 'step')} {'has' if lost == 1 else 'have'} to be trained again."

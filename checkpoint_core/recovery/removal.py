@@ -59,11 +59,6 @@ class Removal:
     states: tuple[Chosen, ...]
 
     @property
-    def gain_bytes(self) -> int:
-        """What would be gained."""
-        return sum(state.size_bytes for state in self.states)
-
-    @property
     def lines(self) -> tuple[str, ...]:
         """The plan in sentences, one a checkpoint."""
         return tuple(f"{each.name} is removed ({human_bytes(each.size_bytes)})." for each in self.states)

@@ -12,19 +12,14 @@ from pathlib import PureWindowsPath
 
 from checkpoint_core.audit import CheckpointReport, RunReport, Subject, Verdict, note, title, title_inside
 from checkpoint_core.recovery.options import RecoveryPlan
-from checkpoint_core.states import LoraFacts, layout
+from checkpoint_core.states import LoraFacts
 from checkpoint_core.text import human_bytes
+from checkpoint_core.trainer import DiskRoom, bytes_to_free, disk_room, state_sizes, weights_size
 
-#: Left free beside the saves: the trainer writes sample images and logs between them, and a disk that is filled to
-#: the last byte fails whoever writes next. The share stands for saves that differ a little in size.
-RESERVE_BYTES = 100_000_000
-_RESERVE_SHARE = 100
 #: The checkpoints whose size the next one is taken to have.
 _RECENT = 3
 #: The checkpoints that resume and stay in any case: should the last good one fail, there is one to fall back to.
 KEPT_GOOD = 2
-#: The size of a state in LoRA files: weights in float32 beside one in bfloat16, and up to two moments of each number.
-_LEAST_OF_LORA, _MOST_OF_LORA = 2, 6
 
 
 @dataclass(frozen=True)
@@ -104,12 +99,12 @@ def disk_forecast(run: RunReport, free_bytes: int | None = None, start: str | No
 
 
 def _compared(need: str, needed: int, free: int) -> tuple[bool, str]:
-    wanted = needed + max(RESERVE_BYTES, needed // _RESERVE_SHARE)
-    told = f"{need} and the disk has {human_bytes(free)} left"
-    if free >= wanted:
+    room, told = disk_room(needed, free), f"{need} and the disk has {human_bytes(free)} left"
+    if room is DiskRoom.ENOUGH:
         return True, f"{told}."
-    cure = f"Remove old checkpoints, or free at least {human_bytes(wanted - free)} in another way."
-    if free < needed:
+    lacking = human_bytes(bytes_to_free(needed, free))
+    cure = f"Remove old checkpoints, or free at least {lacking} in another way."
+    if room is DiskRoom.TOO_LITTLE:
         return False, (
             f"{told}: the training would stop while saving, and that checkpoint would be damaged. {cure}"
         )
@@ -154,15 +149,10 @@ def _next_save(run: RunReport) -> tuple[int | None, int | None]:
     lora = max((lora.size_bytes for lora in run.facts.loras if isinstance(lora, LoraFacts)), default=0)
     recent = run.checkpoints[:_RECENT]
     if state := max((item.facts.size_bytes for item in recent), default=0):
-        size = state + (lora or max(_weights_size(item) for item in recent))
+        size = state + (lora or max(weights_size(item.facts) for item in recent))
         return size, size
-    return ((_LEAST_OF_LORA + 1) * lora, (_MOST_OF_LORA + 1) * lora) if lora else (None, None)
-
-
-def _weights_size(item: CheckpointReport) -> int:
-    """What stands for a LoRA file that is not there; it is at most as large."""
-    weights = item.facts.file(layout.WEIGHTS_SAFE)
-    return weights.size_bytes if weights else 0
+    least, most = state_sizes(lora)
+    return (least + lora, most + lora) if lora else (None, None)
 
 
 def _saves_elsewhere(run: RunReport) -> bool:

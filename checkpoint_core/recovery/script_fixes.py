@@ -13,6 +13,7 @@ from checkpoint_core.recovery.fix import FixCase, FixChoices, ScriptFix
 from checkpoint_core.recovery.network_fixes import fix_alpha, fix_groups, fix_parts, fix_rank
 from checkpoint_core.scripts import Edit, Remove, ScriptFacts, SetSwitch, SetValue, SetValues
 from checkpoint_core.states import LoraFacts, OptimizerFacts
+from checkpoint_core.text import counted
 from checkpoint_core.trainer import (
     accumulation_steps,
     trainer_optimizer,
@@ -113,13 +114,12 @@ def _more_epochs(case: FixCase) -> ScriptFix | None:
     if script.has("--max_train_steps"):
         edits.append(Remove("--max_train_steps"))
         steps = " in the place of --max_train_steps"
-    number = case.choices.more_epochs
-    noun = "epoch" if number == 1 else "epochs"
+    more = counted(case.choices.more_epochs, "more epoch")
     schedule = script.value("--lr_scheduler") or "constant"
     note = "" if schedule.startswith("constant") else (
         f"The schedule ({schedule}) is recalculated over {last} epochs, so the learning rate jumps."
     )  # fmt: skip
-    does = f"--max_train_epochs {last}{steps}: it trains {number} more {noun}."
+    does = f"--max_train_epochs {last}{steps}: it trains {more}."
     return ScriptFix("run-finished", tuple(edits), does, note=note)
 
 

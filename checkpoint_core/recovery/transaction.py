@@ -12,7 +12,6 @@ import contextlib
 import errno
 import hashlib
 import secrets
-import shutil
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -34,6 +33,7 @@ from checkpoint_core.states import (
     FileRecord,
     RepairRecord,
     ScriptRecord,
+    free_bytes,
     list_directory,
     read_records,
     repair_records,
@@ -41,10 +41,9 @@ from checkpoint_core.states import (
     write_record,
 )
 from checkpoint_core.text import human_bytes
+from checkpoint_core.trainer import with_spare
 from checkpoint_core.version import __version__
 
-#: Left free beside what a repair takes, for the record and for whoever else writes.
-_SPARE_BYTES = 1_000_000
 #: The end of a folder's name in ``.repairs`` while its repair is prepared.
 _UNBEGUN = ".part"
 #: The script as it is to be, and as it was, in ``.repairs/ID``.
@@ -69,6 +68,7 @@ def apply(plan: ChangeSet) -> RepairRecord:
     :raises RecordUnusable: when ``repairs.json`` is not readable.
     """
     with locked(plan.run / repair_records.FOLDER):
+        # What an earlier repair left may be of this state: the plan is held against what it is after that.
         finish_interrupted_locked(plan.run)
         _check_unchanged(plan)
         _check_room(plan)
@@ -124,11 +124,12 @@ def _entry(path: Path) -> FileEntry | None:
 
 
 def _check_room(plan: ChangeSet) -> None:
-    free = shutil.disk_usage(plan.run).free
-    needed = plan.bytes_needed + _SPARE_BYTES
+    free, needed = free_bytes(plan.run), plan.bytes_needed
+    # FAT and many network shares have no hard links: each file then lies there twice, kept and in its place.
     if not links_work(plan.run):
         needed += plan.bytes_needed + plan.bytes_kept
-    if free < needed:
+    needed = with_spare(needed)
+    if free is not None and free < needed:
         raise WriteFailed(
             errno.ENOSPC,
             f"The repair needs {human_bytes(needed)} and the disk has {human_bytes(free)} left; nothing was changed. "
@@ -144,6 +145,7 @@ def _prepared(plan: ChangeSet) -> RepairRecord:
     """Everything made and kept, and the record that says so; on failure nothing of it is left."""
     moment = datetime.now(timezone.utc)
     identity = f"{moment:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+    # It takes its own name when it is whole: rename(2) is one step, and whatever still bears the other may go.
     folder = _folder(plan.run, identity + _UNBEGUN)
     try:
         after, before = own_folder(folder / "after"), own_folder(folder / "before")
@@ -176,7 +178,8 @@ def _prepared_file(plan: ChangeSet, file: FileRepair, after: Path, before: Path)
     earlier = new = None
     if file.before is not None:
         keep_as(here, before / file.name)
-        earlier = _digest(before / file.name)
+        # Of what is kept: where the file was replaced meanwhile, that is what can come back.
+        earlier = _digest_if_there(before / file.name)
     if file.content is not None:
         like = here if file.before is not None else plan.state / _any_file(plan)
         new = stage(after / file.name, _pieces(file.content), file.modified_ns, like)
@@ -195,7 +198,7 @@ def _pieces(content: NewBytes | CopyOf) -> Iterator[bytes]:
         yield from iter(lambda: source.read(1 << 20), b"")
 
 
-def _digest(path: Path) -> str | None:
+def _digest_if_there(path: Path) -> str | None:
     """SHA-256 of a file in hex, ``None`` where there is none."""
     digest = hashlib.sha256()
     try:
@@ -212,12 +215,14 @@ def _finish(run: Path, record: RepairRecord) -> RepairRecord:
     state, folder = _state(run, record), _folder(run, record.id)
     for file in record.files:
         here, new = state / file.name, folder / "after" / file.name
-        if _digest(here) != file.before or file.before == file.after:
+        # In its place already, before an interruption, or changed by somebody since: either is left as it is.
+        if _digest_if_there(here) != file.before or file.before == file.after:
             continue
         if file.after is None:
             put(here, new)
         else:
             _place(new, here)
+    # Last, for the script leads a training to this state, and from then on one may be started.
     if record.script:
         _change_script(run, record.script, folder / _SCRIPT, record.script.before)
     done = with_status(record, repair_records.APPLIED)
@@ -228,7 +233,7 @@ def _finish(run: Path, record: RepairRecord) -> RepairRecord:
 
 def _change_script(run: Path, script: ScriptRecord, kept: Path, from_digest: str) -> None:
     """Write a script that is kept, unless it is written, or was changed by somebody since."""
-    if _digest(run / script.name) != from_digest:
+    if _digest_if_there(run / script.name) != from_digest:
         return
     path = run / script.name
     with contextlib.suppress(ScriptChangedSinceShown):
@@ -241,13 +246,18 @@ def _state(run: Path, record: RepairRecord) -> Path:
 
 def _place(source: Path, here: Path) -> None:
     """Let a kept file take its place in one step, and stay where it is kept."""
+    # A rename takes the name away from where it came from, so a second name moves.
     moving = source.parent / f".{secrets.token_hex(4)}"
     keep_as(source, moving)
     put(moving, here)
 
 
 def _tidy(folder: Path) -> None:
-    """Remove what the record needs no longer: a trainer that writes over a state would write through the links."""
+    """Remove what the record needs no longer.
+
+    A trainer that saves over this state opens its files in their place (``torch.save``: ``open(name, "wb")``), and
+    would write through the links into what is kept.
+    """
     with contextlib.suppress(WriteFailed):
         remove_own_folder(folder)
 
@@ -319,7 +329,7 @@ def originals(run: Path, record: RepairRecord) -> Path:
 
 def keeps_its_script(run: Path, record: RepairRecord) -> bool:
     """Whether an undo would leave the train script alone, because it was changed after the repair."""
-    return record.script is not None and _digest(run / record.script.name) not in (
+    return record.script is not None and _digest_if_there(run / record.script.name) not in (
         record.script.after,
         record.script.before,
     )
@@ -328,12 +338,12 @@ def keeps_its_script(run: Path, record: RepairRecord) -> bool:
 def _check_undoable(run: Path, record: RepairRecord) -> None:
     state, before = _state(run, record), _folder(run, record.id) / "before"
     for file in record.files:
-        if file.before is not None and _digest(before / file.name) != file.before:
+        if file.before is not None and _digest_if_there(before / file.name) != file.before:
             raise NothingToUndo(
                 f"The original {file.name} is not in {before} any more, so the repair cannot be reverted. "
                 "Nothing was changed."
             )
-        if _digest(state / file.name) != file.after:
+        if _digest_if_there(state / file.name) != file.after:
             raise StateChangedSinceShown(
                 f"{record.state}/{file.name} was changed after the repair; nothing was reverted. The original "
                 f"lies in {before}."
@@ -343,11 +353,12 @@ def _check_undoable(run: Path, record: RepairRecord) -> None:
 def _finish_undo(run: Path, record: RepairRecord) -> RepairRecord:
     """Put every original back that is not in its place yet; a script that was changed since is left alone."""
     state, folder = _state(run, record), _folder(run, record.id)
+    # First, as it was last: no training is led to a state that is half taken back.
     if record.script:
         _change_script(run, record.script, folder / _OLD_SCRIPT, record.script.after)
     for file in record.files:
         here, kept = state / file.name, folder / "before" / file.name
-        if _digest(here) == file.before:
+        if _digest_if_there(here) == file.before:
             continue
         if file.before is None:
             put(here, own_folder(folder / "after") / file.name)

@@ -24,11 +24,11 @@ MAX_BYTES = 64 * 1024
 
 
 def diagnosis_for(
-    run: RunReport, recovery: RecoveryPlan | None = None, clock: Callable[[], int] = time.time_ns
+    run: RunReport, recovery: RecoveryPlan, clock: Callable[[], int] = time.time_ns
 ) -> Diagnosis:
     """The diagnosis of a run that was audited, with what this machine adds to it; reads, never writes.
 
-    :param recovery: the recovery options for the run, where they were planned.
+    :param recovery: the recovery options for the run.
     :param clock: nanoseconds since the epoch.
     """
     versions = versions_here(_trainer_folder(run))

@@ -7,7 +7,6 @@ import json
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 
 from checkpoint_core.audit import RunReport
 from checkpoint_core.recovery import RecoveryPlan
@@ -25,7 +24,7 @@ from checkpoint_core.report.markdown import diagnosis_markdown
 from checkpoint_core.report.redaction import Redactor
 from checkpoint_core.report.versions import Versions
 from checkpoint_core.states import LoraFacts
-from checkpoint_core.text import file_name, utc_time
+from checkpoint_core.text import file_name, utc_moment, utc_time
 from checkpoint_core.version import __version__
 
 __all__ = ["Diagnosis", "build_report", "checkpoint_json"]
@@ -47,7 +46,7 @@ def build_report(
     small_files: Mapping[str, bytes],
     redactor: Redactor,
     made_ns: int,
-    recovery: RecoveryPlan | None = None,
+    recovery: RecoveryPlan,
     training: Json | None = None,
 ) -> Diagnosis:
     """The report of one run.
@@ -57,18 +56,15 @@ def build_report(
         ``x-000004-state/train_state.json``); those that are not text are left out.
     :param redactor: takes the user's names and tokens out of everything.
     :param made_ns: when the report is made, nanoseconds since the epoch.
-    :param recovery: the recovery options, where they were planned.
+    :param recovery: the recovery options.
     :param training: of the run's last training, as ``report_training.training_json`` makes it; ``None`` without one.
     """
     files = dict(_redacted(small_files, redactor))
-    options = ways_json(recovery) if recovery else None
-    document = redactor.value(
-        {**_document(run, versions, files, made_ns), "recovery": options, "training": training}
-    )
+    document = redactor.value({**_document(run, recovery, versions, files, made_ns), "training": training})
     markdown = diagnosis_markdown(document)
     # Lone surrogates stand for undecodable bytes in names; escaped, they survive in JSON.
     text = json.dumps(document, indent=2, allow_nan=False) + "\n"
-    name = f"{file_name(redactor.text(run.name))}-diagnosis-{_moment(made_ns):%Y%m%dT%H%M%SZ}"
+    name = f"{file_name(redactor.text(run.name))}-diagnosis-{utc_moment(made_ns):%Y%m%dT%H%M%SZ}"
     return Diagnosis(f"{name}.zip", markdown, text, _zip(name, {"diagnosis.md": markdown.encode(),
                      "diagnosis.json": text.encode(), **files}, made_ns))  # fmt: skip
 
@@ -87,7 +83,9 @@ def _redacted(small_files: Mapping[str, bytes], redactor: Redactor) -> Iterator[
         yield name, clean
 
 
-def _document(run: RunReport, versions: Versions, files: Mapping[str, bytes], made_ns: int) -> Json:
+def _document(
+    run: RunReport, recovery: RecoveryPlan, versions: Versions, files: Mapping[str, bytes], made_ns: int
+) -> Json:
     loras = [lora for lora in run.facts.loras if isinstance(lora, LoraFacts)]
     newest = max(loras, key=lambda lora: lora.modified_ns, default=None)
     texts = {name.removeprefix("files/"): data for name, data in files.items() if name.count("/") == 1}
@@ -96,7 +94,7 @@ def _document(run: RunReport, versions: Versions, files: Mapping[str, bytes], ma
         "kind": "diagnosis",
         "made_at": utc_time(made_ns),
         "tool_version": __version__,
-        "run": run_json(run),
+        "run": run_json(run, recovery),
         "versions": versions_json(versions),
         "trainer_commits": {
             "folder": versions.trainer_commit,
@@ -107,12 +105,13 @@ def _document(run: RunReport, versions: Versions, files: Mapping[str, bytes], ma
         "loras": [lora_json(lora) for lora in loras],
         "texts": {name: data.decode("utf-8", "backslashreplace") for name, data in texts.items()},
         "small_files": list(files),
+        "recovery": ways_json(recovery),
     }
 
 
 def _zip(folder: str, files: Mapping[str, bytes], made_ns: int) -> bytes:
     """The same bytes for the same report: the members bear the report's time, not the clock's."""
-    moment = _moment(made_ns)
+    moment = utc_moment(made_ns)
     # A zip's dates begin with 1980 (APPNOTE 4.4.6).
     date = moment.timetuple()[:6] if moment.year >= 1980 else (1980, 1, 1, 0, 0, 0)
     buffer = io.BytesIO()
@@ -123,7 +122,3 @@ def _zip(folder: str, files: Mapping[str, bytes], made_ns: int) -> bytes:
             member.external_attr = 0o644 << 16
             archive.writestr(member, data)
     return buffer.getvalue()
-
-
-def _moment(nanoseconds: int) -> datetime:
-    return datetime.fromtimestamp(nanoseconds // 1_000_000_000, tz=timezone.utc)

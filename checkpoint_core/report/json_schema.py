@@ -7,7 +7,7 @@ optimizer updates; ``None`` stands for what is not known.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 from checkpoint_core.audit import (
@@ -18,10 +18,9 @@ from checkpoint_core.audit import (
     find_latest_resumable,
     headline,
     judgement,
-    next_steps,
 )
 from checkpoint_core.environment import Environment, EnvironmentProblem, RehearsalOutcome
-from checkpoint_core.recovery import RecoveryOption, RecoveryPlan, RepairPlan
+from checkpoint_core.recovery import RecoveryOption, RecoveryPlan, RepairPlan, next_steps
 from checkpoint_core.report.versions import Versions
 from checkpoint_core.states import (
     EntryKind,
@@ -222,14 +221,14 @@ def lora_json(lora: LoraFacts) -> Json:
     }
 
 
-def run_json(run: RunReport) -> Json:
+def run_json(run: RunReport, recovery: RecoveryPlan) -> Json:
     """One run without its checkpoints: what to do, where its script points, and what was found about it."""
     facts, latest = run.facts, find_latest_resumable(run)
     return {
         "run": run.name,
         "path": str(facts.path),
         "headline": headline(run),
-        "next_steps": list(next_steps(run)),
+        "next_steps": list(next_steps(run, recovery)),
         "latest_resumable": latest.checkpoint.name if latest.checkpoint else None,
         "passed_over": [{"state": name, "reason": reason} for name, reason in latest.passed_over],
         "checkpoint_count": len(run.checkpoints),
@@ -272,14 +271,17 @@ def skipped_json(skipped: Iterable[Skipped]) -> list[Json]:
     return [{"name": entry.name, "reason": entry.reason} for entry in skipped]
 
 
-def scan_json(report: AuditReport) -> Json:
-    """An outputs folder: its runs, and all their checkpoints in one list, each run's newest first."""
+def scan_json(report: AuditReport, recoveries: Mapping[str, RecoveryPlan]) -> Json:
+    """An outputs folder: its runs, and all their checkpoints in one list, each run's newest first.
+
+    :param recoveries: each run's recovery plan, by the run's name.
+    """
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "scan",
         "made_at": utc_time(report.made_ns),
         "outputs": str(report.outputs),
-        "runs": [run_json(run) for run in report.runs],
+        "runs": [run_json(run, recoveries[run.name]) for run in report.runs],
         "checkpoints": [checkpoint_json(item) for run in report.runs for item in run.checkpoints],
         "skipped": skipped_json(report.skipped),
     }

@@ -76,9 +76,7 @@ def _training(document: Json) -> Iterator[str]:
 
 def _ways_on(document: Json) -> Iterator[str]:
     """The recovery options, best first, each with what it keeps and loses."""
-    recovery = document.get("recovery")
-    if not recovery:
-        return
+    recovery = document["recovery"]
     yield "## Recovery options"
     yield markdown_text(recovery["headline"])
     yield "\n".join(
@@ -210,10 +208,10 @@ def _files(files: list[Json]) -> str:
 def _seconds_between(first: str | None, later: str | None) -> str:
     if first is None or later is None:
         return "–"
-    return f"{(_moment(later) - _moment(first)).total_seconds():.3f} s"
+    return f"{(_time_of(later) - _time_of(first)).total_seconds():.3f} s"
 
 
-def _moment(text: str) -> datetime:
+def _time_of(text: str) -> datetime:
     return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from checkpoint_core.audit import VERDICT_WORDS, Auditor, AuditReport, CheckpointReport, Verdict, note
 from checkpoint_core.environment import environment_source
 from checkpoint_core.states import LoraFacts, OptimizerFacts, RandomStatesFacts, SchedulerFacts, WeightsFacts
-from checkpoint_core.text import human_bytes, local_time
+from checkpoint_core.text import human_bytes, local_time, number_or_dash
 
 #: Column to pandas dtype, in the table's order. Integers are nullable: ``<NA>`` where a value cannot be known.
 COLUMNS: dict[str, str] = {
@@ -48,7 +48,7 @@ def to_dataframe(report: AuditReport) -> pd.DataFrame:
     return table
 
 
-def _moment(nanoseconds: int) -> pd.Timestamp | None:
+def _timestamp(nanoseconds: int) -> pd.Timestamp | None:
     """A point in time in UTC; ``None`` for one that a broken clock put beyond what pandas can hold."""
     try:
         moment: pd.Timestamp = pd.Timestamp(nanoseconds, unit="ns", tz="UTC")
@@ -74,7 +74,7 @@ def _row(checkpoint: CheckpointReport) -> dict[str, Any]:
         "step": position.step,
         "current_step": position.current_step,
         "lifetime_step": position.lifetime_step,
-        "saved_at": _moment(facts.saved_ns),
+        "saved_at": _timestamp(facts.saved_ns),
         "size_bytes": facts.size_bytes,
         "layout": facts.layout.value,
         "rank": weights.rank if weights else None,
@@ -109,8 +109,8 @@ def to_display(table: pd.DataFrame) -> pd.DataFrame:
             "Run": table["run"],
             "State": [VERDICT_WORDS[Verdict(value)] for value in table["verdict"]],
             "Checkpoint": table["state"],
-            "Epoch": [_text(value) for value in table["epoch"]],
-            "Step": [_text(value) for value in table["step"]],
+            "Epoch": [_number_text(value) for value in table["epoch"]],
+            "Step": [_number_text(value) for value in table["step"]],
             "Saved": ["–" if pd.isna(value) else local_time(value.value) for value in table["saved_at"]],
             "Size": [human_bytes(int(value)) for value in table["size_bytes"]],
             "What to know": table["note"],
@@ -122,8 +122,8 @@ def to_display(table: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
-def _text(value: Any) -> str:
-    return "–" if pd.isna(value) else f"{value:,}"
+def _number_text(value: Any) -> str:
+    return number_or_dash(None if pd.isna(value) else int(value))
 
 
 def load_table(outputs: Path | str, run: str | None = None, python: Path | str | None = None) -> pd.DataFrame:

@@ -20,7 +20,13 @@ from checkpoint_core.scripts.change import (
     value_in_script,
 )
 from checkpoint_core.scripts.facts import ResumeTarget, ScriptFacts
-from checkpoint_core.scripts.paths import is_of_this_machine, output_elsewhere, path_here, run_command
+from checkpoint_core.scripts.paths import (
+    is_of_this_machine,
+    is_run_folder,
+    output_elsewhere,
+    path_here,
+    run_command,
+)
 from checkpoint_core.scripts.reading import read_script, resume_target, script_facts
 from checkpoint_core.scripts.script import TrainScript, dialect_of, find_script
 from checkpoint_core.scripts.tokens import Dialect, InexpressiblePath, ScriptNotUnderstood
@@ -47,6 +53,7 @@ __all__ = [
     "dialect_of",
     "find_script",
     "is_of_this_machine",
+    "is_run_folder",
     "output_elsewhere",
     "path_here",
     "plan_edits",

@@ -58,7 +58,6 @@ class _Character:
     value: str | None
     start: int
     end: int
-    literal: bool = False
 
 
 def _percent_expanded(text: str) -> Iterator[_Character]:
@@ -196,9 +195,7 @@ class _Reader:
         if self.at < len(self.characters):
             character = self.characters[self.at]
             self.at += 1
-            yield _Character(
-                character.value, character.start if continued else caret.start, character.end, literal=True
-            )
+            yield _Character(character.value, character.start if continued else caret.start, character.end)
 
     def _redirect(self, handed: list[_Character], operator: str) -> None:
         """Step over a redirection and its target; a single digit right before it is no argument."""

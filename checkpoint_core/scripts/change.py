@@ -127,7 +127,7 @@ class Receipt:
         if self.before_digest == self.after_digest:
             return
         current = self.path.read_bytes() if self.path.is_file() else b""
-        if _digest(current) != self.after_digest:
+        if _sha256(current) != self.after_digest:
             raise ScriptChangedSinceShown(self.path)
         _write(replace_bytes, self.path, self._earlier(), current)
 
@@ -135,7 +135,7 @@ class Receipt:
         """The earlier bytes; a later change may have moved the backup to another number."""
         for backup in backups_of(Path(os.path.realpath(self.path))):
             data = backup.read_bytes()
-            if _digest(data) == self.before_digest:
+            if _sha256(data) == self.before_digest:
                 return data
         raise LookupError(
             f"No backup of {self.path.name} holds the earlier script any more; undo is not possible. "
@@ -177,7 +177,7 @@ class ScriptChange:
 
         Raises ScriptChangedSinceShown when the file is no longer what was shown, WriteFailed.
         """
-        before_digest, after_digest = _digest(self.before), _digest(self.after)
+        before_digest, after_digest = _sha256(self.before), _sha256(self.after)
         if self.is_noop:
             return Receipt(self.path, None, before_digest, after_digest)
         backup = _write(write or replace_bytes, self.path, self.after, self.before)
@@ -287,7 +287,7 @@ def _write(write: Writer, path: Path, data: bytes, expected: bytes) -> Path | No
         raise ScriptChangedSinceShown(path) from error
 
 
-def _digest(data: bytes) -> str:
+def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 

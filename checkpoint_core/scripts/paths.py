@@ -1,4 +1,8 @@
-"""The script's paths on this machine, and this machine's as the script's own machine or container knows them."""
+"""The script's paths on this machine, and this machine's as the script's own machine or container knows them.
+
+A script is started in FluxGym's folder, two above its run, so a relative path begins there. Whether a path is of this
+machine has one answer, :func:`is_here`: it is written in this system's way, and there is something at it.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +43,7 @@ def resume_value(script: TrainScript, run_dir: Path, state_name: str) -> ResumeV
     if written is None:
         why = script.unknown("--output_dir") or "The script has no --output_dir."
         return ResumeValue(value, f"{why} The path given is the one on this machine.")
-    if _is_here(written, here):
+    if is_run_folder(written, here):
         return ResumeValue(value)
     elsewhere = absolute(written)
     if elsewhere is not None and elsewhere.name == here.name:
@@ -61,15 +65,17 @@ def _is_state_name(name: str) -> bool:
     return found is not None and found["plain"] not in (".", "..")
 
 
-def _is_here(written: str, here: Path) -> bool:
-    """Whether the script's path is the run's folder here; FluxGym runs scripts two folders above it."""
-    if WINDOWS_ABSOLUTE.match(written) and os.name != "nt":
-        return False
-    candidate = Path(here.parent.parent, written)
-    try:
-        return os.path.samefile(candidate, here)
-    except (OSError, ValueError):
-        return os.path.abspath(candidate) == str(here)
+def is_here(written: str, run: Path) -> bool:
+    """Whether a path of the script is one of this machine: another system's is not, whatever bears its name here."""
+    return is_native(absolute(written)) and os.path.exists(run.parent.parent / written)
+
+
+def is_run_folder(written: str, run: Path) -> bool:
+    """Whether a path of the script is the run's folder, under this name or another; it need not be there."""
+    candidate = run.parent.parent / written
+    return is_native(absolute(written)) and (
+        same_place(candidate, run) or os.path.abspath(candidate) == os.path.abspath(run)
+    )
 
 
 WINDOWS_ABSOLUTE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
@@ -85,7 +91,7 @@ def path_here(written: str, script: ScriptFacts, run: Path) -> Path | None:
     if pure is None:
         return root / written
     if is_of_this_machine(script, run):
-        return Path(written) if _is_native(pure) else None
+        return Path(written) if is_native(pure) else None
     output = absolute(script.output_dir or "")
     if output is None or output.name != run.name:
         return None
@@ -99,10 +105,7 @@ def path_here(written: str, script: ScriptFacts, run: Path) -> Path | None:
 
 def is_of_this_machine(script: ScriptFacts, run: Path) -> bool:
     """Whether the script names this machine's folders, as far as its ``--output_dir`` tells."""
-    if script.output_dir is None:
-        return True
-    pure = absolute(script.output_dir)
-    return (pure is None or _is_native(pure)) and os.path.exists(run.parent.parent / script.output_dir)
+    return script.output_dir is None or is_here(script.output_dir, run)
 
 
 def output_elsewhere(script: ScriptFacts | None, run: Path) -> Path | None:
@@ -110,10 +113,7 @@ def output_elsewhere(script: ScriptFacts | None, run: Path) -> Path | None:
     if script is None or script.output_dir is None or not is_of_this_machine(script, run):
         return None
     folder = run.parent.parent / script.output_dir
-    try:
-        return folder if folder.is_dir() and not os.path.samefile(folder, run) else None
-    except OSError:
-        return None
+    return folder if folder.is_dir() and not same_place(folder, run) else None
 
 
 def absolute(written: str) -> PurePosixPath | PureWindowsPath | None:
@@ -123,15 +123,16 @@ def absolute(written: str) -> PurePosixPath | PureWindowsPath | None:
     return PurePosixPath(written) if written.startswith("/") else None
 
 
-def _is_native(path: PurePath) -> bool:
-    return isinstance(path, PureWindowsPath) == (os.name == "nt")
+def is_native(path: PurePath | None) -> bool:
+    """Whether a path is written in this system's way; a relative one, ``None``, is in either's."""
+    return path is None or isinstance(path, PureWindowsPath) == (os.name == "nt")
 
 
 def same_place(first: Path, second: Path) -> bool:
-    """Whether two paths are the same existing folder."""
+    """Whether two paths are the same existing folder; what a script holds for a path may be none that can be."""
     try:
         return os.path.samefile(first, second)
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 
@@ -168,13 +169,7 @@ def _typed(path: str) -> str:
 
 
 def _root(run: Path, output_dir: str | None) -> str:
-    written = _absolute(output_dir or "")
-    if written is None or written.name != run.name or (Path(str(written)).exists()):
+    written = absolute(output_dir or "")
+    if written is None or written.name != run.name or is_here(output_dir or "", run):
         return str(run.parent.parent)
     return str(written.parent.parent)
-
-
-def _absolute(path: str) -> PurePosixPath | PureWindowsPath | None:
-    if PureWindowsPath(path).drive:
-        return PureWindowsPath(path)
-    return PurePosixPath(path) if path.startswith("/") else None

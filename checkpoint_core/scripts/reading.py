@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePath, PurePosixPath
 
+from checkpoint_core.formats import written_count
 from checkpoint_core.scripts.facts import ResumeTarget, ScriptFacts
-from checkpoint_core.scripts.paths import same_place
+from checkpoint_core.scripts.paths import absolute, is_here, is_native, same_place
 from checkpoint_core.scripts.script import ScriptNotUnderstood, TrainScript, dialect_of
 
 _MAX_SCRIPT_BYTES = 1024 * 1024
@@ -45,11 +46,11 @@ def script_facts(script: TrainScript, file: str) -> ScriptFacts:
         resume=script.value("--resume"),
         resume_line=script.line_of("--resume"),
         resume_from_huggingface=script.has("--resume_from_huggingface"),
-        initial_epoch=_number(script, "--initial_epoch"),
-        initial_step=_number(script, "--initial_step"),
+        initial_epoch=written_count(script.value("--initial_epoch")),
+        initial_step=written_count(script.value("--initial_step")),
         skip_until_initial_step=script.has("--skip_until_initial_step"),
-        max_train_epochs=_number(script, "--max_train_epochs"),
-        max_train_steps=_number(script, "--max_train_steps"),
+        max_train_epochs=written_count(script.value("--max_train_epochs")),
+        max_train_steps=written_count(script.value("--max_train_steps")),
         num_processes=_launched_processes(script),
         network_module=script.value("--network_module"),
         optimizer_type=script.value("--optimizer_type"),
@@ -93,17 +94,9 @@ def _no_value(script: TrainScript, flag: str) -> str | None:
         return None
     if value is None:
         return f"{flag} in line {line} has no value, and the trainer refuses that"
-    if flag in _NUMBERS and _whole(value) is None:
+    if flag in _NUMBERS and written_count(value) is None:
         return f"{flag} in line {line} is {value!r}, which is no count"
     return None
-
-
-def _number(script: TrainScript, flag: str) -> int | None:
-    return _whole(script.value(flag))
-
-
-def _whole(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 16 else None
 
 
 def _launched_processes(script: TrainScript) -> int:
@@ -112,7 +105,7 @@ def _launched_processes(script: TrainScript) -> int:
     for index, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
         if name in ("--num_processes", "--num-processes"):
-            return _whole(value or "".join(arguments[index + 1 : index + 2])) or 1
+            return written_count(value or "".join(arguments[index + 1 : index + 2])) or 1
     return 1
 
 
@@ -149,9 +142,9 @@ def resume_target(script: ScriptFacts | None, run: Path, states: dict[str, Path]
 def _below_run(value: str, script: ScriptFacts, run: Path) -> Path | None:
     """The value as a path of this machine, when it lies below the run's folder as another machine names it."""
     prefix = script.output_dir
-    if not prefix or _is_here(prefix, run):
+    if not prefix or is_here(prefix, run):
         return None
-    kind: type[PurePath] = PureWindowsPath if PureWindowsPath(prefix).drive else PurePosixPath
+    kind: type[PurePath] = type(absolute(prefix) or PurePosixPath())
     # Two machines' folders of one name are one run; a script that was copied from another run names another.
     if kind(prefix).name != run.name or not kind(value).is_relative_to(kind(prefix)):
         return None
@@ -159,14 +152,9 @@ def _below_run(value: str, script: ScriptFacts, run: Path) -> Path | None:
     return run.joinpath(*parts) if ".." not in parts else None
 
 
-def _is_here(written: str, run: Path) -> bool:
-    """Whether a path of the script exists on this machine; scripts run in FluxGym's folder, two above the run."""
-    return os.path.exists(run.parent.parent / written)
-
-
 def _is_foreign(value: str, script: ScriptFacts, run: Path) -> bool:
     """Whether an absolute path is the other system's, or belongs to another machine's FluxGym."""
-    windows = bool(PureWindowsPath(value).drive)
-    if windows != bool(PureWindowsPath(str(run.absolute())).drive):
-        return windows or value.startswith("/")
-    return bool(script.output_dir) and not _is_here(str(script.output_dir), run) and Path(value).is_absolute()
+    path, output = absolute(value), script.output_dir
+    if path is None:
+        return False
+    return not is_native(path) or (bool(output) and not is_here(str(output), run))

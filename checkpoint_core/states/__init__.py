@@ -29,7 +29,7 @@ from checkpoint_core.states.facts import (
     StateFacts,
     WeightsFacts,
 )
-from checkpoint_core.states.inspection import RECENT_NS, reading
+from checkpoint_core.states.inspection import RECENT_NS, free_bytes, reading
 from checkpoint_core.states.layout import (
     AUTOMATIC_FOLDER,
     CUSTOM_OBJECT,
@@ -118,6 +118,7 @@ __all__ = [
     "digest_of",
     "discovery",
     "find_runs",
+    "free_bytes",
     "inspection",
     "is_saved_file",
     "layout",

@@ -11,7 +11,15 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-from checkpoint_core.formats import MAX_COUNT, DamageKind, FormatError, SafetensorsHeader, Tensor, TensorEntry
+from checkpoint_core.formats import (
+    MAX_COUNT,
+    DamageKind,
+    FormatError,
+    SafetensorsHeader,
+    Tensor,
+    TensorEntry,
+    written_count,
+)
 from checkpoint_core.states.facts import (
     CustomObjectFacts,
     LoraFacts,
@@ -132,15 +140,15 @@ def lora_facts(
 ) -> LoraFacts:
     """A LoRA file by its header and its ``ss_*`` metadata."""
     metadata = header.metadata
-    batches = _number(metadata.get("ss_num_batches_per_epoch"))
-    accumulation = _number(metadata.get("ss_gradient_accumulation_steps")) or 1
+    batches = written_count(metadata.get("ss_num_batches_per_epoch"))
+    accumulation = written_count(metadata.get("ss_gradient_accumulation_steps")) or 1
     return LoraFacts(
         file=file,
         size_bytes=size_bytes,
         modified_ns=modified_ns,
         weights=weights_facts(file, header.tensors, sample=sample),
-        epoch=_number(metadata.get("ss_epoch")),
-        steps=_number(metadata.get("ss_steps")),
+        epoch=written_count(metadata.get("ss_epoch")),
+        steps=written_count(metadata.get("ss_steps")),
         # sd-scripts train_network.py: num_update_steps_per_epoch = ceil(batches / accumulation)
         steps_per_epoch=-(-batches // accumulation) if batches else None,
         session_id=metadata.get("ss_session_id"),
@@ -148,10 +156,6 @@ def lora_facts(
         # “transformers.optimization.Adafactor(relative_step=False,…)”: train_util.py, get_optimizer
         optimizer=metadata.get("ss_optimizer", "").partition("(")[0].rpartition(".")[2] or None,
     )
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 16 else None
 
 
 def optimizer_facts(
@@ -237,7 +241,7 @@ def _optimizer_step(
         step = holder.get("step", holder.get("k"))
         if isinstance(step, Tensor):
             step = read_scalar(step)
-        if (count := _count(step)) is not None:
+        if (count := _whole_number(step)) is not None:
             return count
     return None
 
@@ -269,7 +273,7 @@ def scheduler_facts(value: Any, names: frozenset[str] = frozenset()) -> Schedule
     if any(type(rate) is float and not math.isfinite(rate) for rate in rates):
         raise FormatError(DamageKind.CORRUPT, "its learning rates hold NaN or Inf")
     return SchedulerFacts(
-        last_epoch=_count(value.get("last_epoch")),
+        last_epoch=_whole_number(value.get("last_epoch")),
         last_lrs=tuple(_floats(_items(value.get("_last_lr")))),
         base_lrs=tuple(_floats(_items(value.get("base_lrs")))),
         names=_shared(names),
@@ -294,7 +298,7 @@ def random_states_facts(value: Any, names: frozenset[str] = frozenset()) -> Rand
         raise FormatError(DamageKind.CORRUPT, "it does not hold a table of random states")
     cuda = value.get("torch_cuda_manual_seed")
     return RandomStatesFacts(
-        step=_count(value.get("step")),
+        step=_whole_number(value.get("step")),
         generators=tuple(name for key, name in _GENERATORS.items() if value.get(key) is not None),
         cuda_count=len(cuda) if isinstance(cuda, list) else 0,
         names=_shared(names),
@@ -305,11 +309,11 @@ def custom_object_facts(value: Any, names: frozenset[str] = frozenset()) -> Cust
     """A registered object's ``state_dict``, of which ``step`` and ``epoch`` are wanted; ``names`` as above."""
     if not isinstance(value, Mapping):
         return CustomObjectFacts(None, None, is_dict=False, names=_shared(names))
-    step, epoch = _count(value.get("step")), _count(value.get("epoch"))
+    step, epoch = _whole_number(value.get("step")), _whole_number(value.get("epoch"))
     return CustomObjectFacts(step, epoch, is_dict=True, names=_shared(names))
 
 
-def _count(value: object) -> int | None:
+def _whole_number(value: object) -> int | None:
     """A whole number that can count something; ``None`` for anything else (NaN, a negative, one beyond reason)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MAX_COUNT:
         return None

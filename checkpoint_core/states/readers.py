@@ -20,7 +20,6 @@ from checkpoint_core.formats import (
     Description,
     FileReader,
     FormatError,
-    SafetensorsHeader,
     Tensor,
     TensorEntry,
     TorchZip,
@@ -60,12 +59,6 @@ def read_train_state(path: Path) -> TrainState:
     """``train_state.json``."""
     with FileReader(path) as reader:
         return parse_train_state(reader)
-
-
-def read_safetensors(path: Path) -> SafetensorsHeader:
-    """The header of a safetensors file, held against the file's size."""
-    with FileReader(path) as reader:
-        return read_header(reader)
 
 
 def read_lora(path: Path, size_bytes: int, modified_ns: int) -> LoraFacts:
@@ -154,10 +147,10 @@ def _scalar(archive: TorchZip, tensor: Tensor) -> float | None:
     member = archive.members.get(f"data/{tensor.storage.key}")
     if member is None or tensor.shape != () or member.size > 8:
         return None
-    return _number(tensor.storage.dtype, archive.read(member))
+    return _element(tensor.storage.dtype, archive.read(member))
 
 
-def _number(dtype: str, data: bytes) -> float | None:
+def _element(dtype: str, data: bytes) -> float | None:
     """The value of a one-element tensor; ``None`` for a dtype that is not read, or bytes that are not one element."""
     code = _SCALARS.get(dtype)
     if dtype in ("BFloat16", "BF16"):
@@ -240,7 +233,7 @@ def _safetensors_tensors(path: Path) -> _Tensors:
         first = next((tensor for tensor in tensors if tensor.name.endswith(_ALPHA)), None)
         if first is None or not 0 < first.end - first.begin <= 8:
             return _Tensors(tensors, None, sample)
-        alpha = _number(first.dtype, reader.at(first.begin, first.end - first.begin))
+        alpha = _element(first.dtype, reader.at(first.begin, first.end - first.begin))
         return _Tensors(tensors, alpha, sample)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint_core.atomic_write import new_file
+from checkpoint_core.formats import needed_text
 
 #: In the run's folder; the folder's name begins with a dot, so it is never taken for a state.
 RECORD, FOLDER = "repairs.json", ".repairs"
@@ -89,15 +90,10 @@ def read_records(run: Path) -> tuple[RepairRecord, ...]:
 
 def _record(item: Mapping[str, Any]) -> RepairRecord:
     record = RepairRecord(
-        id=str(item["id"]),
-        state=str(item["state"]),
-        made_at=str(item["made_at"]),
-        tool_version=str(item["tool_version"]),
-        status=str(item["status"]),
-        files=tuple(FileRecord(**{key: file[key] for key in ("name", "before", "after", "does")})
-                    for file in item["files"]),
-        script=ScriptRecord(**item["script"]) if item.get("script") else None,
-    )  # fmt: skip
+        **{key: needed_text(item[key]) for key in ("id", "state", "made_at", "tool_version", "status")},
+        files=tuple(map(_file, item["files"])),
+        script=_script(item["script"]) if item.get("script") else None,
+    )
     # It comes from the disk, and its names become paths: none may lead out of the run's folder.
     parts = record.state.split("/")
     names = [*parts, *(file.name for file in record.files), *([record.script.name] if record.script else [])]
@@ -106,6 +102,15 @@ def _record(item: Mapping[str, Any]) -> RepairRecord:
     if any(name in (".", "..") or not _PLAIN.match(name) for name in names):
         raise ValueError("an entry names a place outside the run")
     return record
+
+
+def _file(item: Mapping[str, Any]) -> FileRecord:
+    before, after = (None if item[key] is None else needed_text(item[key]) for key in ("before", "after"))
+    return FileRecord(needed_text(item["name"]), before, after, needed_text(item["does"]))
+
+
+def _script(item: Mapping[str, Any]) -> ScriptRecord:
+    return ScriptRecord(**{key: needed_text(item[key]) for key in ("name", "before", "after")})
 
 
 def write_record(run: Path, record: RepairRecord) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from checkpoint_core.recovery import (
     plan_removal,
     plan_retention,
 )
-from checkpoint_core.states import OutputsFolderError, RecordUnusable
+from checkpoint_core.states import OutputsFolderError, RecordUnusable, free_bytes
 from checkpoint_core.tab.lookup import RunLookup
 from checkpoint_core.tab.page_names import PageName
 from checkpoint_core.tab.results import ActionResult, Asked, Confirmation
@@ -27,7 +26,7 @@ from checkpoint_core.tab.views.actions import error_view, good_view, info_view, 
 from checkpoint_core.tab.views.disk import chosen_names, retention_choices, retention_view
 from checkpoint_core.tab.views.loss_plot import Mark
 from checkpoint_core.tab.views.training import journal_view, log_view, training_view
-from checkpoint_core.text import human_bytes, human_seconds
+from checkpoint_core.text import counted, human_bytes, human_seconds
 from checkpoint_core.trainer import save_rules
 from checkpoint_core.training import (
     CannotStart,
@@ -253,9 +252,9 @@ class TrainingPresenter:
         assert question.removal is not None  # noqa: S101 - a question of that kind has one
         look = look_again_at_run(self._presenter.auditor(), run.name, lambda: in_use(run.facts.path))
         removed = question.removal.execute(look)
-        count = len(removed.names)
-        noun = "checkpoint was" if count == 1 else "checkpoints were"
-        told = f"{count} {noun} removed; {human_bytes(removed.freed_bytes)} are free again."
+        verb = "was" if len(removed.names) == 1 else "were"
+        gone = f"{counted(len(removed.names), 'checkpoint')} {verb} removed"
+        told = f"{gone}; {human_bytes(removed.freed_bytes)} are free again."
         return ActionResult(good_view(told), done=True)
 
     def _guarded(self, work: Callable[[], ActionResult]) -> ActionResult:
@@ -273,18 +272,17 @@ def _lost_by_stop(progress: Progress) -> str:
     if progress.step is None or not progress.steps_per_epoch:
         return ""
     since = progress.step % progress.steps_per_epoch
-    noun = "step" if since == 1 else "steps"
-    return f" {since:,} {noun} of the epoch under way would have to be trained again." if since else ""
+    return (
+        f" {counted(since, 'step')} of the epoch under way would have to be trained again." if since else ""
+    )
 
 
 def _more(run: RunReport, status: TrainingStatus) -> Iterator[tuple[str, str]]:
     """What the run adds to the training's numbers: the next save, and the disk."""
     if status.is_running and (told := _next_save(run, status.progress)):
         yield "Next save", told
-    try:
-        yield "Disk left", human_bytes(shutil.disk_usage(run.facts.path).free)
-    except OSError:
-        return
+    if (free := free_bytes(run.facts.path)) is not None:
+        yield "Disk left", human_bytes(free)
 
 
 def _next_save(run: RunReport, progress: Progress) -> str:

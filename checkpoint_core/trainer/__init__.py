@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from checkpoint_core.trainer.dataset import dataset_key, read_dataset
 from checkpoint_core.trainer.dataset_config import DatasetFacts
+from checkpoint_core.trainer.disk_space import (
+    DiskRoom,
+    bytes_to_free,
+    disk_room,
+    most_of_save,
+    state_sizes,
+    weights_size,
+    with_spare,
+)
 from checkpoint_core.trainer.forecast import Forecast, forecast_sentence, make_forecast
 from checkpoint_core.trainer.launch import LaunchPoint, launch_from
 from checkpoint_core.trainer.learning_rate import (
@@ -36,6 +45,7 @@ __all__ = [
     "MODULE",
     "TOLERANCE_NS",
     "DatasetFacts",
+    "DiskRoom",
     "Forecast",
     "LaunchPoint",
     "LoraDifference",
@@ -44,10 +54,12 @@ __all__ = [
     "Position",
     "TrainerOptimizer",
     "accumulation_steps",
+    "bytes_to_free",
     "changes_to",
     "dataset_key",
     "difference",
     "differs",
+    "disk_room",
     "forecast_sentence",
     "highest_rate",
     "implied_steps_per_epoch",
@@ -58,6 +70,7 @@ __all__ = [
     "lost_scheduler",
     "lost_train_state",
     "make_forecast",
+    "most_of_save",
     "optimizer_of",
     "plan_groups",
     "plan_network",
@@ -66,7 +79,10 @@ __all__ = [
     "read_dataset",
     "save_rules",
     "saved_rates",
+    "state_sizes",
     "stop_with",
     "trainer_optimizer",
     "type_to_write",
+    "weights_size",
+    "with_spare",
 ]

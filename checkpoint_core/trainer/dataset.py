@@ -19,9 +19,9 @@ from checkpoint_core.trainer.dataset_config import (
     DatasetFacts,
     DatasetMissing,
     Subset,
-    Undetermined,
     parse_datasets,
 )
+from checkpoint_core.trainer.given import Undetermined
 
 #: FluxGym's file has 300 bytes.
 _MAX_CONFIG_BYTES = 64 * 1024
@@ -40,7 +40,7 @@ def read_dataset(script: ScriptFacts, run: Path) -> DatasetFacts | None:
         return None
     try:
         datasets = parse_datasets(_config_text(written, script, run), script)
-        counted = [_count(dataset, script, run) for dataset in datasets]
+        counted = [_batches(dataset, script, run) for dataset in datasets]
         images, least, most = (sum(column) for column in zip(*counted, strict=True))
         if not least:
             raise _absence(f"there are no images in {_folders(datasets)}", script, run)
@@ -99,7 +99,7 @@ def _absence(words: str, script: ScriptFacts, run: Path) -> Undetermined:
     )
 
 
-def _count(dataset: Dataset, script: ScriptFacts, run: Path) -> tuple[int, int, int]:
+def _batches(dataset: Dataset, script: ScriptFacts, run: Path) -> tuple[int, int, int]:
     """Images, and the batches of an epoch, least and most."""
     folders = list(_images(dataset, script, run))
     training = [(images, repeats) for images, repeats, is_reg in folders if not is_reg]

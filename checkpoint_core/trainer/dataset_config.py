@@ -14,12 +14,9 @@ from typing import Any
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
-from checkpoint_core.formats import MAX_COUNT
+from checkpoint_core.formats import MAX_COUNT, written_count
 from checkpoint_core.scripts import ScriptFacts
-
-
-class Undetermined(Exception):
-    """Why the batches of an epoch cannot be told, in words."""
+from checkpoint_core.trainer.given import Undetermined, given, is_given
 
 
 class DatasetMissing(Undetermined):
@@ -114,23 +111,12 @@ def _first(key: str, *levels: Mapping[str, Any]) -> object:
     return next((level[key] for level in levels if level.get(key) is not None), None)
 
 
-def _fallback(key: str, script: ScriptFacts) -> str | None:
-    """What the script says for a setting that the configuration lacks; ``None``: it has no such flag."""
-    flag = FALLBACKS[key]
-    if script.lacks(flag):
-        return None
-    value = script.value(flag)
-    if value is None:
-        raise Undetermined(script.hidden or f"the value of {flag} is not known")
-    return value
-
-
 def _count_setting(key: str, script: ScriptFacts, *levels: Mapping[str, Any]) -> int:
     """A whole number; without one anywhere the trainer takes 1."""
     value = _first(key, *levels)
     if value is None:
-        written = _fallback(key, script) or "1"
-        value = int(written) if written.isdecimal() and len(written) < 16 else written
+        written = given(script, FALLBACKS[key]) or "1"
+        value = written if (number := written_count(written)) is None else number
     if not isinstance(value, int) or isinstance(value, bool) or (key == "batch_size" and value < 1):
         raise Undetermined(f"{key} is {value!r}")
     if abs(value) > MAX_COUNT:  # Python refuses to write out what is longer still
@@ -140,17 +126,13 @@ def _count_setting(key: str, script: ScriptFacts, *levels: Mapping[str, Any]) ->
 
 def _switch(key: str, script: ScriptFacts, *levels: Mapping[str, Any]) -> bool:
     value = _first(key, *levels)
-    if value is None and not script.has(FALLBACKS[key]):
-        if not script.lacks(FALLBACKS[key]):
-            raise Undetermined(script.hidden or f"{FALLBACKS[key]} is not known")
-        return False
-    return value is None or bool(value)
+    return is_given(script, FALLBACKS[key]) if value is None else bool(value)
 
 
 def _share(script: ScriptFacts, *levels: Mapping[str, Any]) -> float:
     value = _first("validation_split", *levels)
     if value is None:
-        value = _fallback("validation_split", script) or 0.0
+        value = given(script, FALLBACKS["validation_split"]) or 0.0
     try:
         share = float(str(value))
     except ValueError:

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 
 from checkpoint_core.formats import TrainState
 from checkpoint_core.scripts import ScriptFacts
-from checkpoint_core.states import Damage, Layout, LoraFacts, OptimizerFacts, StateFacts, layout
+from checkpoint_core.states import Damage, Layout, OptimizerFacts, StateFacts
+from checkpoint_core.text import counted
+from checkpoint_core.trainer.disk_space import lora_size
 from checkpoint_core.trainer.launch import LaunchPoint
 from checkpoint_core.trainer.learning_rate import differs, learning_rate_at, rate_text, saved_rates
 from checkpoint_core.trainer.position import accumulation_steps
@@ -137,7 +139,7 @@ def _with_saves(
 ) -> Forecast:
     """With what the changes add up to, each save taken to be as large as this state and its LoRA file."""
     states = [change for change in told if change.is_state and not change.is_removal]
-    room = most_room(told, names, facts.size_bytes, _lora_size(facts)) if facts.size_bytes else None
+    room = most_room(told, names, facts.size_bytes, lora_size(facts)) if facts.size_bytes else None
     return replace(
         forecast,
         next_save=states[0].when if states else None,
@@ -146,14 +148,6 @@ def _with_saves(
         will_remove=tuple(removed_states(told, names)),
         collisions=overwritten_steps(told, names),
     )
-
-
-def _lora_size(facts: StateFacts) -> int:
-    """Of the LoRA file of the same save; else of the state's weights, which are at least as large."""
-    if isinstance(facts.lora, LoraFacts):
-        return facts.lora.size_bytes
-    weights = facts.file(layout.WEIGHTS_SAFE)
-    return weights.size_bytes if weights else 0
 
 
 def _with_rates(forecast: Forecast, facts: StateFacts, point: LaunchPoint) -> Forecast:
@@ -185,7 +179,7 @@ def _end(forecast: Forecast) -> str:
     done, last = forecast.done_epoch, forecast.last_epoch
     if done is None or last is None or done < last:
         return "the trainer takes the training for finished"
-    return f"epoch {done} is done, and the script trains {_number(last, 'epoch')}"
+    return f"epoch {done} is done, and the script trains {counted(last, 'epoch')}"
 
 
 def _beginning(forecast: Forecast) -> str:
@@ -199,10 +193,10 @@ def _beginning(forecast: Forecast) -> str:
         finished = f"{'only ' if start > done else ''}epoch {done}" if done else "no epoch"
         return f"Starts at epoch {start}{of} although {finished} is done"
     if forecast.skipped_steps:
-        return f"Resumes in epoch {start}{of} after its first {_number(forecast.skipped_steps, 'step')}"
+        return f"Resumes in epoch {start}{of} after its first {counted(forecast.skipped_steps, 'step')}"
     if forecast.repeated_steps:
         again = "is" if forecast.repeated_steps == 1 else "are"
-        steps = _number(forecast.repeated_steps, "step")
+        steps = counted(forecast.repeated_steps, "step")
         return f"Resumes at the beginning of epoch {start}{of} ({steps} {again} trained again)"
     return f"Resumes after epoch {done}{of}" if done else f"Starts at epoch {start}{of}"
 
@@ -210,8 +204,8 @@ def _beginning(forecast: Forecast) -> str:
 def _amount(forecast: Forecast) -> str:
     if forecast.epochs_left is None:
         return ""
-    steps = f" ({_number(forecast.steps_left, 'step')})" if forecast.steps_left is not None else ""
-    return f"trains {_number(forecast.epochs_left, 'epoch')}{steps}"
+    steps = f" ({counted(forecast.steps_left, 'step')})" if forecast.steps_left is not None else ""
+    return f"trains {counted(forecast.epochs_left, 'epoch')}{steps}"
 
 
 def _rates(forecast: Forecast) -> str:
@@ -226,7 +220,3 @@ def _saving(forecast: Forecast) -> str:
     if forecast.saves_left is None:
         return ""
     return f"next save at {forecast.next_save}" if forecast.next_save else "saves no further checkpoint"
-
-
-def _number(count: int, unit: str) -> str:
-    return f"{count:,} {unit}" if count == 1 else f"{count:,} {unit}s"

@@ -14,15 +14,12 @@ from dataclasses import dataclass
 
 from checkpoint_core.scripts import ScriptFacts
 from checkpoint_core.states import SchedulerFacts, StateFacts
+from checkpoint_core.trainer.given import Undetermined, given, given_number
 
 #: ``train_util.py`` (``add_optimizer_arguments``): the default of ``--learning_rate``.
 _DEFAULT_RATE = 2e-6
 #: transformers' ``get_polynomial_decay_schedule_with_warmup`` ends at this rate.
 _POLYNOMIAL_END = 1e-7
-
-
-class Undetermined(Exception):
-    """The schedule cannot be told from the script, or the trainer would refuse it."""
 
 
 @dataclass(frozen=True)
@@ -72,23 +69,13 @@ def rate_text(rate: float) -> str:
     return f"{rate:.3g}" if not rate or int(power) > -3 else f"{float(mantissa):g}e{int(power)}"
 
 
-def _given(script: ScriptFacts, flag: str) -> str | None:
-    """The flag's value; ``None`` where it is certain that there is none."""
-    if script.lacks(flag):
-        return None
-    value = script.value(flag)
-    if value is None:
-        raise Undetermined(flag)
-    return value
-
-
 def _schedule_name(script: ScriptFacts) -> str:
-    if _given(script, "--lr_scheduler_type") or not script.lacks("--lr_scheduler_args"):
+    if given(script, "--lr_scheduler_type") or not script.lacks("--lr_scheduler_args"):
         raise Undetermined("a schedule of another library, or with arguments of its own")
-    optimizer = (_given(script, "--optimizer_type") or "").lower()
+    optimizer = (given(script, "--optimizer_type") or "").lower()
     if optimizer.endswith("schedulefree") or (optimizer == "adafactor" and not _keeps_schedule(script)):
         raise Undetermined("the optimizer brings its own schedule")
-    return _given(script, "--lr_scheduler") or "constant"
+    return given(script, "--lr_scheduler") or "constant"
 
 
 def _keeps_schedule(script: ScriptFacts) -> bool:
@@ -100,32 +87,28 @@ def _keeps_schedule(script: ScriptFacts) -> bool:
 
 def _course(script: ScriptFacts, total_steps: int) -> _Course:
     total = total_steps * max(1, script.num_processes)
-    warmup = _steps(script, "--lr_warmup_steps", total)
-    least = _given(script, "--lr_scheduler_min_lr_ratio")
+    warmup = _steps_or_share(script, "--lr_warmup_steps", total)
+    least = given(script, "--lr_scheduler_min_lr_ratio")
     return _Course(
         warmup=warmup,
-        decay=_steps(script, "--lr_decay_steps", total),
+        decay=_steps_or_share(script, "--lr_decay_steps", total),
         total=total,
-        cycles=int(_number(script, "--lr_scheduler_num_cycles", 1)),
-        power=_number(script, "--lr_scheduler_power", 1.0),
-        timescale=int(_number(script, "--lr_scheduler_timescale", 0)) or warmup or 10_000,
-        least=None if least is None else _number(script, "--lr_scheduler_min_lr_ratio", 0.0),
-        script_rate=_number(script, "--learning_rate", _DEFAULT_RATE),
+        cycles=int(_number_or(script, "--lr_scheduler_num_cycles", 1)),
+        power=_number_or(script, "--lr_scheduler_power", 1.0),
+        timescale=int(_number_or(script, "--lr_scheduler_timescale", 0)) or warmup or 10_000,
+        least=None if least is None else _number_or(script, "--lr_scheduler_min_lr_ratio", 0.0),
+        script_rate=_number_or(script, "--learning_rate", _DEFAULT_RATE),
     )
 
 
-def _number(script: ScriptFacts, flag: str, absent: float) -> float:
-    if _given(script, flag) is None:
-        return absent
-    number = script.number(flag)
-    if number is None:
-        raise Undetermined(flag)
-    return number
+def _number_or(script: ScriptFacts, flag: str, absent: float) -> float:
+    number = given_number(script, flag)
+    return absent if number is None else number
 
 
-def _steps(script: ScriptFacts, flag: str, total: int) -> int:
+def _steps_or_share(script: ScriptFacts, flag: str, total: int) -> int:
     """A number of steps, or a share of all: ``10``, ``0.1``, ``10%`` (``train_util.py``, ``int_or_float``)."""
-    written = _given(script, flag) or "0"
+    written = given(script, flag) or "0"
     try:
         if written.endswith("%"):
             return int(float(written[:-1]) / 100 * total)

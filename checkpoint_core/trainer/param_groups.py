@@ -23,7 +23,6 @@ class PlannedGroup:
     """One parameter group of the optimizer that the flags describe; ``rate`` is its learning rate."""
 
     part: str
-    is_plus: bool
     size: int
     rate: float
 
@@ -47,10 +46,10 @@ def plan_groups(
         ratio = plan.plus[part == "unet"]
         size = parts.get(part, 0)
         if ratio is None:
-            groups.append(PlannedGroup(part, False, size, rate))
+            groups.append(PlannedGroup(part, size, rate))
         else:
-            groups.append(PlannedGroup(part, False, size - size // 2, rate))
-            groups.append(PlannedGroup(part, True, size // 2, rate * ratio))
+            groups.append(PlannedGroup(part, size - size // 2, rate))
+            groups.append(PlannedGroup(part, size // 2, rate * ratio))
     return tuple(group for group in groups if group.size and group.rate)
 
 

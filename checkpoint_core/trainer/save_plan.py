@@ -14,6 +14,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from checkpoint_core.scripts import ScriptFacts
+from checkpoint_core.trainer.given import Undetermined, given, given_count, is_given
 
 #: A script that makes more changes than that is none that anyone waits for.
 MAX_CHANGES = 20_000
@@ -99,6 +100,7 @@ def removed_states(told: Iterable[SaveEvent], names: frozenset[str]) -> Iterator
 
 def most_room(told: Iterable[SaveEvent], names: frozenset[str], state_bytes: int, lora_bytes: int) -> int:
     """The most bytes by which the folder outgrows its present size at any moment; what is overwritten takes none."""
+    # A save opens the files that it writes over for writing, which empties them first (``torch.save``, ``save_file``).
     present, room, most = set(names), 0, 0
     for change in told:
         size = state_bytes if change.is_state else lora_bytes
@@ -118,26 +120,27 @@ def save_rules(script: ScriptFacts, epochs: int | None) -> SaveRules | None:
     :param epochs: all epochs of the training, by which ``--save_n_epoch_ratio`` divides.
     """
     try:
-        every_epochs = _count(script, "--save_every_n_epochs") or 0
-        ratio = _count(script, "--save_n_epoch_ratio") or 0
-        if ratio:
+        every_epochs = given_count(script, "--save_every_n_epochs") or 0
+        ratio = given_count(script, "--save_n_epoch_ratio") or 0
+        if ratio:  # train_network.py: math.floor(num_train_epochs / args.save_n_epoch_ratio) or 1
             every_epochs = (_known(epochs) // ratio) or 1
         kept_epochs, kept_steps = (
-            _count(script, "--save_last_n_epochs"),
-            _count(script, "--save_last_n_steps"),
+            given_count(script, "--save_last_n_epochs"),
+            given_count(script, "--save_last_n_steps"),
         )
         return SaveRules(
-            name=_text(script, "--output_name"),
-            suffix="." + (_text(script, "--save_model_as") or "safetensors"),
+            name=given(script, "--output_name"),
+            suffix="." + (given(script, "--save_model_as") or "safetensors"),
             every_epochs=every_epochs,
-            every_steps=_count(script, "--save_every_n_steps") or 0,
-            saves_states=_switch(script, "--save_state"),
-            saves_last_state=_switch(script, "--save_state") or _switch(script, "--save_state_on_train_end"),
+            every_steps=given_count(script, "--save_every_n_steps") or 0,
+            saves_states=is_given(script, "--save_state"),
+            saves_last_state=is_given(script, "--save_state")
+            or is_given(script, "--save_state_on_train_end"),
             kept_epochs=kept_epochs,
             # A 0 counts as not given (train_util.py: "if args.save_last_n_epochs_state else").
-            kept_epoch_states=_count(script, "--save_last_n_epochs_state") or kept_epochs,
+            kept_epoch_states=given_count(script, "--save_last_n_epochs_state") or kept_epochs,
             kept_steps=kept_steps,
-            kept_step_states=_count(script, "--save_last_n_steps_state") or kept_steps,
+            kept_step_states=given_count(script, "--save_last_n_steps_state") or kept_steps,
         )
     except Undetermined:
         return None
@@ -155,9 +158,11 @@ def changes(rules: SaveRules, launch: Launch) -> tuple[SaveEvent, ...] | None:
 
 
 def _changes(rules: SaveRules, launch: Launch) -> Iterator[SaveEvent]:
+    # An epoch's last step is saved before the epoch is: train_network.py looks at the epoch after its loop of steps.
     for _, by_epoch, number in heapq.merge(_steps(rules, launch), _epochs(rules, launch)):
         yield from _at_epoch(rules, number) if by_epoch else _at_step(rules, number)
     when = f"epoch {launch.last_epoch}"
+    # save_state_on_train_end comes before the last save_model: the LoRA file is the trainer's last act.
     if rules.saves_last_state:
         yield SaveEvent(f"{rules.last_name}-state", when, is_state=True)
     yield SaveEvent(f"{rules.last_name}{rules.suffix}", when, is_state=False)
@@ -167,6 +172,7 @@ def _steps(rules: SaveRules, launch: Launch) -> Iterator[tuple[int, bool, int]]:
     """The steps that are saved, each with its place in time."""
     every = rules.every_steps
     if every:
+        # global_step is 0 at each launch, or what is skipped of its first epoch; it is never the lifetime's count.
         first = launch.first_count // every * every + every
         yield from ((step, False, step) for step in range(first, launch.last_count + 1, every))
 
@@ -175,6 +181,7 @@ def _epochs(rules: SaveRules, launch: Launch) -> Iterator[tuple[int, bool, int]]
     """The epochs that are saved: all of the interval but the last, which is saved under the last name."""
     every, steps = rules.every_epochs, launch.steps_per_epoch or 0
     if every:
+        # "(epoch + 1) < num_train_epochs"; epochs, unlike steps, go on counting over a resume.
         first = -(-launch.first_epoch // every) * every
         yield from (
             ((epoch - launch.first_epoch + 1) * steps, True, epoch)
@@ -188,6 +195,7 @@ def _at_step(rules: SaveRules, step: int) -> Iterator[SaveEvent]:
     if rules.saves_states:
         yield SaveEvent(f"{rules.step_name(step)}-state", when, is_state=True, at_step=True)
         old = _old_step(step, rules.kept_step_states, rules.every_steps)
+        # save_and_remove_state_stepwise spares step 0; get_remove_step_no, for LoRA files, does not.
         if old > 0:
             yield SaveEvent(
                 f"{rules.step_name(old)}-state", when, is_state=True, is_removal=True, at_step=True
@@ -200,6 +208,7 @@ def _at_step(rules: SaveRules, step: int) -> Iterator[SaveEvent]:
 
 
 def _old_step(step: int, kept: int | None, every: int) -> int:
+    # Kept are the saves of the last so many steps: with 30 kept of every 10, step 50 removes 10 (get_remove_step_no).
     return -1 if kept is None else (step - kept - 1) // every * every
 
 
@@ -213,38 +222,12 @@ def _at_epoch(rules: SaveRules, epoch: int) -> Iterator[SaveEvent]:
         yield SaveEvent(f"{rules.epoch_name(epoch)}-state", when, is_state=True)
         kept = rules.kept_epoch_states
         if kept is not None:
+            # save_and_remove_state_on_epoch_end asks for no sign; no folder has the name of a negative epoch.
             name = f"{rules.epoch_name(epoch - rules.every_epochs * kept)}-state"
             yield SaveEvent(name, when, is_state=True, is_removal=True)
-
-
-class Undetermined(Exception):
-    """A flag that decides about the saves is not known."""
 
 
 def _known(value: int | None) -> int:
     if value is None:
         raise Undetermined("the epochs of the training")
     return value
-
-
-def _text(script: ScriptFacts, flag: str) -> str | None:
-    """The flag's value; ``None`` where it is certain that there is none."""
-    value = script.value(flag)
-    if value is None and not script.lacks(flag):
-        raise Undetermined(flag)
-    return value
-
-
-def _switch(script: ScriptFacts, flag: str) -> bool:
-    if not script.has(flag) and not script.lacks(flag):
-        raise Undetermined(flag)
-    return script.has(flag)
-
-
-def _count(script: ScriptFacts, flag: str) -> int | None:
-    if _text(script, flag) is None:
-        return None
-    number = script.number(flag)
-    if number is None or number < 0 or number != int(number):
-        raise Undetermined(flag)
-    return int(number)

@@ -49,7 +49,7 @@ class Running(Protocol):
 class SupervisorIO(Protocol):
     """What a supervisor does to the world; see :class:`checkpoint_core.training.watcher.LiveRun`."""
 
-    def start(self, checkpoint: str) -> Running:
+    def start(self) -> Running:
         """Start the run's script; raises OSError."""
         ...
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from checkpoint_core.atomic_write import WriteFailed, locked
 from checkpoint_core.audit import RunReport
-from checkpoint_core.scripts import Dialect, dialect_of, find_script, read_script
+from checkpoint_core.scripts import Dialect, dialect_of, find_script, is_run_folder, read_script
 from checkpoint_core.training import processes
 from checkpoint_core.training.log.files import (
     JournalLine,
@@ -153,7 +153,6 @@ def claim(start: Start, watcher: ProcessId | None, adopts: bool, token: str = ""
         started_ns=now,
         since_ns=now,
         bring_back=start.bring_back,
-        device=device_here(),
         token=token,
     )
     if adopts and before is not None and before.status.is_live:
@@ -257,7 +256,7 @@ def _check_script(run: Path, python: str | None) -> None:
     script, problem = read_script(path)
     if script is None:
         raise CannotStart(f"The train script is not understood, so it is not run: {problem}")
-    if script.output_dir and not _is_here(script.output_dir, run):
+    if script.output_dir and not is_run_folder(script.output_dir, run):
         raise CannotStart(
             f"The train script writes into {script.output_dir}, which is not this run's folder here: it was made on "
             "another machine, or the folder was moved. Let FluxGym rewrite it here, or run it where it belongs."
@@ -267,14 +266,6 @@ def _check_script(run: Path, python: str | None) -> None:
             "No training interpreter is known, and there is no “accelerate” on PATH, so it would fail at once. Choose "
             "one under “Options” (--python on the command line)."
         )
-
-
-def _is_here(written: str, run: Path) -> bool:
-    """Whether a script's folder is the run's, as seen from FluxGym's folder, in which it is run."""
-    try:
-        return os.path.samefile(Path(run.parent.parent, written), run)
-    except (OSError, ValueError):
-        return False
 
 
 @contextmanager

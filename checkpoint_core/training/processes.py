@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from checkpoint_core.process_tree import tree_of
 from checkpoint_core.training.record import ProcessId
 
 #: How long a process that was asked to end is given before it is ended: it may write its last lines.
@@ -67,9 +68,7 @@ def members(root: ProcessId, seen: Iterable[ProcessId] = ()) -> list[psutil.Proc
     found: dict[int, psutil.Process] = {}
     for known in (root, *seen):
         if known.pid not in found and is_alive(known):
-            with contextlib.suppress(psutil.Error):
-                process = psutil.Process(known.pid)
-                found.update((each.pid, each) for each in (process, *process.children(recursive=True)))
+            found.update((each.pid, each) for each in tree_of(known.pid))
     found.update((each.pid, each) for each in _session(root))
     return [each for each in found.values() if _is_running(each)]
 

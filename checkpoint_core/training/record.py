@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint_core.atomic_write import WriteFailed, new_file, own_folder, remove_own_file
+from checkpoint_core.formats import MAX_COUNT, needed_count, needed_text, number_in
 
 #: In the run's folder; its name begins with a dot, so it is never taken for a state.
 FOLDER = ".training"
@@ -79,7 +80,6 @@ class TrainingRecord:
     attempt: int = 1
     bring_back: bool = False
     is_adopted: bool = False
-    device: str = ""
     resumed_from: str = ""
     exit_status: int | None = None
     next_try_ns: int = 0
@@ -105,19 +105,24 @@ def read_record(run: Path) -> TrainingRecord | None:
 
 
 def _record(value: dict[str, Any]) -> TrainingRecord:
-    # Each value is forced into its kind, because the file may be anybody's.
+    # What is missing becomes the default; the file may be anybody's, and one value of another kind tells so.
     rest: dict[str, Any] = {
-        **{name: int(value.get(name) or 0) for name in ("started_ns", "since_ns", "attempt", "next_try_ns")},
+        **{
+            name: needed_count(value.get(name) or 0)
+            for name in ("started_ns", "since_ns", "attempt", "next_try_ns")
+        },
         **{name: bool(value.get(name)) for name in ("bring_back", "is_adopted")},
-        **{name: str(value.get(name) or "") for name in ("device", "resumed_from", "message", "token")},
-        **{name: tuple(str(each) for each in value.get(name) or ()) for name in ("warnings", "behind")},
+        **{name: needed_text(value.get(name) or "") for name in ("resumed_from", "message", "token")},
+        **{name: tuple(map(needed_text, value.get(name) or ())) for name in ("warnings", "behind")},
     }
     return TrainingRecord(
         status=ProcessState(value["status"]),
-        host=str(value["host"]),
+        host=needed_text(value["host"]),
         watcher=_process(value.get("watcher")),
         training=_process(value.get("training")),
-        exit_status=None if value.get("exit_status") is None else int(value["exit_status"]),
+        exit_status=None
+        if value.get("exit_status") is None
+        else needed_count(value["exit_status"], -MAX_COUNT),
         **rest,
     )
 
@@ -125,8 +130,8 @@ def _record(value: dict[str, Any]) -> TrainingRecord:
 def _process(value: Any) -> ProcessId | None:
     if not isinstance(value, dict):
         return None
-    pid, started = int(value["pid"]), float(value["started"])
-    if not 0 < pid < 2**31 or not math.isfinite(started):
+    pid, started = needed_count(value["pid"], 1), number_in(value["started"])
+    if pid >= 2**31 or started is None or not math.isfinite(started):
         raise ValueError("no process has that number")
     return ProcessId(pid, started)
 
@@ -163,8 +168,6 @@ class Request(enum.Enum):
     STOP_NOW = "stop-now"
     BRING_BACK = "bring-back"
     LEAVE = "leave"
-    #: Start a crashed training again without waiting.
-    RETRY_NOW = "retry-now"
 
 
 def send_request(run: Path, what: Request) -> None:

@@ -93,7 +93,7 @@ class Supervisor:
 
     def _start(self) -> None:
         try:
-            self._running = self._world.start(self._next.checkpoint)
+            self._running = self._world.start()
         except OSError as error:
             why = f"The training could not be started: {error.strerror or error}."
             self._say("not-started", why)
@@ -271,8 +271,6 @@ class Supervisor:
         for each in wanted:
             if each in (Request.STOP, Request.STOP_NOW):
                 self._stop(each)
-            elif each is Request.RETRY_NOW and self.record.status is ProcessState.BACKOFF:
-                self._set_status(ProcessState.BACKOFF, next_try_ns=0)
             elif each in (Request.BRING_BACK, Request.LEAVE) and self.record.bring_back != (
                 each is Request.BRING_BACK
             ):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -15,8 +14,9 @@ from checkpoint_core.atomic_write import WriteFailed
 from checkpoint_core.audit import Auditor, Verdict
 from checkpoint_core.recovery import disk_forecast
 from checkpoint_core.scripts import find_script
-from checkpoint_core.states import LoraFacts
+from checkpoint_core.states import LoraFacts, free_bytes
 from checkpoint_core.text import human_bytes
+from checkpoint_core.trainer import DiskRoom, disk_room
 from checkpoint_core.training import processes
 from checkpoint_core.training.interfaces import Running
 from checkpoint_core.training.log.files import (
@@ -77,7 +77,7 @@ class LiveRun:
         self._written_at = 0.0
         self._written: tuple[object, object] = (None, None)
 
-    def start(self, checkpoint: str) -> TrainingProcess:
+    def start(self) -> TrainingProcess:
         """Start the run's script; raises OSError."""
         script = find_script(self.run)
         if script is None:
@@ -132,27 +132,20 @@ class LiveRun:
         run = self.auditor.audit_run(self.name)
         # While it trains, what it has saved is behind it.
         last = run.checkpoints[0].name if self._attempt is not None and run.checkpoints else None
-        forecast = disk_forecast(run, self._free_bytes(), start=last)
+        forecast = disk_forecast(run, free_bytes(self.run), start=last)
         return forecast.sentence if forecast.is_enough is False else ""
 
     def no_room(self) -> str:
         """Why not even the next save has room; empty where it has, or where that is not known."""
-        forecast = disk_forecast(self.auditor.audit_run(self.name), self._free_bytes())
+        forecast = disk_forecast(self.auditor.audit_run(self.name), free_bytes(self.run))
         if forecast.free_bytes is None or forecast.next_save_bytes is None:
             return ""
-        if forecast.free_bytes >= forecast.next_save_bytes:
+        if disk_room(forecast.next_save_bytes, forecast.free_bytes) is not DiskRoom.TOO_LITTLE:
             return ""
         return (
             f"There is no room for the next save: it takes {human_bytes(forecast.next_save_bytes)}, and the disk has "
             f"{human_bytes(forecast.free_bytes)} left. Make room, then resume."
         )
-
-    def _free_bytes(self) -> int | None:
-        """Free room on the run's disk at this moment."""
-        try:
-            return shutil.disk_usage(self.run).free
-        except OSError:
-            return None
 
     def left_running(self) -> int | None:
         """The number of a process that trains this run already, if there is one."""

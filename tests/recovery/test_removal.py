@@ -68,7 +68,7 @@ def test_exactly_the_chosen_ones_go_and_lora_files_stay(world: World) -> None:
     done = planned.execute(look(world))
 
     assert done.names == (world.state(2).name, world.state(1).name)
-    assert done.freed_bytes == planned.gain_bytes > 0
+    assert done.freed_bytes == sum(state.size_bytes for state in planned.states) > 0
     assert epochs(world) == [3, 4]
     assert world.lora(1).is_file()
     assert hidden(world) == []
@@ -211,7 +211,9 @@ def test_a_file_that_lies_elsewhere_too_frees_nothing(world: World, tmp_path: Pa
     os.link(world.state(1) / "optimizer.bin", tmp_path / "kept")
     planned = removal(world, 1)
     size = (tmp_path / "kept").stat().st_size
-    assert planned.execute(look(world)).freed_bytes == planned.gain_bytes - size
+    assert (
+        planned.execute(look(world)).freed_bytes == sum(state.size_bytes for state in planned.states) - size
+    )
 
 
 # What the disk refuses

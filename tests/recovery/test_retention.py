@@ -13,9 +13,10 @@ from checkpoint_core.audit.findings import Verdict
 from checkpoint_core.audit.reports import RunReport
 from checkpoint_core.formats.reader import DamageKind
 from checkpoint_core.recovery.planning import plan_recovery
-from checkpoint_core.recovery.retention import RESERVE_BYTES, RetentionPlan, disk_forecast, plan_retention
+from checkpoint_core.recovery.retention import RetentionPlan, disk_forecast, plan_retention
 from checkpoint_core.scripts.facts import ResumeTarget
 from checkpoint_core.states.facts import Damage, LoraFacts
+from checkpoint_core.trainer.disk_space import RESERVE_BYTES
 from tests.damage import remove, truncate
 from tests.judging import audit_world
 from tests.world import World

@@ -180,7 +180,7 @@ def test_too_little_room_is_told_before_anything_is_written(
     class Usage:
         free = 1_000_000
 
-    monkeypatch.setattr(transaction.shutil, "disk_usage", lambda _: Usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage)
     with pytest.raises(WriteFailed, match=r"the disk has 1\.0 MB left; nothing was changed"):
         transaction.apply(plan_of(run))
 

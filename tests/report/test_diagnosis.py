@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from checkpoint_core.audit.auditor import Auditor
-from checkpoint_core.audit.reports import RunReport
+from checkpoint_core.audit.reports import AuditReport, RunReport
+from checkpoint_core.recovery.options import RecoveryPlan
 from checkpoint_core.recovery.planning import plan_recovery
 from checkpoint_core.report.collect import diagnosis_for, redactor_here, small_files
 from checkpoint_core.report.diagnosis import Diagnosis, build_report
@@ -35,7 +36,21 @@ def audited(world: World) -> RunReport:
 
 
 def report_of(run: RunReport, redactor: Redactor = Redactor()) -> Diagnosis:  # noqa: B008 - frozen
-    return build_report(run, VERSIONS, dict(small_files(run)), redactor, MADE_NS)
+    return build_report(run, VERSIONS, dict(small_files(run)), redactor, MADE_NS, recovery_of(run))
+
+
+def recovery_of(run: RunReport) -> RecoveryPlan:
+    auditor = Auditor(run.facts.path.parent)
+    return plan_recovery(auditor, auditor.audit_run(run.name))
+
+
+def scanned(report: AuditReport) -> dict[str, Any]:
+    return scan_json(report, {run.name: recovery_of(run) for run in report.runs})
+
+
+def diagnosed(world: World) -> Diagnosis:
+    run = audited(world)
+    return diagnosis_for(run, recovery_of(run))
 
 
 def members(report: Diagnosis) -> dict[str, bytes]:
@@ -177,7 +192,7 @@ def test_every_number_in_the_json_is_json(world: World) -> None:
 def test_a_checkpoint_is_the_same_object_everywhere(world: World) -> None:
     report = Auditor(world.outputs, clock=lambda: MADE_NS).audit()
     run = report.run(world.run_name)
-    document, scan = json.loads(report_of(run).json), scan_json(report)
+    document, scan = json.loads(report_of(run).json), scanned(report)
     alone: dict[str, Any] = check_json(run.checkpoints[0])
 
     assert (
@@ -192,7 +207,7 @@ def test_every_field_is_documented(world: World) -> None:
     text = (Path(__file__).parents[2] / "docs" / "report-schema.md").read_text(encoding="utf-8")
     truncate(world.latest / "optimizer.bin")
     document = json.loads(report_of(audited(world)).json)
-    scan = scan_json(Auditor(world.outputs).audit())
+    scan = scanned(Auditor(world.outputs).audit())
 
     missing = {key for key in (*_keys(document), *_keys(scan)) if f"`{key}`" not in text}
     assert missing - {name for name in missing if name.endswith((".sh", ".toml", ".txt"))} == set()
@@ -246,7 +261,7 @@ def test_the_user_of_this_machine_is_known(
         monkeypatch.setenv(name, value)
 
     assert redactor_here().text(f"{tmp_path}/x /media/ann/y") == "~/x /media/[user]/y"
-    assert str(tmp_path) not in diagnosis_for(audited(world)).markdown
+    assert str(tmp_path) not in diagnosed(world).markdown
 
 
 HOSTILE = "x`|<img src=x onerror=alert(1)>\n# owned\x1b[31m"
@@ -280,7 +295,9 @@ def test_names_that_are_no_text_go_through(world: World) -> None:
 
 def test_two_names_never_share_a_place_in_the_zip(world: World) -> None:
     run = audited(world)
-    report = build_report(run, VERSIONS, {"a?b": b"1", "a*b": b"2", "A_B": b"3"}, Redactor(), MADE_NS)
+    report = build_report(
+        run, VERSIONS, {"a?b": b"1", "a*b": b"2", "A_B": b"3"}, Redactor(), MADE_NS, recovery_of(run)
+    )
 
     assert {data for name, data in members(report).items() if name.startswith("files/")} == {b"1", b"2", b"3"}
 
@@ -313,7 +330,7 @@ def test_sd_scripts_commit_is_read_beside_the_trainer(world: World) -> None:
     git.mkdir(parents=True)
     (git / "HEAD").write_text("b" * 40)
 
-    assert json.loads(diagnosis_for(audited(world)).json)["trainer_commits"]["folder"] == "b" * 40
+    assert json.loads(diagnosed(world).json)["trainer_commits"]["folder"] == "b" * 40
 
 
 def test_the_ways_on_and_the_repairs_stand_in_the_report(world: World) -> None:
@@ -346,7 +363,7 @@ def test_the_last_training_and_its_journal_stand_in_the_report(world: World) -> 
     with open_log(world.run) as log:
         log.write(b"x" * 70_000 + f"\nOSError in {home}/outputs\n".encode())
 
-    report = diagnosis_for(audited(world))
+    report = diagnosed(world)
 
     training = json.loads(report.json)["training"]
     assert (training["status"], training["attempt"], training["message"]) == ("fatal", 2, "The disk is full.")
@@ -358,12 +375,15 @@ def test_the_last_training_and_its_journal_stand_in_the_report(world: World) -> 
 
 
 def test_a_report_of_a_run_that_was_never_started_here_has_no_training(world: World) -> None:
-    report = diagnosis_for(audited(world))
+    report = diagnosed(world)
     assert json.loads(report.json)["training"] is None
     assert "## The last training" not in report.markdown
 
 
-def test_a_report_without_planned_ways_has_none(world: World) -> None:
-    report = diagnosis_for(audited(world))
-    assert json.loads(report.json)["recovery"] is None
-    assert "## Recovery options" not in report.markdown
+def test_what_to_do_is_what_the_recovery_options_recommend(world: World) -> None:
+    remove(world.latest / "scheduler.bin")
+    document = json.loads(diagnosed(world).json)
+    best = document["recovery"]["ways"][0]
+
+    assert best["recommended"]
+    assert f"({best['checkpoint']})" in document["run"]["next_steps"][0]

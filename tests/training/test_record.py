@@ -29,7 +29,6 @@ RECORD = TrainingRecord(
     since_ns=6,
     attempt=3,
     bring_back=True,
-    device="0,1",
     resumed_from="x-000002-state",
     exit_status=-9,
     next_try_ns=7,

@@ -87,7 +87,7 @@ class FakeWorld:
     journal: list[JournalLine] = field(default_factory=list)
     written: list[TrainingRecord] = field(default_factory=list)
 
-    def start(self, checkpoint: str) -> FakeRunning:
+    def start(self) -> FakeRunning:
         if self.fails:
             raise self.fails
         self.running.append(FakeRunning())
@@ -473,13 +473,6 @@ def test_bringing_back_can_be_changed_while_it_runs(watched: Watched) -> None:
     assert watched.it.record.bring_back is False
     watched.crash(KILLED, status=-9)
     assert watched.status is ProcessState.FATAL
-
-
-def test_the_next_start_can_be_had_at_once(watched: Watched) -> None:
-    watched.crash(KILLED, status=-9)
-    watched.world.requests = [Request.RETRY_NOW]
-    watched.pass_time(2)
-    assert watched.status is ProcessState.RUNNING
 
 
 def test_what_cannot_be_started_is_told() -> None:

@@ -34,6 +34,7 @@ from checkpoint_core.states import (
     StateFacts,
     layout,
 )
+from checkpoint_core.text import counted
 from checkpoint_core.trainer import optimizer_of
 
 _ACCELERATE = "accelerate>=1.1"
@@ -214,8 +215,8 @@ def _gpus(facts: StateFacts, environment: EnvironmentFacts) -> Iterator[Finding]
     reading = facts.random_states
     saved = reading.cuda_count if isinstance(reading, RandomStatesFacts) else 0
     if saved and environment.gpus is not None and saved != len(environment.gpus):
-        counted = "1 GPU" if saved == 1 else f"{saved} GPUs"
-        yield finding("environment-gpu-count", saved=counted, visible=len(environment.gpus) or "none")
+        gpus = counted(saved, "GPU")
+        yield finding("environment-gpu-count", saved=gpus, visible=len(environment.gpus) or "none")
 
 
 def in_environment(

@@ -12,9 +12,11 @@ from checkpoint_core.scripts import ScriptFacts
 from checkpoint_core.states import Layout, StateFacts, layout
 from checkpoint_core.text import human_bytes
 from checkpoint_core.trainer import (
+    DiskRoom,
     Forecast,
     LaunchPoint,
     differs,
+    disk_room,
     highest_rate,
     learning_rate_at,
     rate_text,
@@ -46,7 +48,9 @@ def _saves(forecast: Forecast, name: str, free_bytes: int | None) -> Iterator[Fi
         if removed == name:
             yield finding("state-will-be-removed", when=when)
     needed = forecast.bytes_needed
-    if needed is not None and free_bytes is not None and free_bytes < needed:
+    if needed is None or free_bytes is None:
+        return
+    if disk_room(needed, free_bytes) is DiskRoom.TOO_LITTLE:
         yield finding("saves-do-not-fit", free=human_bytes(free_bytes), needed=human_bytes(needed))
 
 

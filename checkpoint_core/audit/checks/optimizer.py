@@ -13,6 +13,7 @@ from checkpoint_core.audit.catalogue.states import finding
 from checkpoint_core.audit.findings import Finding
 from checkpoint_core.scripts import ScriptFacts
 from checkpoint_core.states import LoraFacts, OptimizerFacts, SchedulerFacts, StateFacts, WeightsFacts, layout
+from checkpoint_core.text import counted
 from checkpoint_core.trainer import (
     LoraPlan,
     PlannedGroup,
@@ -113,7 +114,7 @@ def _adds_up(count: int, parts: Counter[str]) -> bool:
 
 def _sizes(sizes: tuple[int, ...]) -> str:
     shown = ", ".join(map(str, sizes[:8])) + (", …" if len(sizes) > 8 else "")
-    return f"{len(sizes)} group{'' if len(sizes) == 1 else 's'} of {shown} tensors"
+    return f"{counted(len(sizes), 'group')} of {shown} tensors"
 
 
 def _other_optimizer(optimizer: OptimizerFacts, given: TrainerOptimizer, asked: str) -> Iterator[Finding]:

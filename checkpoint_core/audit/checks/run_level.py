@@ -9,9 +9,7 @@ from checkpoint_core.audit.context import RunFacts
 from checkpoint_core.audit.findings import Finding
 from checkpoint_core.scripts import ScriptFacts
 from checkpoint_core.text import human_bytes
-
-#: A save over an existing directory and a LoRA file beside it: room for both, with a margin.
-_SAVES_AHEAD = 2
+from checkpoint_core.trainer import DiskRoom, disk_room, most_of_save
 
 
 def check_run(facts: RunFacts) -> Iterator[Finding]:
@@ -82,6 +80,6 @@ def _resume_target(facts: RunFacts) -> Iterator[Finding]:
 
 
 def _disk_space(facts: RunFacts) -> Iterator[Finding]:
-    needed = _SAVES_AHEAD * max((state.size_bytes for state in facts.states), default=0)
-    if facts.free_bytes is not None and facts.free_bytes < needed:
+    needed = most_of_save(max((state.size_bytes for state in facts.states), default=0))
+    if facts.free_bytes is not None and disk_room(needed, facts.free_bytes) is DiskRoom.TOO_LITTLE:
         yield finding("disk-space-low", free=human_bytes(facts.free_bytes), needed=human_bytes(needed))

@@ -127,21 +127,21 @@ def read_account(account: Mapping[str, Any], stage: RehearsalStage) -> Rehearsal
         "failed": RehearsalStatus.FAILED,
         "changed": RehearsalStatus.CHANGED,
     }
-    status = told.get(_text(account.get("status")), RehearsalStatus.CRASHED)
-    lines = _texts(account.get("log_lines"))
+    status = told.get(_shortened(account.get("status")), RehearsalStatus.CRASHED)
+    lines = _shortened_all(account.get("log_lines"))
     gave_up = account.get("gave_up") is True or any(_GAVE_UP in line for line in lines)
     seconds, peak = account.get("import_seconds"), account.get("peak_bytes")
     return RehearsalOutcome(
         status=status,
         stage=stage,
-        message=_text(account.get("message")),
-        exception=_text(account.get("exception")) or None,
-        frames=_texts(account.get("frames")),
-        part=_text(account.get("part")) or None,
+        message=_shortened(account.get("message")),
+        exception=_shortened(account.get("exception")) or None,
+        frames=_shortened_all(account.get("frames")),
+        part=_shortened(account.get("part")) or None,
         log_lines=lines,
         import_seconds=float(seconds) if isinstance(seconds, (int, float)) else None,
         peak_bytes=peak if isinstance(peak, int) and peak > 0 else None,
-        versions=tuple((name, _text(version)) for name, version in _items(account.get("versions"))),
+        versions=tuple((name, _shortened(version)) for name, version in _items(account.get("versions"))),
         random_states=_restored(account.get("restored"), gave_up)
         if status is RehearsalStatus.LOADED
         else None,
@@ -150,18 +150,18 @@ def read_account(account: Mapping[str, Any], stage: RehearsalStage) -> Rehearsal
 
 
 def _restored(generators: object, gave_up: bool) -> Restored:
-    if not set(_texts(generators)) >= _GENERATORS:
+    if not set(_shortened_all(generators)) >= _GENERATORS:
         return Restored.NOT_RESTORED
     # It sets CUDA's after the three, and gives up there when the file, or this machine, has none.
     return Restored.PARTLY if gave_up else Restored.RESTORED
 
 
-def _text(value: object) -> str:
+def _shortened(value: object) -> str:
     return value[:MAX_TEXT] if isinstance(value, str) else ""
 
 
-def _texts(value: object) -> tuple[str, ...]:
-    return tuple(_text(item) for item in value[:MAX_LINES]) if isinstance(value, list) else ()
+def _shortened_all(value: object) -> tuple[str, ...]:
+    return tuple(_shortened(item) for item in value[:MAX_LINES]) if isinstance(value, list) else ()
 
 
 def _items(value: object) -> list[tuple[str, Any]]:

@@ -32,6 +32,7 @@ from checkpoint_core.environment.rehearsal.outcome import (
 )
 from checkpoint_core.environment.rehearsal.plan import plan_rehearsal
 from checkpoint_core.environment.trainer_side.rehearse import state_stamp
+from checkpoint_core.process_tree import tree_of
 from checkpoint_core.states import StateFacts
 
 __all__ = ["Limits", "child_environment", "plan_rehearsal", "rehearse_state", "run_rehearsal"]
@@ -289,19 +290,10 @@ def _read_lines(stream: IO[bytes], lines: queue.SimpleQueue[bytes]) -> None:
     stream.close()
 
 
-def _tree(pid: int) -> list[psutil.Process]:
-    """A process and everything below it that is still there."""
-    try:
-        root = psutil.Process(pid)
-        return [root, *root.children(recursive=True)]
-    except psutil.Error:
-        return []
-
-
 def tree_bytes(pid: int) -> int:
     """Resident memory of a process and everything below it; 0 for one that has gone."""
     total = 0
-    for process in _tree(pid):
+    for process in tree_of(pid):
         with contextlib.suppress(psutil.Error):
             total += process.memory_info().rss
     return total
@@ -310,7 +302,7 @@ def tree_bytes(pid: int) -> int:
 def end_tree(process: subprocess.Popen[bytes]) -> None:
     """Kill a process that was started here, and everything below it; nothing happens where it has ended."""
     if process.poll() is None:
-        for member in _tree(process.pid):
+        for member in tree_of(process.pid):
             with contextlib.suppress(psutil.Error):
                 member.kill()
     process.wait()

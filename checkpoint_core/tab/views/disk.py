@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from checkpoint_core.recovery import Candidate, DiskForecast, RetentionPlan
 from checkpoint_core.tab.page_names import PageName, on_disk, page_name
 from checkpoint_core.tab.views.markup import notice, safe_name, text
-from checkpoint_core.text import human_bytes
+from checkpoint_core.text import counted, human_bytes
 
 
 def disk_view(forecast: DiskForecast) -> str:
@@ -31,8 +31,7 @@ def _summary(plan: RetentionPlan) -> str:
     count = len(plan.candidates)
     if not count:
         return "No checkpoint can be spared"
-    noun = "checkpoint" if count == 1 else "checkpoints"
-    return f"{count} {noun} could go and free {human_bytes(plan.gain_bytes)}"
+    return f"{counted(count, 'checkpoint')} could go and free {human_bytes(plan.gain_bytes)}"
 
 
 def _may_go(plan: RetentionPlan) -> str:

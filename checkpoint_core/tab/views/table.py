@@ -17,7 +17,7 @@ from checkpoint_core.audit import (
 )
 from checkpoint_core.tab.page_names import PageName, page_name
 from checkpoint_core.tab.views.markup import SELECTED_BOX, SORT_BOX, badge, notice, sets, text
-from checkpoint_core.text import human_bytes, local_time
+from checkpoint_core.text import human_bytes, local_time, number_or_dash
 
 #: Column key to heading and sort key; ``note`` is not sorted by.
 _WORST_LAST = list(Verdict)
@@ -97,8 +97,8 @@ def _row(item: CheckpointReport, selected: bool) -> str:
     cells = (
         ("state", "State", badge(item.verdict)),
         ("name", "Checkpoint", text(item.name)),
-        ("epoch", "Epoch", _number(position.epoch)),
-        ("step", "Step", _number(position.step)),
+        ("epoch", "Epoch", number_or_dash(position.epoch)),
+        ("step", "Step", number_or_dash(position.step)),
         ("saved", "Saved", text(local_time(item.facts.saved_ns))),
         ("size", "Size", text(human_bytes(item.facts.size_bytes))),
         ("note", "What to know", text(note(item)) or "<span class='ck-quiet'>–</span>"),
@@ -109,7 +109,3 @@ def _row(item: CheckpointReport, selected: bool) -> str:
         f'aria-label="{text(title(item))}, {text(item.verdict.value)}" '
         f"{sets(SELECTED_BOX, str(page_name(item.name)))}>{body}</tr>"
     )
-
-
-def _number(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}"

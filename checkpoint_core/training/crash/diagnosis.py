@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from checkpoint_core.text import counted
 from checkpoint_core.training.crash.messages import CURES, EFFECTS, MAIN_MEMORY_WORDS, SENTENCES
 from checkpoint_core.training.crash.signs import (
     DISK_FULL,
@@ -63,15 +64,13 @@ def read_crash(tail: Sequence[str], exit_status: int | None, progress: Progress)
 
 def hang_crash(minutes: float) -> Crash:
     """A training that stood still for so long that it was taken for dead."""
-    sentence = SENTENCES[CrashKind.HANG].format(
-        minutes=f"{minutes:.0f}", plural="" if f"{minutes:.0f}" == "1" else "s"
-    )
+    sentence = SENTENCES[CrashKind.HANG].format(minutes=counted(round(minutes), "minute"))
     return Crash(CrashKind.HANG, sentence, EFFECTS[CrashKind.HANG], CURES[CrashKind.HANG], "")
 
 
 def nan_crash(steps: int) -> Crash:
     """A training whose loss has been no number for so many steps."""
-    sentence = SENTENCES[CrashKind.NAN_LOSS].format(steps=f"{steps:,}", plural="" if steps == 1 else "s")
+    sentence = SENTENCES[CrashKind.NAN_LOSS].format(steps=counted(steps, "step"))
     return Crash(CrashKind.NAN_LOSS, sentence, EFFECTS[CrashKind.NAN_LOSS], CURES[CrashKind.NAN_LOSS], "")
 
 

@@ -11,7 +11,7 @@ SENTENCES = {
     Kind.KEY_ERROR_STEP: "The checkpoint could not be loaded: accelerate found no step in its random states "
     "(KeyError: 'step').",
     Kind.DISK_FULL: "The disk is full, or its quota is used up.",
-    Kind.NAN_LOSS: "The loss has not been a number for {steps} step{plural}.",
+    Kind.NAN_LOSS: "The loss has not been a number for {steps}.",
     Kind.KILLED: "The training was killed from outside. A system that runs out of main memory does this too.",
     Kind.ASKED_TO_END: "The training was asked to end: it was stopped, its window closed, or the machine shut down.",
     Kind.MISSING_FILE: "A file that the training needs is not there.",
@@ -22,7 +22,7 @@ SENTENCES = {
     Kind.NOTHING_LEFT: "There is nothing left to train: the checkpoint stands at the end of the epochs that the script "
     "asks for.",
     Kind.GPU_LOST: "The graphics card, its driver or CUDA failed.",
-    Kind.HANG: "The training has not moved for {minutes} minute{plural}.",
+    Kind.HANG: "The training has not moved for {minutes}.",
     Kind.UNKNOWN: "The training ended for a reason that its log does not make clear{status}.",
 }
 

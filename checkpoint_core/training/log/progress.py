@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any
 
-from checkpoint_core.formats import MAX_COUNT
+from checkpoint_core.formats import count_in, number_in, text_in
 
 #: A loss above it is as good as infinite, and sums of what is below stay finite.
 _LARGEST_LOSS = 1e100
@@ -59,35 +59,21 @@ def _without_nan(value: object) -> object:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _count(value: object) -> int | None:
-    fits = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
-    return value if fits and isinstance(value, int) else None
-
-
-def _number(value: object) -> float | None:
-    """Any number as a float; one too large for a float is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value)
-    except OverflowError:
-        return None
-
-
 def _seconds(value: object) -> float | None:
-    number = _number(value)
+    number = number_in(value)
     return number if number is not None and math.isfinite(number) and number >= 0 else None
 
 
 def _loss(value: object) -> float | None:
     if value in ("nan", "inf", "-inf"):
         return math.nan if value == "nan" else float(str(value))
-    number = _number(value)
+    number = number_in(value)
     return math.nan if number is not None and math.isnan(number) else number
 
 
 def _name(value: object) -> str | None:
-    return value[:_LONGEST_NAME] if isinstance(value, str) else None
+    text = text_in(value)
+    return None if text is None else text[:_LONGEST_NAME]
 
 
 def _flag(value: object) -> bool | None:
@@ -95,9 +81,9 @@ def _flag(value: object) -> bool | None:
 
 
 _FITTING: dict[str, Any] = {
-    **dict.fromkeys(("epoch", "epochs", "bar_step", "bar_total", "first_step", "steps_per_epoch"), _count),
+    **dict.fromkeys(("epoch", "epochs", "bar_step", "bar_total", "first_step", "steps_per_epoch"), count_in),
     **dict.fromkeys(("seconds_per_step", "elapsed_seconds", "seconds_left"), _seconds),
-    "loss": _loss, "nan_steps": _count, "last_saved": _name, "saving": _flag, "finished": _flag,
+    "loss": _loss, "nan_steps": count_in, "last_saved": _name, "saving": _flag, "finished": _flag,
 }  # fmt: skip
 
 
@@ -183,15 +169,15 @@ class LossHistory:
         history, table = cls(), value if isinstance(value, dict) else {}
         points = table.get("points")
         for point in points if isinstance(points, list) else []:
-            history._apply_option(point)
-        history._steps_a_point *= _count(table.get("steps_a_point")) or 1
+            history._add_saved(point)
+        history._steps_a_point *= count_in(table.get("steps_a_point")) or 1
         return history
 
-    def _apply_option(self, point: object) -> None:
+    def _add_saved(self, point: object) -> None:
         """One point of a saved history, if it is one and comes after the others."""
         if not isinstance(point, list | tuple) or len(point) != 2:
             return
-        step, loss = _count(point[0]), _number(point[1])
+        step, loss = count_in(point[0]), number_in(point[1])
         if step is None or loss is None or not abs(loss) <= _LARGEST_LOSS or step <= self._newest_step:
             return
         self._points.append((step, loss))

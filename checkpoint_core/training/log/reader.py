@@ -49,12 +49,12 @@ class LogReader:
         """Take in what the log has grown by."""
         view = memoryview(data)
         for begin in range(0, len(view), _BLOCK):
-            self._apply_option(self._decoder.decode(view[begin : begin + _BLOCK]))
+            self._take(self._decoder.decode(view[begin : begin + _BLOCK]))
         # The bar stands open until the next step; what it shows is wanted before.
         if "steps:" in self._open[:100]:
             self._meaning.read(_pieces(self._open)[0])
 
-    def _apply_option(self, text: str) -> None:
+    def _take(self, text: str) -> None:
         *finished, unfinished = text.split("\n")
         for line in finished:
             self._overwrite(f"{line}\r")
