@@ -64,7 +64,7 @@ def _warm_start(option: RecoveryOption) -> str:
     """The learned weights survive in a LoRA file (sd-scripts ``--network_weights``)."""
     return (
         f"Start from the LoRA file {option.lora} instead: --network_weights with its path and --initial_epoch "
-        f"{option.next_epoch}. It keeps what was learned; the optimizer and the learning rate schedule start anew."
+        f"{option.next_epoch}. It keeps what was learned; the optimizer and the learning rate schedule start over."
     )
 
 

@@ -126,7 +126,7 @@ def test_what_only_the_user_can_do_comes_before_giving_up_whole_checkpoints(worl
     assert recovery.headline.startswith("Epoch 4 resumes once this is done: Install it: run ")
     assert next_steps(run, recovery) == (
         f"To go on from Epoch 4 (persian-cat-000004-state): {run.checkpoints[0].findings[0].cure} Why: accelerate is "
-        "not installed in the Python that trains (/gym/env/bin/python).",
+        "not installed in the training interpreter (/gym/env/bin/python).",
     )
 
 
