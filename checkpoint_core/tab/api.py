@@ -83,7 +83,7 @@ def apply_resume(presenter: TabPresenter, run_name: PageName, checkpoint: PageNa
     :raises UnknownName: when there is no such run or checkpoint.
     """
     refused = {"applied": False, "reason": "", "command": None, "folder": None, "backup": None}
-    for _ in presenter.trials.rehearse_unusual(run_name, checkpoint):
+    for _ in presenter.background.rehearse_unusual(run_name, checkpoint):
         pass  # versions that nobody has tried are tried before anything is written
     run = presenter.run(run_name)
     item = presenter.checkpoint(run, checkpoint)

@@ -106,7 +106,7 @@ class TabPresenter:
         self.outputs = Path(outputs).absolute()
         self.python = TrainingPython(self.outputs.parent, python, hosting)
         self._auditors: dict[Layout | None, Auditor] = {}
-        self.trials = BackgroundTasks(self)
+        self.background = BackgroundTasks(self)
         self.repairs = RepairPresenter(self)
         self.training = TrainingPresenter(self)
         self._thumbnail = lru_cache(maxsize=256)(lambda path, _: sample_images.thumbnail(path))

@@ -325,12 +325,12 @@ def test_checkpoints_are_pruned(named: World, presenter: TabPresenter) -> None:
 
 
 def test_long_work_finds_it(named: World, presenter: TabPresenter) -> None:
-    shown = list(presenter.trials.verify(PAGE, shown_state(2)))
+    shown = list(presenter.background.verify(PAGE, shown_state(2)))
     sendable(shown)
     assert not any("ck-bad" in each for each in shown)
     assert presenter.run(PAGE).checkpoint(STATES[2]).facts.deep is not None
-    presenter.trials.cancel(PAGE, shown_state(2))
-    assert list(presenter.trials.rehearse_unusual(PAGE, shown_state(2))) == []
+    presenter.background.cancel(PAGE, shown_state(2))
+    assert list(presenter.background.rehearse_unusual(PAGE, shown_state(2))) == []
 
 
 # For programs, and files.

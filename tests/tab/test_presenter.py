@@ -301,7 +301,7 @@ def test_pressing_on_what_is_gone_is_a_message(presenter: TabPresenter, outputs:
         presenter.resume(GOOD, EPOCH_2, shown).message,
         presenter.start_fresh(GOOD, shown).message,
         presenter.preview_fresh(GOOD)[0],
-        *presenter.trials.verify(GOOD, EPOCH_2),
+        *presenter.background.verify(GOOD, EPOCH_2),
     ):
         assert 'role="alert"' in told
 
@@ -316,7 +316,7 @@ def test_what_the_gym_tab_is_to_hold(presenter: TabPresenter, state: str | bool,
 
 
 def test_verifying_tells_its_progress_and_then_nothing(presenter: TabPresenter) -> None:
-    told = list(presenter.trials.verify(GOOD, EPOCH_2))
+    told = list(presenter.background.verify(GOOD, EPOCH_2))
 
     assert "Reading every byte of Epoch 2" in told[0]
     assert told[-1] == ""
@@ -330,25 +330,25 @@ def test_verifying_finds_what_a_look_cannot(presenter: TabPresenter, outputs: Pa
     weights.write_bytes(data)
     assert presenter.show(GOOD, EPOCH_2, "").resumes
 
-    list(presenter.trials.verify(GOOD, EPOCH_2))
+    list(presenter.background.verify(GOOD, EPOCH_2))
 
     assert "weights-differ-from-lora" in presenter.show(GOOD, EPOCH_2, "").panel
     assert not presenter.show(GOOD, EPOCH_2, "").resumes
 
 
 def test_the_same_is_not_read_twice_at_once_and_another_can_be(presenter: TabPresenter) -> None:
-    first = presenter.trials.verify(GOOD, EPOCH_2)
+    first = presenter.background.verify(GOOD, EPOCH_2)
     next(first)
 
-    assert "being verified already" in "".join(presenter.trials.verify(GOOD, EPOCH_2))
-    assert list(presenter.trials.verify(GOOD, EPOCH_1))[-1] == ""
+    assert "being verified already" in "".join(presenter.background.verify(GOOD, EPOCH_2))
+    assert list(presenter.background.verify(GOOD, EPOCH_1))[-1] == ""
     first.close()
-    assert list(presenter.trials.verify(GOOD, EPOCH_2))[-1] == ""
+    assert list(presenter.background.verify(GOOD, EPOCH_2))[-1] == ""
 
 
 def test_cancelling_what_is_not_read_is_nothing(presenter: TabPresenter) -> None:
-    presenter.trials.cancel(GOOD, EPOCH_2)
-    assert list(presenter.trials.verify(GOOD, EPOCH_2))[-1] == ""
+    presenter.background.cancel(GOOD, EPOCH_2)
+    assert list(presenter.background.verify(GOOD, EPOCH_2))[-1] == ""
 
 
 # Several at once.
@@ -533,7 +533,7 @@ def test_a_program_s_resume_is_held_to_what_the_page_s_is(
     presenter = TabPresenter(outputs)
     monkeypatch.setattr(presenter.python, "environment", lambda: replace(known, packages=packages))
     if ended is None:
-        monkeypatch.setattr(presenter.trials, "rehearse_unusual", lambda *_: iter(()))
+        monkeypatch.setattr(presenter.background, "rehearse_unusual", lambda *_: iter(()))
     else:
         monkeypatch.setattr(background, "rehearse_state", lambda *_, **__: RehearsalOutcome(ended))
     before = script(outputs).read_bytes()

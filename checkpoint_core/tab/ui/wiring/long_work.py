@@ -21,8 +21,8 @@ Work = Callable[[PageName, PageName, str], Iterator[str]]
 
 def wire(tab: Tab) -> None:
     """Connect what reads or loads a whole checkpoint."""
-    _wire_work(tab, tab.page.verify, tab.presenter.trials.verify)
-    _wire_work(tab, tab.page.rehearse, tab.presenter.trials.rehearse)
+    _wire_work(tab, tab.page.verify, tab.presenter.background.verify)
+    _wire_work(tab, tab.page.rehearse, tab.presenter.background.rehearse)
     tab.page.cancel.click(partial(cancel, tab), tab.page.working, None, **UNLISTED)
 
 
@@ -49,4 +49,4 @@ def follow(work: Work, page: Page, session: PageSession, picked: PageName | None
 def cancel(tab: Tab, about: tuple[PageName, PageName] | None) -> None:
     """Ask the work under way to stop."""
     if about:
-        tab.presenter.trials.cancel(*about)
+        tab.presenter.background.cancel(*about)

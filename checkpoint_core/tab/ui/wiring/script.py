@@ -62,7 +62,7 @@ def try_first(tab: Tab, session: PageSession, run: PageName | None) -> Iterator[
     """Rehearse where that is needed before a resume."""
     # What was shown when the button was pressed is what is written, wherever the user goes meanwhile.
     session.pressed = session.shown
-    yield from follow(tab.presenter.trials.rehearse_unusual, tab.page, session, run)
+    yield from follow(tab.presenter.background.rehearse_unusual, tab.page, session, run)
 
 
 def resume(tab: Tab, session: PageSession, run: PageName | None) -> Updates:
