@@ -7,10 +7,13 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from checkpoint_core.audit.auditor import Auditor, CheckpointReport
 from checkpoint_core.audit.findings import Finding, Severity
 from checkpoint_core.audit.reports import RunReport
+from checkpoint_core.recovery.planning import plan_recovery
+from checkpoint_core.report.json_schema import scan_json
 from checkpoint_core.states.layout import Layout
 from tests.damage import times_kept
 from tests.world import World
@@ -22,6 +25,12 @@ def audit_world(
     """The world's run, judged anew."""
     auditor = Auditor(world.outputs, layout, clock) if clock else Auditor(world.outputs, layout)
     return auditor.audit_run(world.run_name)
+
+
+def scanned(auditor: Auditor) -> dict[str, Any]:
+    """What ``scan --json`` says of the outputs folder."""
+    report = auditor.audit()
+    return scan_json(report, {run.name: plan_recovery(auditor, run) for run in report.runs})
 
 
 def judge_state(world: World, epoch: int = 4, layout: Layout | None = None) -> CheckpointReport:

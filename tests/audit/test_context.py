@@ -8,10 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from checkpoint_core.audit.auditor import Auditor
-from checkpoint_core.report.json_schema import run_json
 from checkpoint_core.states.layout import Layout
 from tests.damage import rewrite_torch_zip, times_kept
-from tests.judging import audit_world
+from tests.judging import audit_world, scanned
 from tests.world import SAVED_EPOCHS, World
 
 HOUR = 3600 * 10**9
@@ -44,7 +43,8 @@ def test_without_a_lora_file_a_run_is_told_as_before_and_judged_by_its_states(wo
     without_loras(world)
     run = audit_world(world)
     assert (run.facts.steps_per_epoch, run.facts.likely_steps_per_epoch) == (None, 8)
-    assert run_json(run)["steps_per_epoch"] is None
+    (told,) = scanned(Auditor(world.outputs))["runs"]
+    assert told["steps_per_epoch"] is None
     assert {item.position.steps_per_epoch for item in run.checkpoints} == {8}
 
 

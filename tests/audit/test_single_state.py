@@ -14,7 +14,7 @@ from checkpoint_core.audit.manifest import make_manifest, write_manifest
 from checkpoint_core.audit.single_state import ScriptUnusable, audit_state
 from checkpoint_core.environment.facts import Environment
 from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome, RehearsalStatus
-from checkpoint_core.report.json_schema import check_json, scan_json
+from checkpoint_core.report.json_schema import check_json
 from checkpoint_core.states.facts import StateFacts
 from checkpoint_core.states.layout import Layout
 from checkpoint_core.states.verification import VerificationCancelled
@@ -37,6 +37,7 @@ from tests.damage import (
     truncate,
 )
 from tests.environments import environment
+from tests.judging import scanned
 from tests.world import World
 
 
@@ -67,7 +68,7 @@ def assert_alone_as_in_its_run(
         for run in auditor.audit().runs:
             for checkpoint in run.checkpoints:
                 auditor.verify(run.name, checkpoint.name)
-    scan = scan_json(auditor.audit())
+    scan = scanned(auditor)
     assert scan["checkpoints"]
     for told in scan["checkpoints"]:
         alone = audit_state(told["path"], layout=layout, deep=deep, clock=lambda: NOW_NS, environment=there)
