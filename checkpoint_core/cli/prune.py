@@ -135,8 +135,11 @@ def retention_json(run: str, forecast: DiskForecast, plan: RetentionPlan) -> Jso
             "is_enough": forecast.is_enough,
             "sentence": forecast.sentence,
         },
-        "candidates": [vars(each) for each in plan.candidates],
-        "kept": [vars(each) for each in plan.kept],
+        "candidates": [
+            {"name": each.name, "title": each.title, "size_bytes": each.size_bytes, "reason": each.reason}
+            for each in plan.candidates
+        ],
+        "kept": [{"name": each.name, "title": each.title, "why": each.why} for each in plan.kept],
         "gain_bytes": plan.gain_bytes,
     }
 

@@ -205,7 +205,7 @@ class RepairPresenter:
         )
         backup = applied.receipt.backup.name if applied.receipt and applied.receipt.backup else None
         lines = (*question.change.summary, *question.change.notes) if question.change else ()
-        what = f"ActionResult: {question.option.title[0].lower()}{question.option.title[1:]}."
+        what = f"Done: {question.option.title[0].lower()}{question.option.title[1:]}."
         undo = applied.receipt if question.change and not question.change.is_noop else None
         message = done_view(what, run_it.command, run_it.folder, backup, lines)
         return ActionResult(message, written=True, receipt=undo)

@@ -29,14 +29,14 @@ _NAME = re.compile(
 
 
 @dataclass(frozen=True)
-class WeightsSample:
+class SampleImage:
     """A sample image's file; ``modified_ns`` is since 1970, in nanoseconds."""
 
     path: Path
     modified_ns: int
 
 
-def find_samples(item: CheckpointReport, outputs: Path) -> tuple[WeightsSample, ...]:
+def find_samples(item: CheckpointReport, outputs: Path) -> tuple[SampleImage, ...]:
     """The sample images that show the model as this checkpoint holds it, by name, at most :data:`MAX_SAMPLES`."""
     folder = outputs / item.run / "sample"
     by_step = item.facts.name.save_point is SavePoint.STEP
@@ -47,7 +47,7 @@ def find_samples(item: CheckpointReport, outputs: Path) -> tuple[WeightsSample, 
         if match is None or entry.kind is not EntryKind.FILE or entry.size_bytes > _MAX_BYTES:
             continue
         if bool(match["epoch"]) != by_step and int(match["number"]) == wanted:
-            found.append(WeightsSample(folder / entry.name, entry.modified_ns))
+            found.append(SampleImage(folder / entry.name, entry.modified_ns))
     return tuple(found[:MAX_SAMPLES])
 
 

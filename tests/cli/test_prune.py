@@ -94,6 +94,9 @@ def test_json_is_all_there_is(world: World) -> None:
     assert (told["kind"], told["run"], told["disk"]["is_enough"]) == ("retention", world.run_name, True)
     assert [each["title"] for each in told["candidates"]] == ["Epoch 1", "Epoch 2"]
     assert [each["title"] for each in told["kept"]] == ["Epoch 4", "Epoch 3"]
+    # docs/report-schema.md: what other programs read by these names.
+    assert {tuple(each) for each in told["candidates"]} == {("name", "title", "size_bytes", "reason")}
+    assert {tuple(each) for each in told["kept"]} == {("name", "title", "why")}
 
 
 def test_what_a_killed_removal_left_is_removed(world: World) -> None:
