@@ -392,9 +392,9 @@ def remove_set_aside(*asides: Path) -> None:
         except OSError as error:
             reason = f"not all of its files could be removed ({error.strerror or error})"
             text = (
-                f"The checkpoint is gone from the run, but {reason}. The rest is in {aside}, read by nobody."
+                f"The checkpoint is gone from the run, but {reason}. The rest is in {aside} and is ignored."
             )
-            cure = "Close what uses it and allow writing there; the next removal takes it up."
+            cure = "Close whatever uses it and make it writable; the next removal finishes the job."
             failures.append(WriteFailed(error.errno, f"{text} {cure}"))
     if failures:
         raise failures[0]

@@ -30,9 +30,6 @@ def text_of(name: str) -> str:
     return (DOCS / name).read_text(encoding="utf-8")
 
 
-# --- generated blocks ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: " ".join(arguments) or "all")
 def test_the_help_is_the_programs(arguments: list[str]) -> None:
     assert help_text(CORE, *arguments) in text_of("cli.md")
@@ -75,9 +72,6 @@ def test_only_what_is_between_the_marks_is_replaced() -> None:
 def test_a_document_without_the_marks_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="x: begin"):
         with_block(text, "x", "new")
-
-
-# --- links -----------------------------------------------------------------------------------------------------------
 
 
 def anchors(text: str) -> set[str]:
@@ -139,8 +133,6 @@ def test_every_document_is_reached_from_the_readme() -> None:
         target.partition("#")[0] for target in linked
     }
 
-
-# --- commands and names ----------------------------------------------------------------------------------------------
 
 COMMAND = re.compile(
     r"(?:-m checkpoint_core|checkpoint-core|fluxgym_resume_tab\.py|fluxgym-checkpoints) (?P<name>[a-z]+)(?P<rest>.*)"

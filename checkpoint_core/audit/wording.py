@@ -44,10 +44,10 @@ def title_inside(checkpoint: CheckpointReport) -> str:
 
 _PLAIN_JUDGEMENTS = {
     Verdict.READY: "It will resume.",
-    Verdict.READY_WITH_WARNINGS: "It will resume, and differently in the way described below.",
+    Verdict.READY_WITH_WARNINGS: "It will resume, with the differences described below.",
     Verdict.NEEDS_FIX: "It won't resume correctly as is; a lossless fix is available.",
     Verdict.DAMAGED: "This checkpoint is damaged: it cannot be resumed.",
-    Verdict.SAVING: "It is being written at this moment.",
+    Verdict.SAVING: "It is being saved right now.",
     Verdict.UNKNOWN: "It could not be judged.",
 }
 #: Of a checkpoint that is not itself to blame: what the environment, the script, or both do with it.
@@ -58,15 +58,15 @@ _BLAMELESS_JUDGEMENTS = {
         Verdict.NEEDS_FIX,
         (Subject.SCRIPT, Subject.ENVIRONMENT),
     ): "neither train script nor environment fits it.",
-    (Verdict.UNKNOWN, (Subject.ENVIRONMENT,)): "whether this environment loads it could not be told.",
-    (Verdict.UNKNOWN, (Subject.SCRIPT,)): "what the train script would do with it could not be told.",
+    (Verdict.UNKNOWN, (Subject.ENVIRONMENT,)): "it is unclear whether this environment can load it.",
+    (Verdict.UNKNOWN, (Subject.SCRIPT,)): "it is unclear what the train script would do with it.",
 }
 
 
 def judgement(checkpoint: CheckpointReport) -> str:
     """The verdict as a sentence that names whom it concerns: the checkpoint, the environment or the script."""
     if checkpoint.verdict.resumes and isinstance(checkpoint.environment, EnvironmentProblem):
-        return "By its files and the train script it will resume. Which Python trains could not be told."
+        return "It will resume, as far as its files and the train script show. The training interpreter is not known."
     told = _BLAMELESS_JUDGEMENTS.get((checkpoint.verdict, checkpoint.concerns))
     if told is None:
         return _PLAIN_JUDGEMENTS[checkpoint.verdict]

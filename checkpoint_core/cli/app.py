@@ -132,7 +132,8 @@ def check(
 ) -> None:
     """Judge one checkpoint and tell every finding.
 
-    A finding is told as its cause, what happens to the training, and the cure.
+    Each finding says what is wrong, what it does to the training, and how to fix it.
+
     Exit status: 0 it will resume; 1 it will not, or there is no state directory; 2 could not tell (an unreadable
     file, a save that is still going on).
     """
@@ -323,7 +324,7 @@ def _carry_out(change: ScriptChange, folder: Path, dry_run: bool) -> None:
     for line in change.notes:
         say(f"Note: {line}")
     if change.is_noop:
-        say("The train script says so already; nothing was written.")
+        say("The train script already says this; nothing was written.")
     else:
         for line in change.summary:
             say(f"Change: {line}")

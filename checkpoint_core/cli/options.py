@@ -107,7 +107,9 @@ def tell_how_to_go_on(receipt: Receipt, folder: Path) -> None:
     if receipt.backup:
         say(f"Written: {receipt.path}")
         say(f"Backup: {receipt.backup}")
-        say("To undo: the same command with --undo, or copy the backup over the script.")
+        say(
+            f"To undo, copy the backup over the script or run: python -m checkpoint_core resume {folder} --undo"
+        )
     tell_command(folder)
 
 

@@ -54,7 +54,7 @@ def problems_told() -> Iterator[None]:
             ExitCode.COULD_NOT_TELL,
         )
     except KeyboardInterrupt:
-        stop("Cancelled. Nothing was changed.", ExitCode.COULD_NOT_TELL)
+        stop("Cancelled.", ExitCode.COULD_NOT_TELL)
 
 
 def stop(message: str, code: ExitCode = ExitCode.DOES_NOT) -> NoReturn:

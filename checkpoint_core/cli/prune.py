@@ -100,7 +100,7 @@ def _remove(auditor: Auditor, run: RunReport, wanted: Sequence[str], plan: Reten
         done = removal.execute(look_again_at_run(auditor, run.name, lambda: in_use(run.facts.path)))
     except RemovalRefused as error:
         stop(f"Refused: {error}")
-    say(f"Removed: {', '.join(done.names)}. {human_bytes(done.freed_bytes)} are free again.")
+    say(f"Removed: {', '.join(done.names)}. Freed {human_bytes(done.freed_bytes)}.")
     say(disk_forecast(auditor.audit_run(run.name)).sentence)
 
 
@@ -114,7 +114,9 @@ def _view(forecast: DiskForecast, plan: RetentionPlan) -> RenderableType:
     parts.append(Text("These stay:" if plan.kept else "There are no checkpoints."))
     parts += [_indented(f"{each.name} ({each.title}): {each.why}") for each in plan.kept]
     if plan.candidates:
-        parts.append(Text("Nothing was removed. To remove one: the same command with --remove and its name."))
+        parts.append(
+            Text("Nothing was removed. To remove one, run the same command with --remove and its name.")
+        )
     return Group(*parts)
 
 

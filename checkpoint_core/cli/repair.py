@@ -115,7 +115,7 @@ def recover(
 ) -> None:
     """Show every recovery option for a run, best first, and take one with --apply.
 
-    Each way tells what it keeps and what it loses, in steps of training.
+    Each option says what it keeps and what it loses, in training steps.
 
     Exit status: 0 a checkpoint can be resumed, as it is or repaired; 1 none can, or it was refused; 2 could not
     tell (a save that is still going on), or wrong usage.
@@ -161,12 +161,12 @@ def _repair(
         show(repair_view(repair_plan))
     if not apply:
         if not as_json:
-            say("Nothing was written. To do it: the same command with --apply.")
+            say("Nothing was written. To apply it, run the same command with --apply.")
         return
     record = repair_plan.execute(look_again(auditor, run.name, item.name))
     say("Repaired." if repair_plan.is_needed else "Written.")
     kept = transaction.originals(run.facts.path, record)
-    say(f"To undo: the same command with --undo. Originals are kept in {kept}.")
+    say(f"To undo it, run the same command with --undo instead of --apply. Originals are kept in {kept}.")
     tell_command(run.facts.path)
 
 
@@ -196,7 +196,7 @@ def _wanted(recovery: RecoveryPlan, number: int | None) -> RecoveryOption:
 
 
 def _apply_option(auditor: Auditor, run: RunReport, option: RecoveryOption, apply: bool) -> None:
-    """Show everything that a way changes, and do it."""
+    """Show everything that an option changes, and do it."""
     say(f"{option.title}:")
     change = change_of(run, option)
     if option.repair_plan is not None:
@@ -204,7 +204,7 @@ def _apply_option(auditor: Auditor, run: RunReport, option: RecoveryOption, appl
     elif change is not None:
         show(diff_view(change.diff))
     if not apply:
-        say("Nothing was written. To do it: the same command with --apply.")
+        say("Nothing was written. To apply it, run the same command with --apply.")
         return
     applied = apply_option(option, change, look_again(auditor, run.name, option.checkpoint))
     if applied.record is not None:

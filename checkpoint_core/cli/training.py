@@ -71,8 +71,8 @@ def watch(
 ) -> None:
     """Start a run's training, or watch one that is running, to its end.
 
-    It is the train script that is run, in FluxGym's folder. A crash is read, the checkpoints are checked, and the
-    training goes on from the best one; the journal tells each decision. Ctrl-C ends the watch, not the training.
+    Runs the train script in FluxGym's folder. After a crash it finds the cause, checks the checkpoints and continues
+    from the best one; the event log records each decision. Ctrl-C stops watching, not the training.
 
     Exit status: 0 it reached its end; 1 it did not; 2 wrong usage, or there was nothing to start.
     """

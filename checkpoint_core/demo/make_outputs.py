@@ -2,7 +2,7 @@
 
     python -m checkpoint_core.demo.make_outputs DIR
 
-DIR becomes a FluxGym folder with `outputs/` and `datasets/`; sample_runs.py lists the runs. Made again, it
+DIR becomes a FluxGym folder with `outputs/` and `datasets/`; runs.py lists the runs. Made again, it
 removes exactly the files that it made before, and those only: a marker file in DIR lists them. A folder
 with other things in it and no such marker is refused.
 """

@@ -1,4 +1,4 @@
-"""What a state is judged against: the training environment, the dataset, the script, the run around it.
+"""What is known of the training environment: its interpreter, and the sd-scripts folder that trains.
 
 Values without an opinion, like :mod:`checkpoint_core.states.facts`; sizes are bytes, epochs count from 1, steps are
 optimizer updates.
@@ -18,7 +18,7 @@ TRAINING_PACKAGES = ("transformers", "diffusers")
 class TrainerFacts:
     """The sd-scripts folder that will train, read as text: its commit, and what its sources can do.
 
-    ``features`` names what was found in them: see ``trainer_folder.py``, ``TRAINER_FEATURES``.
+    ``features`` names what was found in them: see ``sd_scripts.py``, ``TRAINER_FEATURES``.
     """
 
     folder: Path

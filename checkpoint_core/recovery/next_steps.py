@@ -42,7 +42,7 @@ def _from_checkpoints(run: RunReport, recovery: RecoveryPlan) -> Iterator[str]:
 
 
 def _fix(checkpoint: CheckpointReport) -> str:
-    return f"To go on from {_named(checkpoint)}: {cures_of(checkpoint)} Why: {causes_of(checkpoint)}"
+    return f"To resume from {_named(checkpoint)}: {cures_of(checkpoint)} Why: {causes_of(checkpoint)}"
 
 
 def _without_checkpoint(run: RunReport, recovery: RecoveryPlan) -> Iterator[str]:
@@ -50,9 +50,9 @@ def _without_checkpoint(run: RunReport, recovery: RecoveryPlan) -> Iterator[str]
     if best is None or (best.kind is OptionKind.FRESH and not run.checkpoints):
         return  # nothing was trained: what the run lacks is all there is to say
     why = (
-        "No checkpoint resumes, and no cure is known that keeps the training state."
+        "No checkpoint can be resumed, and no lossless fix is known."
         if run.checkpoints
-        else "There is no checkpoint to go on from."
+        else "There is no checkpoint to resume from."
     )
     yield f"{why} {_warm_start(best) if best.kind is OptionKind.WARM_START else _FRESH}"
 

@@ -27,10 +27,10 @@ from checkpoint_core.states import LoraFacts
 from checkpoint_core.text import counted, human_bytes
 from checkpoint_core.trainer import forecast_sentence, state_sizes
 
-#: What a way loses that loses nothing.
+#: What an option loses that loses nothing.
 NOTHING = "Nothing."
 #: What is lost with random states.
-OTHER_ORDER = "Images come in another order and with other noise than without the interruption."
+OTHER_ORDER = "The image order and noise differ from an uninterrupted training."
 
 
 class OptionKind(enum.Enum):
@@ -81,7 +81,7 @@ class RecoveryPlan:
 
     @property
     def recommended(self) -> RecoveryOption | None:
-        """The best way, if there is a reason to choose one now; giving up a checkpoint that is whole is none."""
+        """The best option, if there is a reason to choose one now; giving up a checkpoint that is whole is none."""
         best = next(iter(self.options), None)
         gives_up = self.by_hand is not None and best is not None and not best.checkpoint
         return None if self.wait or gives_up else best
@@ -126,7 +126,7 @@ def _headline(
     run: RunReport, options: tuple[RecoveryOption, ...], wait: bool, by_hand: CheckpointReport | None
 ) -> str:
     if wait:
-        return "The newest checkpoint is being saved at this moment. Wait until the save is finished."
+        return "The newest checkpoint is being saved right now. Wait until the save is finished."
     if not run.checkpoints:
         return "There are no checkpoints to resume from."
     if options[0].kind in (OptionKind.RESUME, OptionKind.OLDER):
@@ -195,7 +195,7 @@ def _repair(item: CheckpointReport, repair_plan: RepairPlan, lost: int | None) -
 
 
 def _losses(lost: int | None, costs: tuple[str, ...], then: CheckpointReport) -> str:
-    """What a way from a checkpoint loses; ``then`` is the checkpoint as it is when the training goes on from it."""
+    """What resuming from a checkpoint loses; ``then`` is the checkpoint as it is when the training goes on from it."""
     told = [_lost_sentence(lost)] if lost else []
     told += costs
     if any(
@@ -259,7 +259,7 @@ def _saving(run: RunReport) -> Iterator[RecoveryOption]:
         least, most = (human_bytes(size) for size in state_sizes(max(loras)))
         told = f"Each checkpoint takes about {least} to {most}."
     else:
-        told = "How much room a checkpoint takes is not known before the first."
+        told = "The size of a checkpoint is unknown until the first one."
     free = (
         f" The disk has {human_bytes(run.facts.free_bytes)} left." if run.facts.free_bytes is not None else ""
     )

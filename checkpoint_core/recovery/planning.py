@@ -27,7 +27,7 @@ from checkpoint_core.scripts import (
 )
 from checkpoint_core.states import RepairRecord
 
-#: Why a script cannot be changed; the run's own findings say so, and no way leads through it.
+#: Why a script cannot be changed; the run's own findings say so, and no option leads through it.
 _NO_WAY = (NoScript, ScriptNotUnderstood, InexpressiblePath)
 
 #: Older checkpoints that need the same repair only lose more; each plan costs two judgements.
@@ -80,7 +80,7 @@ def plan_warm_start(run: RunReport, lora: str, next_epoch: int) -> ScriptChange:
 
 
 def change_of(run: RunReport, option: RecoveryOption) -> ScriptChange | None:
-    """What a way changes in the train script.
+    """What an option changes in the train script.
 
     :raises NoScript, ScriptNotUnderstood, InexpressiblePath: when the script cannot be changed.
     """
@@ -108,10 +108,10 @@ class Applied:
 def apply_option(
     option: RecoveryOption, change: ScriptChange | None, look: Callable[[], CheckpointReport]
 ) -> Applied:
-    """Go a way.
+    """Carry out an option.
 
     :param change: of the script, as it was shown; not used for a repair, which brings its own.
-    :param look: judges the way's checkpoint as it then lies on the disk.
+    :param look: judges the option's checkpoint as it then lies on the disk.
     :raises ResumeRefused: when the checkpoint may not be resumed from as it lies there now; nothing was changed.
     :raises RepairFailed: when a repair did not do what it promised; it was reverted.
     :raises StateChangedSinceShown, ScriptChangedSinceShown, WriteFailed, RecordUnusable: nothing was changed.

@@ -100,7 +100,7 @@ class Removal:
                 raise RemovalRefused(f"{state.name} was changed after it was shown. {_NOTHING_REMOVED}")
             if state.name in links or plan.candidate(state.name) is None:
                 why = plan.why_kept(state.name) or "It is a link."
-                raise RemovalRefused(f"{state.name} may not go any more: {why} {_NOTHING_REMOVED}")
+                raise RemovalRefused(f"{state.name} can't be removed any more: {why} {_NOTHING_REMOVED}")
             _check_protection(self.run, state.name)
 
 
@@ -114,7 +114,7 @@ def plan_removal(run: RunReport, names: Sequence[str], plan: RetentionPlan) -> R
     :raises RemovalRefused: when one of them is no candidate, or none is named.
     """
     if not names:
-        raise RemovalRefused("No checkpoint was chosen, so nothing was removed. Choose those that are to go.")
+        raise RemovalRefused("Nothing was removed, because no checkpoint was chosen.")
     chosen = dict.fromkeys(names)
     for name in chosen:
         if plan.candidate(name) is None:

@@ -90,7 +90,7 @@ def disk_forecast(run: RunReport, free_bytes: int | None = None, start: str | No
     needed = _needed(run, start)
     if free is None:
         need = f" The saves to come need {human_bytes(needed)}." if needed is not None else ""
-        return DiskForecast(free, needed, save, None, f"How much room the disk has left is not known.{need}")
+        return DiskForecast(free, needed, save, None, f"The free disk space is unknown.{need}")
     if needed is not None:
         amount = human_bytes(needed) if needed else "no further room"
         is_enough, sentence = _compared(f"The saves to come need {amount}", needed, free)
@@ -129,7 +129,7 @@ def _why_untold(run: RunReport) -> str:
     if run.facts.script is None:
         return "There is no train script that tells which saves are to come."
     if not run.checkpoints:
-        return "How much room the saves to come need is not known before the first checkpoint."
+        return "The space that coming saves need is unknown until the first checkpoint."
     if not any(item.verdict.resumes for item in run.checkpoints):
         return "No checkpoint resumes as it is, so which saves are to come could not be told."
     return "Which saves are to come could not be told from the train script."
@@ -204,7 +204,7 @@ def _reasons(
     options = [option.checkpoint for option in recovery.options if option.checkpoint] if recovery else []
     target = run.facts.resume_target.state_name
     yield in_use, "The training that is running uses it."
-    yield _named(run, Verdict.SAVING), "It is being saved at this moment."
+    yield _named(run, Verdict.SAVING), "It is being saved right now."
     unread = [item.name for item in run.checkpoints if item.facts.problem]
     yield unread, "Its folder could not be read, so nothing is known about it."
     yield links, "It is a link, or a link leads to it: what else uses its files is not known."
@@ -217,7 +217,7 @@ def _reasons(
         "It is the fallback if the last good one fails.",
     )
     yield options, "One of the recovery options starts from it."
-    yield [item.name for item in usable[:KEPT_GOOD]], "With a fix it resumes, and too few do without one."
+    yield [item.name for item in usable[:KEPT_GOOD]], "It resumes with a fix, and too few resume without one."
     yield _named(run, Verdict.UNKNOWN), "Whether it resumes could not be told."
     blameless = [item.name for item in run.checkpoints if _is_blameless(item)]
     yield blameless, "The checkpoint is fine: its script or environment keeps it from resuming."

@@ -131,7 +131,7 @@ def _random_states(case: _Case) -> Iterator[_Step]:
     if content is None and needed and (lost or same):
         content = fresh_random_states(_seed(case.script) + (case.report.position.step or 0))
         does = "new random states with “step”, because the saved ones cannot be read."
-        costs = "Images come in another order and with other noise than without the interruption."
+        costs = "The image order and noise differ from an uninterrupted training."
     if content is None:
         return
     saved = facts.random_states if isinstance(facts.random_states, RandomStatesFacts) else None

@@ -57,7 +57,7 @@ def build_report(
     :param redactor: takes the user's names and tokens out of everything.
     :param made_ns: when the report is made, nanoseconds since the epoch.
     :param recovery: the recovery options.
-    :param training: of the run's last training, as ``report_training.training_json`` makes it; ``None`` without one.
+    :param training: of the run's last training, as ``training.training_json`` makes it; ``None`` without one.
     """
     files = dict(_redacted(small_files, redactor))
     document = redactor.value({**_document(run, recovery, versions, files, made_ns), "training": training})

@@ -25,7 +25,7 @@ _LEADS = {
 def diagnosis_markdown(document: Json) -> str:
     """The whole report.
 
-    :param document: the JSON document that `report.build_report` makes, already redacted.
+    :param document: the JSON document that `diagnosis.build_report` makes, already redacted.
     """
     parts = [
         *_opening(document),
@@ -50,7 +50,7 @@ def _opening(document: Json) -> Iterator[str]:
     steps = run["next_steps"] or ["No action is needed."]
     yield "\n".join(f"{number}. {markdown_text(step)}" for number, step in enumerate(steps, start=1))
     if run["passed_over"] and run["latest_resumable"]:
-        yield f"Newer than {markdown_code(run['latest_resumable'])}, and passed over:"
+        yield f"Skipped, although newer than {markdown_code(run['latest_resumable'])}:"
         yield "\n".join(
             f"- {markdown_code(entry['state'])}: {markdown_text(entry['reason'])}"
             for entry in run["passed_over"]
@@ -121,7 +121,9 @@ def _versions(document: Json) -> Iterator[str]:
     rows.append(("sd-scripts, the folder that trains next", _known(commits["folder"])))
     rows.append(("sd-scripts, that wrote the newest LoRA file", _known(commits["lora"])))
     yield _table(("What", "Version"), rows)
-    yield ("These are the versions of the Python that made this report; what trains is told above.")
+    yield (
+        "These versions belong to the Python that made this report. The training environment is listed above."
+    )
 
 
 def _checkpoints(document: Json) -> Iterator[str]:

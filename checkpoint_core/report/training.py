@@ -13,7 +13,7 @@ _STATUS_WORDS = {
     ProcessState.STARTING: "Starting",
     ProcessState.RUNNING: "Training",
     ProcessState.STOPPING: "Stopping",
-    ProcessState.BACKOFF: "Crashed; it is started again soon",
+    ProcessState.BACKOFF: "Crashed; restarting soon",
     ProcessState.EXITED: "Finished",
     ProcessState.STOPPED: "Stopped",
     ProcessState.FATAL: "Crashed",
@@ -23,7 +23,7 @@ _STATUS_WORDS = {
 def status_word(status: TrainingStatus) -> str:
     """How it stands, in a word or two."""
     if status.life is Life.UNWATCHED:
-        return "Training, unwatched"
+        return "Training, not monitored"
     if status.life is Life.LOST:
         return "Lost"
     return _STATUS_WORDS[status.record.status] if status.record else "Not started here"

@@ -67,7 +67,7 @@ SCRIPT_TROUBLE = (NoScript, ScriptNotUnderstood, InexpressiblePath, ScriptChange
 
 
 class Writer(Protocol):
-    """What writes a change: `safe_write.replace_bytes`, or a stand-in in a test."""
+    """What writes a change: `atomic_write.replace_bytes`, or a stand-in in a test."""
 
     def __call__(self, path: Path, data: bytes, *, expected: bytes | None) -> Path | None:
         """Replace the file's bytes; returns the backup's path."""

@@ -1,4 +1,4 @@
-"""What was observed in a state, a LoRA file, a script, a run: values without an opinion.
+"""What was observed in a state and in a LoRA file: values without an opinion.
 
 A reading has three outcomes: the facts, a :class:`Damage` (the file is there but cannot be used, or could not be
 read), or ``None`` (the file is absent). Sizes are bytes, times nanoseconds since the epoch, epochs count from 1.

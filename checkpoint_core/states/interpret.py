@@ -32,7 +32,7 @@ from checkpoint_core.states.facts import (
 
 #: Families of optimizers, most telling first, by keys that a parameter's state and its group must both have. Sources:
 #: torch ``optim/*.py``, transformers ``Adafactor``, bitsandbytes ``optim/optimizer.py``, prodigyopt, lion-pytorch,
-#: dadaptation, schedulefree; all of them saved and read back. The names are those of ``trainer_optimizers.py``.
+#: dadaptation, schedulefree; all of them saved and read back. The names are those of ``optimizers.py``.
 _FAMILIES: tuple[tuple[str, frozenset[str], frozenset[str]], ...] = tuple(
     (family, frozenset(of_state.split()), frozenset(of_group.split()))
     for family, of_state, of_group in (

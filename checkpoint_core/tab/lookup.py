@@ -1,4 +1,4 @@
-"""Who knows the runs and checkpoints by the names that the page shows; whon the page's helpers need of it."""
+"""What the page's helpers need of the presenter: the runs and checkpoints by the names that the page shows."""
 
 from __future__ import annotations
 

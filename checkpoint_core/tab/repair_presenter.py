@@ -141,7 +141,7 @@ class RepairPresenter:
     def ask(
         self, run_name: PageName, selected: PageName, wanted: str, layout: str, choices: Choices
     ) -> tuple[str, Confirmation | None]:
-        """What a way, by its number, would change, or what an undo would bring back; and the question to answer."""
+        """What an option, by its number, would change, or what an undo would bring back; and the question to answer."""
         told: list[Confirmation] = []
 
         def work() -> ActionResult:

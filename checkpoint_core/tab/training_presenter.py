@@ -122,8 +122,6 @@ class TrainingPresenter:
             bring_back=_bring_back(status.record),
         )
 
-    # --- starting and stopping --------------------------------------------------------------------------------------
-
     def may_start(self, run_name: PageName) -> str:
         """Why a run cannot be started now, as HTML; empty where it can, or only another training is in the way."""
         try:
@@ -201,8 +199,8 @@ class TrainingPresenter:
                 return ActionResult(info_view("No training of this run is running."))
             lost = _lost_by_stop(status.progress)
             told = (
-                f"Stop the training of “{run_name}”? A save that is going on is finished first, then all its processes "
-                f"are ended.{lost}"
+                f"Stop the training of “{run_name}”? The current save is finished first, then all its processes end."
+                f"{lost}"
             )
             return ActionResult(warning_view(told), Confirmation(run_name, Asked.STOP))
 
@@ -222,8 +220,6 @@ class TrainingPresenter:
             return ActionResult(info_view(launcher.stop(run.facts.path)), done=True)
 
         return self._guarded(work)
-
-    # --- room on the disk -------------------------------------------------------------------------------------------
 
     def disk(self, run: RunReport, recovery: RecoveryPlan) -> DiskView:
         """The disk against the saves to come, and what may go."""
@@ -254,7 +250,7 @@ class TrainingPresenter:
         removed = question.removal.execute(look)
         verb = "was" if len(removed.names) == 1 else "were"
         gone = f"{counted(len(removed.names), 'checkpoint')} {verb} removed"
-        told = f"{gone}; {human_bytes(removed.freed_bytes)} are free again."
+        told = f"{gone}; {human_bytes(removed.freed_bytes)} freed."
         return ActionResult(good_view(told), done=True)
 
     def _guarded(self, work: Callable[[], ActionResult]) -> ActionResult:
@@ -272,9 +268,7 @@ def _lost_by_stop(progress: Progress) -> str:
     if progress.step is None or not progress.steps_per_epoch:
         return ""
     since = progress.step % progress.steps_per_epoch
-    return (
-        f" {counted(since, 'step')} of the epoch under way would have to be trained again." if since else ""
-    )
+    return f" You would have to retrain {counted(since, 'step')} of the current epoch." if since else ""
 
 
 def _more(run: RunReport, status: TrainingStatus) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""What a supervisor does to the world, and what it sees of a training; the real ones are in ``watching.py``."""
+"""What a supervisor does to the world, and what it sees of a training; the real ones are in ``watcher.py``."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def watch_detached(start: Start, spawn: Callable[..., object] = start_watcher) -
         if life is Life.WATCHED:
             raise CannotStart("This training is already monitored.")
         if life is not Life.UNWATCHED:
-            raise NothingRuns("No training of this run is running any more; look again.")
+            raise NothingRuns("This run is no longer training; refresh.")
         return _spawned(start, spawn, adopts=True)
 
 
@@ -192,11 +192,7 @@ def stop(run: Path, now: bool = False, sleep: Callable[[float], None] = time.sle
     life = life_of(run, record, found)
     if life is Life.WATCHED:
         _leave_word(run, Request.STOP_NOW if now else Request.STOP)
-        return (
-            "It is being stopped. A save that is going on is finished first."
-            if not now
-            else "It is being stopped."
-        )
+        return "Stopping; the current save is finished first." if not now else "Stopping."
     if life is not Life.UNWATCHED:
         raise NothingRuns("No training of this run is running; there is nothing to stop.")
     own = record.training if record is not None and processes.is_alive(record.training) else None
@@ -252,7 +248,7 @@ def _check_script(run: Path, python: str | None) -> None:
     if path is None:
         raise CannotStart("This run has no train script, so there is nothing to start. FluxGym writes one.")
     if (dialect_of(path) is Dialect.BAT) != (os.name == "nt"):
-        raise CannotStart(f"{path.name} is a script of another system than this; it cannot be run here.")
+        raise CannotStart(f"{path.name} is for another operating system and can't run here.")
     script, problem = read_script(path)
     if script is None:
         raise CannotStart(f"The train script is not understood, so it is not run: {problem}")

@@ -21,8 +21,9 @@ from checkpoint_core.recovery import (
 )
 from checkpoint_core.scripts import SCRIPT_TROUBLE
 from checkpoint_core.states import LoraFacts, RecordUnusable, VerificationCancelled
+from checkpoint_core.text import counted
 
-#: Ways that keep the training as it is: any other is a person's to choose.
+#: Options that keep the training as it is: any other is a person's to choose.
 _FROM_CHECKPOINTS = (OptionKind.RESUME, OptionKind.REPAIR, OptionKind.OLDER)
 #: Each look reads one checkpoint more to its last byte; a run has hundreds at most.
 _MOST_LOOKS = 1_000
@@ -104,9 +105,7 @@ def _choose(
             continue
         apply_option(option, change_of(run, option), look_again(auditor, run.name, option.checkpoint))
         return NextStart(option.checkpoint, f"{option.title}. Loses: {option.loses}")
-    return NoStart(
-        "The checkpoints change while they are looked at: something else writes into the run's folder."
-    )
+    return NoStart("The checkpoints keep changing: another program is writing into the run's folder.")
 
 
 def _without(run: RunReport, names: frozenset[str]) -> RunReport:
@@ -118,7 +117,7 @@ def _is_fit(option: RecoveryOption) -> bool:
 
 
 def _is_longer(option: RecoveryOption) -> bool:
-    """Whether a way makes a finished training longer, which is never done by itself."""
+    """Whether an option makes a finished training longer, which is never done by itself."""
     return option.repair_plan is not None and option.repair_plan.more_epochs is not None
 
 
@@ -165,8 +164,8 @@ def _without_checkpoint(run: RunReport, options: tuple[RecoveryOption, ...]) -> 
         return NoStart(_FINISHED)
     if _is_first_save(run):
         steps = next((option.lost_steps for option in options if option.kind is OptionKind.FRESH), None)
-        lost = f" {steps:,} steps are trained again." if steps else ""
-        return NextStart("", f"The first save was cut off, and there is no other: it starts over.{lost}")
+        again = f" {counted(steps, 'step')} {'is' if steps == 1 else 'are'} trained again." if steps else ""
+        return NextStart("", f"It starts over: the first save was cut off and there is no other.{again}")
     if run.checkpoints:
         told = "; ".join(option.title for option in options) or "none is known"
         return NoStart(

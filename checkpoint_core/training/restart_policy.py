@@ -76,11 +76,9 @@ def decide(crash: Crash, history: History, policy: Policy) -> Restart | GiveUp:
     :param history: with this crash counted.
     """
     if not crash.kind.can_help_to_restart:
-        return GiveUp(f"Starting it again cannot help. {crash.cure}")
+        return GiveUp(f"A restart would not help. {crash.cure}")
     if history.restarts >= policy.restarts:
-        return GiveUp(
-            f"It was started again {history.restarts} times already, which is the limit. {crash.cure}"
-        )
+        return GiveUp(f"It has been restarted {history.restarts} times, which is the limit. {crash.cure}")
     limit = min(policy.fruitless, _LIKELY_AGAIN.get(crash.kind, policy.fruitless))
     if history.fruitless >= limit:
         times = "once" if history.fruitless == 1 else f"{history.fruitless} times in a row"

@@ -89,8 +89,6 @@ class Supervisor:
         self._say("watch-failed", why)
         self._set_status(ProcessState.FATAL, self._running, message=why)
 
-    # --- starting -------------------------------------------------------------------------------------------------
-
     def _start(self) -> None:
         try:
             self._running = self._world.start()
@@ -136,8 +134,6 @@ class Supervisor:
         self.record = replace(self.record, attempt=self.record.attempt + 1)
         self._start()
 
-    # --- watching -------------------------------------------------------------------------------------------------
-
     def _watch(self, running: Running) -> None:
         if running.read_output():
             self._silence.reset()
@@ -169,15 +165,11 @@ class Supervisor:
             self._silence.reset()
             self._good_saves += save.is_good
             if save.trouble:
-                told = f"{save.title} ({save.name}) is not good: {save.trouble}"
-                later = (
-                    ""
-                    if settled
-                    else " The training continues; an earlier checkpoint is the one to resume from."
-                )
+                told = f"{save.title} ({save.name}) failed its check: {save.trouble}"
+                later = "" if settled else " The training continues. Resume from an earlier checkpoint."
                 self._warn("bad-save", told + later)
             else:
-                known = f"to know: {save.note}" if save.note else "it is good."
+                known = f"note: {save.note}" if save.note else "it is good."
                 self._say("checked", f"{save.title} was saved and fully verified; {known}")
         if checked and not settled:
             trouble = self._world.disk_trouble()
@@ -200,8 +192,6 @@ class Supervisor:
         self._warn("hang", hang_crash(self._policy.hang_minutes).sentence)
         return None
 
-    # --- ending ---------------------------------------------------------------------------------------------------
-
     def _ended(self, running: Running) -> None:
         running.read_output()
         status = running.exit_status
@@ -221,7 +211,8 @@ class Supervisor:
             return read_crash(running.reader.tail, status, running.reader.progress)
         told = read_crash((), status, running.reader.progress)
         return replace(
-            told, sentence="The training has ended before its last epoch; its log is not here to say why."
+            told,
+            sentence="The training ended before its last epoch. Its log isn't here, so the reason is unknown.",
         )
 
     def _crashed(self, running: Running, crash: Crash) -> None:
@@ -243,14 +234,14 @@ class Supervisor:
         if isinstance(decision, GiveUp):
             self._give_up(f"{crash.sentence} {decision.why}")
             return
-        self._say("waiting", f"It is started again in {decision.seconds:.0f} seconds.")
+        self._say("waiting", f"Restarting in {decision.seconds:.0f} seconds.")
         at = round((self._clock() + decision.seconds) * 1e9)
         self._running = None
         self._set_status(ProcessState.BACKOFF, next_try_ns=at, training=None, message=crash.sentence)
 
     def _give_up(self, why: str, told: bool = False) -> None:
         if not told:
-            self._say("gave-up", f"Not started again. {why}")
+            self._say("gave-up", f"Not restarted. {why}")
         self._running = None
         self._set_status(ProcessState.FATAL, message=why, training=None)
 
@@ -259,8 +250,6 @@ class Supervisor:
         running, self._running = self._running, None
         self.record = replace(self.record, exit_status=exit_status)
         self._set_status(status, running, message=told, training=None)
-
-    # --- what the user asks ---------------------------------------------------------------------------------------
 
     def _is_asked_to_stop(self) -> bool:
         self._probed += self._world.asked()
@@ -282,14 +271,14 @@ class Supervisor:
     def _stop(self, how: Request) -> None:
         if self._running is None:
             self._over(
-                ProcessState.STOPPED, "stopped", "Not started again, as you asked.", self.record.exit_status
+                ProcessState.STOPPED, "stopped", "Not restarted, as you asked.", self.record.exit_status
             )
             return
         if self.record.status is not ProcessState.STOPPING:
             self._set_status(ProcessState.STOPPING, self._running)
             self._stop_by = self._clock() + SAVE_WAIT_SECONDS
             if self._world.save_goes_on(self._running) and how is Request.STOP:
-                self._say("stopping", "Stopping as soon as the save that is going on is finished.")
+                self._say("stopping", "Stopping once the current save is finished.")
         if how is Request.STOP_NOW:
             self._stop_by = self._clock()
         self._stop_when_saved(self._running)
@@ -303,8 +292,6 @@ class Supervisor:
             self._say("not-ended", _NOT_ENDED)
             return
         self._ended(running)
-
-    # --- telling --------------------------------------------------------------------------------------------------
 
     def _set_status(self, status: ProcessState, running: Running | None = None, **more: object) -> None:
         self.record = with_status(self.record, status, round(self._clock() * 1e9), **more)

@@ -448,7 +448,7 @@ def test_a_save_that_was_bad_and_changed_is_not_called_fine(world: World) -> Non
     check_it(world)
     truncate(world.latest / "scheduler.bin")
     told = found(judge_state(world), "changed-since-save")
-    assert told.effect.startswith("The save was damaged already")
+    assert told.effect.startswith("It was corrupt when saved")
 
 
 def test_the_manifest_of_an_earlier_save_of_that_name_says_nothing(world: World) -> None:

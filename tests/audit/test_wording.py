@@ -191,7 +191,7 @@ def test_nothing_is_promised_for_an_environment_that_was_not_found(world: World)
     report = audit_state(world.latest, environment=EnvironmentProblem("", "", "there is none"))
     assert outcome(report) == ("ready-with-warnings", ["environment-unknown"])
     assert judgement(report) == (
-        "By its files and the train script it will resume. Which Python trains could not be told."
+        "It will resume, as far as its files and the train script show. The training interpreter is not known."
     )
 
 

@@ -70,7 +70,7 @@ def test_a_resume_is_carried_into_the_gym_tab_and_undone_there(
     select(page, SECOND)
     resume_button(page).click()
 
-    expect(page.locator("#ck-result")).to_contain_text("The Gym tab carries it too")
+    expect(page.locator("#ck-result")).to_contain_text("The Gym tab was updated too")
     script = gym_script(page)
     stand_in = FakeAccelerate(tmp_path / "bash")
     arguments = stand_in.arguments(script.encode())
@@ -97,7 +97,7 @@ def test_a_repair_of_the_script_is_carried_into_the_gym_tab(
     pick(page, run.name)
     select(page, "tiny-lora-000004-state")
     page.get_by_role("button", name="Repair and resume", exact=True).click()
-    expect(page.locator("#ck-result")).to_contain_text("The Gym tab carries it too")
+    expect(page.locator("#ck-result")).to_contain_text("The Gym tab was updated too")
 
     arguments = FakeAccelerate(tmp_path / "bash").arguments(gym_script(page).encode())
     assert trainer_reads(arguments)[0] == str(run / "tiny-lora-000004-state")
@@ -116,7 +116,7 @@ def test_start_training_keeps_what_was_chosen(
     pick(page, run.name)
     select(page, SECOND)
     resume_button(page).click()
-    expect(page.locator("#ck-result")).to_contain_text("The Gym tab carries it too")
+    expect(page.locator("#ck-result")).to_contain_text("The Gym tab was updated too")
     page.get_by_role("tab", name="Gym").click()
     page.get_by_role("button", name="Start training").click()
     expect(page.locator("#terminal")).to_contain_text("wrote ")

@@ -132,7 +132,7 @@ def test_a_bad_save_is_told_while_it_trains_and_the_box_is_heeded(server: Server
     (run / "copying").rename(bad)
 
     expect(page.locator(".ck-training .ck-notice.ck-bad").first).to_contain_text(
-        "other-000001-state) is not good"
+        "other-000001-state) failed its check"
     )
     expect(page.locator(".ck-training .ck-badge")).to_have_text("Training")
     page.get_by_label("Restart automatically after a crash").uncheck()

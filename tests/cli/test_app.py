@@ -197,7 +197,7 @@ def test_cancelling_ends_cleanly(world: World, monkeypatch: pytest.MonkeyPatch) 
     done = Done("check", world.latest, "--deep")
 
     assert (done.code, done.out) == (2, "")
-    assert done.err.strip() == "Cancelled. Nothing was changed."
+    assert done.err.strip() == "Cancelled."
 
 
 def given_to_the_trainer(world: World) -> list[str]:
@@ -526,7 +526,7 @@ def test_a_python_that_does_not_answer_leaves_the_answer_open(world: World) -> N
     done = Done("check", world.latest, "--python", silent)
 
     assert done.code == 2
-    assert "did not tell its versions: it stopped with status 3." in done.words
+    assert "could not be queried: it stopped with status 3." in done.words
     assert Done("scan", world.outputs, "--python", silent).code == 2
 
 

@@ -71,9 +71,7 @@ def test_it_removes_what_is_named_and_nothing_else(world: World) -> None:
     done = Done(world.run, "--remove", world.state(1).name, "--remove", f"{world.state(2)}{os.sep}")
 
     assert done.code == 0
-    assert re.search(
-        r"Removed: persian-cat-000002-state, persian-cat-000001-state\. .* free again", done.words
-    )
+    assert re.search(r"Removed: persian-cat-000002-state, persian-cat-000001-state\. Freed .*\.", done.words)
     assert [world.state(epoch).exists() for epoch in (1, 2, 3, 4)] == [False, False, True, True]
 
 

@@ -28,7 +28,7 @@ def test_repair_shows_the_plan_and_writes_nothing(world: World) -> None:
     assert "scheduler.bin (missing, then" in done.words
     assert "Resumes after epoch 4 of 8, trains 4 epochs (32 steps)" in done.words
     assert "+  --resume" in done.out
-    assert "Nothing was written. To do it: the same command with --apply." in done.out
+    assert "Nothing was written. To apply it, run the same command with --apply." in done.out
     assert (bytes_of(world.latest), world.script.read_bytes()) == (before, script)
     assert not (world.run / "repairs.json").exists()
 
@@ -39,7 +39,7 @@ def test_lost_random_states_are_told_with_a_lost_schedule(world: World) -> None:
 
     done = Done("repair", world.latest)
 
-    assert "Loses: Images come in another order" in done.words
+    assert "Loses: The image order and noise differ" in done.words
     assert "random_states_0.pkl (missing, then" in done.words
 
 
@@ -125,6 +125,15 @@ def test_recover_shows_the_ways_and_takes_the_first(world: World) -> None:
     assert applied.code == 0
     assert resume_argument(world) == str(world.latest)
     assert f"repair {world.latest} --undo" in applied.words
+
+
+def test_recover_names_the_command_that_undoes_a_resume(world: World) -> None:
+    before = world.script.read_bytes()
+    applied = Done("recover", world.run, "--apply")
+
+    assert f"python -m checkpoint_core resume {world.run} --undo" in applied.words
+    assert Done("resume", world.run, "--undo").code == 0
+    assert world.script.read_bytes() == before
 
 
 def test_recover_takes_the_way_that_is_named(world: World) -> None:

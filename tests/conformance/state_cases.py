@@ -127,7 +127,7 @@ def _mixed() -> Iterator[Case]:
 
 
 _TOLD_BY_BYTES = {
-    _RANDOM: "Random states do not tell when they were drawn; images come in another order, and that is all.",
+    _RANDOM: "Random states do not tell when they were drawn; the image order and noise differ, and that is all.",
 }
 _EPOCH_SECONDS = 180
 

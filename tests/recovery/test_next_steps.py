@@ -41,7 +41,7 @@ def test_a_newer_one_that_can_be_mended_comes_first(world: World) -> None:
     remove(world.latest / "train_state.json")
     repair_plan, older = steps_of(world)
 
-    assert repair_plan.startswith("To go on from Epoch 4 (persian-cat-000004-state): Add --initial_epoch 5 ")
+    assert repair_plan.startswith("To resume from Epoch 4 (persian-cat-000004-state): Add --initial_epoch 5 ")
     assert repair_plan.endswith("Why: train_state.json is missing.")
     assert older == "Or resume from Epoch 3 (persian-cat-000003-state): it will resume as it is."
 
@@ -59,7 +59,7 @@ def test_with_nothing_left_to_resume_the_lora_file_is_named(world: World) -> Non
     (warm,) = steps_of(world)
 
     assert warm.startswith(
-        "No checkpoint resumes, and no cure is known that keeps the training state. "
+        "No checkpoint can be resumed, and no lossless fix is known. "
         "Start from the LoRA file persian-cat-000004.safetensors instead: --network_weights"
     )
     assert "--initial_epoch 5" in warm
@@ -96,7 +96,7 @@ def test_lora_files_without_checkpoints_are_gone_on_from_and_not_overwritten(wor
     (warm,) = steps_of(world)
 
     assert warm.startswith(
-        "There is no checkpoint to go on from. Start from the LoRA file persian-cat-000004."
+        "There is no checkpoint to resume from. Start from the LoRA file persian-cat-000004."
     )
 
 
@@ -115,7 +115,7 @@ def test_a_save_that_is_going_on_is_waited_for(world: World) -> None:
 def test_a_relative_position_is_mended_first(world: World, step: int) -> None:
     edit_train_state(world.latest, current_step=step)
 
-    assert "To go on from Epoch 4" in steps_of(world)[0]
+    assert "To resume from Epoch 4" in steps_of(world)[0]
 
 
 def test_what_only_the_user_can_do_comes_before_giving_up_whole_checkpoints(world: World) -> None:
@@ -125,7 +125,7 @@ def test_what_only_the_user_can_do_comes_before_giving_up_whole_checkpoints(worl
     assert recovery.recommended is None
     assert recovery.headline.startswith("Epoch 4 resumes once this is done: Install it: run ")
     assert next_steps(run, recovery) == (
-        f"To go on from Epoch 4 (persian-cat-000004-state): {run.checkpoints[0].findings[0].cure} Why: accelerate is "
+        f"To resume from Epoch 4 (persian-cat-000004-state): {run.checkpoints[0].findings[0].cure} Why: accelerate is "
         "not installed in the training interpreter (/gym/env/bin/python).",
     )
 
@@ -136,7 +136,7 @@ def test_a_checkpoint_that_resumes_comes_before_what_only_the_user_can_do(world:
     first, second, script = steps_of(world)
 
     assert first == "Resume from Epoch 3 (persian-cat-000003-state): it will resume as it is."
-    assert second.startswith("To go on from Epoch 4 (persian-cat-000004-state)")
+    assert second.startswith("To resume from Epoch 4 (persian-cat-000004-state)")
     assert script.startswith("The run has no train script")
 
 
@@ -183,7 +183,7 @@ def assert_one_recommender(run: RunReport, recovery: RecoveryPlan) -> None:
         assert recovery.by_hand.name in first
     elif best.checkpoint:
         assert f"({best.checkpoint})" in first or f"from {best.checkpoint}:" in first
-        assert first.startswith("To go on from" if best.kind is OptionKind.REPAIR else "Resume from")
+        assert first.startswith("To resume from" if best.kind is OptionKind.REPAIR else "Resume from")
     elif best.kind is OptionKind.WARM_START:
         assert f"LoRA file {best.lora} " in first
     else:

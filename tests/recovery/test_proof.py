@@ -37,7 +37,7 @@ CASES = {**BY_NAME, **{name: proof.case for name, proof in PROOFS.items()}}
 
 SAID = {
     ROUNDED: "rounded to that file's precision",
-    RANDOM: "with other noise",
+    RANDOM: "order and noise differ",
     "learning rate": "learning rate stays the same",
 }
 """How a repair says that it loses what :func:`tests.conformance.agreement.answer` finds lost."""

@@ -1,4 +1,4 @@
-"""The desk: names in, HTML out; what is written is what was shown; every trouble is a text."""
+"""The presenter: names in, HTML out; what is written is what was shown; every trouble is a text."""
 
 from __future__ import annotations
 
@@ -427,7 +427,7 @@ def test_names_are_compared_and_never_made_into_paths(
     presenter: TabPresenter, outputs: Path, name: str
 ) -> None:
     before = script(outputs).read_bytes()
-    for ask in (api.checkpoint_table, desk_diagnosis):
+    for ask in (api.checkpoint_table, presenter_diagnosis):
         with pytest.raises(UnknownName, match="There is no run"):
             ask(presenter, name)
     for act in (api.check, api.preview_resume, api.apply_resume):
@@ -439,7 +439,7 @@ def test_names_are_compared_and_never_made_into_paths(
     assert script(outputs).read_bytes() == before
 
 
-def desk_diagnosis(presenter: TabPresenter, name: str) -> object:
+def presenter_diagnosis(presenter: TabPresenter, name: str) -> object:
     return presenter.diagnosis_file(name)
 
 

@@ -1,4 +1,4 @@
-"""What a launch saves and removes, by the trainer's rules; tests/test_outlook.py holds them against real launches."""
+"""What a launch saves and removes, by the trainer's rules; test_forecast.py holds them against real launches."""
 
 from __future__ import annotations
 

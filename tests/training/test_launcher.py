@@ -167,7 +167,7 @@ def test_a_script_of_another_machine_is_not_run(world: World, spawn: Spawn) -> N
 @pytest.mark.skipif(os.name == "nt", reason="there a batch file is the right one")
 def test_a_script_of_another_system_is_not_run(world: World, spawn: Spawn) -> None:
     world.script.rename(world.run / "train.bat")
-    with pytest.raises(CannotStart, match=r"train\.bat is a script of another system"):
+    with pytest.raises(CannotStart, match=r"train\.bat is for another operating system"):
         launcher.start_detached(Start(world.run), spawn)
 
 

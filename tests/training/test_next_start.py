@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from checkpoint_core.audit.auditor import Auditor
 from checkpoint_core.training.next_start import NextStart, NoStart, abandoned, choose_start, left_behind
 from checkpoint_core.training.save_monitor import settled_auditor
-from tests.damage import remove, truncate
+from tests.damage import edit_train_state, remove, truncate
 from tests.world import RUN_NAME, World
 
 
@@ -127,8 +127,21 @@ def test_where_the_first_save_was_cut_off_it_begins_anew(world: World) -> None:
         world.lora(epoch).unlink()
     truncate(world.state(1) / "optimizer.bin")
     assert choose(world) == NextStart(
-        "", "The first save was cut off, and there is no other: it starts over. 8 steps are trained again."
+        "", "It starts over: the first save was cut off and there is no other. 8 steps are trained again."
     )
+
+
+def test_a_single_step_that_is_trained_again_is_one_step(world: World) -> None:
+    for epoch in (2, 3, 4):
+        shutil.rmtree(world.state(epoch))
+    for epoch in (1, 2, 3, 4):
+        world.lora(epoch).unlink()
+    edit_train_state(world.state(1), current_step=1)
+    for file in ("optimizer.bin", "scheduler.bin"):
+        truncate(world.state(1) / file)
+    chosen = choose(world)
+    assert isinstance(chosen, NextStart)
+    assert chosen.told.endswith(" 1 step is trained again.")
 
 
 def test_where_all_are_damaged_a_person_decides(world: World) -> None:

@@ -230,7 +230,7 @@ def test_there_is_a_limit_even_with_progress() -> None:
         watched.crash(KILLED, status=-9)
         watched.pass_time(11)
     assert watched.status is ProcessState.FATAL
-    assert "started again 2 times already" in watched.it.record.message
+    assert "restarted 2 times" in watched.it.record.message
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_it_is_not_started_again_where_that_cannot_help(watched: Watched, prints
     watched.crash(prints, status)
     assert watched.status is ProcessState.FATAL
     assert watched.world.kinds == ["started", "crashed", "gave-up"]
-    assert "Starting it again cannot help." in watched.it.record.message
+    assert "A restart would not help." in watched.it.record.message
 
 
 def test_without_bringing_back_the_reason_is_told_and_nothing_is_started() -> None:
@@ -364,7 +364,7 @@ def test_a_bad_save_is_told_at_once_and_the_training_goes_on(watched: Watched) -
     watched.pass_time(6)
     assert watched.status is ProcessState.RUNNING
     assert watched.world.kinds == ["started", "checked", "bad-save"]
-    assert watched.it.record.warnings[0].startswith("Epoch 3 (x-000003-state) is not good: torn.")
+    assert watched.it.record.warnings[0].startswith("Epoch 3 (x-000003-state) failed its check: torn.")
 
 
 def test_a_look_that_fails_leaves_everything_for_the_next(watched: Watched) -> None:
@@ -503,4 +503,4 @@ def test_one_that_others_started_and_that_vanished_is_brought_back() -> None:
     foreign.runs = False
     watched.pass_time(30)
     assert watched.status is ProcessState.RUNNING
-    assert "its log is not here to say why" in watched.world.said
+    assert "so the reason is unknown" in watched.world.said

@@ -185,7 +185,7 @@ def test_a_script_that_fails_at_once_is_not_started_again(run: Path) -> None:
     record = read_record(run)
     assert record is not None
     assert (record.status, record.attempt) == (ProcessState.FATAL, 1)
-    assert "Starting it again cannot help." in record.message
+    assert "A restart would not help." in record.message
 
 
 def test_a_trainer_that_hangs_is_ended_and_brought_back(run: Path) -> None:

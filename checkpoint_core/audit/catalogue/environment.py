@@ -13,8 +13,8 @@ _NAME_IT = (
     "line, or the variable FLUXGYM_PYTHON."
 )
 _OTHER_ORDER = (
-    "It says “Could not load random states” and trains on from the right weights, but images come in another order "
-    "and with other noise."
+    "It says “Could not load random states” and trains on from the right weights, but the image order and noise "
+    "differ."
 )
 
 ENVIRONMENT: tuple[Entry, ...] = (
@@ -23,7 +23,7 @@ ENVIRONMENT: tuple[Entry, ...] = (
           "The checkpoints were judged by their files and the train script alone. accelerate 0.32 and 0.33 would stop "
           "with KeyError: 'step'.", _NAME_IT),
     Entry("environment-no-answer", _UNKNOWN, _ENVIRONMENT,
-          "The training interpreter ({python}) did not tell its versions: {reason}.",
+          "The training interpreter ({python}) could not be queried: {reason}.",
           "Whether it can load this checkpoint is not known.",
           "Repair that environment, or choose another. " + _NAME_IT),
     Entry("environment-lacks-package", _FIXABLE, _ENVIRONMENT,
@@ -48,11 +48,11 @@ ENVIRONMENT: tuple[Entry, ...] = (
           "accelerate would load them unchecked, and run what they hold; whether the training resumes is not known.",
           "Resume only if you trust whoever made this file. Otherwise resume from an older checkpoint."),
     Entry("environment-processes", _WARNING, _ENVIRONMENT,
-          "The training will run as {processes} processes, and random states of {saved} were saved.",
+          "The training will run {processes} processes, but random states were saved for {saved}.",
           "The processes without saved random states draw other numbers.",
           "No action is needed. As many processes as before restore all of them."),
     Entry("environment-processes-stop", _FIXABLE, _ENVIRONMENT,
-          "The training will run as {processes} processes, and random states of {saved} were saved.",
+          "The training will run {processes} processes, but random states were saved for {saved}.",
           "accelerate {accelerate} stops with KeyError: 'step' in every process that finds none.",
           "Set --num_processes {saved} in the train script, or upgrade accelerate: run {command} in a terminal."),
     Entry("environment-gpu-count", _INFO, _ENVIRONMENT,

@@ -23,7 +23,7 @@ PLAN = (
           "Set --initial_epoch {next_epoch} in the train script, and no --initial_step."),
     Entry("epoch-length-changed", _WARNING, _SCRIPT,
           "An epoch had {saved} steps when this checkpoint was saved, now it has {now}.",
-          "The training continues at the right epoch, {next_epoch}; its epochs are of another length than before.",
+          "The training continues at the right epoch, {next_epoch}, but its epochs now have a different length.",
           "No action is needed if you changed the images, repeats or batch size on purpose."),
     Entry("skip-accumulation", _FIXABLE, _SCRIPT,
           "The train script has --skip_until_initial_step with --gradient_accumulation_steps {accumulation}.",
@@ -32,8 +32,8 @@ PLAN = (
           "Remove --skip_until_initial_step from the train script."),
     Entry("learning-rate-jumps", _WARNING, _SCRIPT,
           "The learning rate goes from {saved} to {now} after the first step.",
-          "The script's schedule or its number of steps is not the one of this checkpoint; the weights move at "
-          "another pace from here on.",
+          "The script's schedule or its number of steps differs from this checkpoint's, so the LoRA trains at a "
+          "different pace from here on.",
           "No action is needed if you mean it. To keep the rate, set --lr_scheduler, --lr_warmup_steps and "
           "--max_train_epochs back, or use --lr_scheduler constant from the start."),
     Entry("step-names-collide", _WARNING, _RUN,
@@ -44,7 +44,7 @@ PLAN = (
           "Newer checkpoints take its place.", "Copy it into another folder if you want to keep it."),
     Entry("saves-do-not-fit", _WARNING, _RUN,
           "The disk has {free} left; the checkpoints to come need about {needed}.",
-          "A save stops half-way, and the trainer dies with it.",
+          "A save would fail half-way and crash the trainer.",
           "Free some space before you resume, or keep fewer checkpoints (--save_last_n_epochs_state)."),
     Entry("output-elsewhere", _WARNING, _SCRIPT,
           "The train script saves into {evidence}, which is not this run's folder.",

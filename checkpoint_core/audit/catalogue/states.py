@@ -26,7 +26,7 @@ _FRESH_RANDOM = (
     "pip install -U 'accelerate>=1.1' in the training environment."
 )
 _RANDOM_EFFECT = (
-    "Training continues from the right weights, but images come in another order and with other noise. "
+    "Training continues from the right weights, but the image order and noise differ. "
     "accelerate 0.32 and 0.33 stop with KeyError: 'step' instead."
 )
 
@@ -84,21 +84,21 @@ _SAVES = (
           kind=FindingKind.UNREADABLE),
     Entry("mixed-saves", _ERROR, _STATE,
           "The files come from two saves: {evidence}.",
-          "It loads without a message and trains wrongly: the weights of one moment with the optimizer of another.",
+          "It loads without an error but trains wrongly: weights from one save, optimizer from another.",
           _OLDER, kind=FindingKind.MIXED),
     Entry("random-states-older", _WARNING, _STATE,
           "{file} belongs to an earlier save than the other files ({evidence}).", _RANDOM_EFFECT, _FRESH_RANDOM,
           kind=FindingKind.OLDER, part=StatePart.RANDOM_STATES),
     Entry("file-times-disordered", _WARNING, _STATE,
           "The files' times do not follow the order of a save: {evidence}.",
-          "If they were only copied, training continues as it should. If one was exchanged, it trains wrongly.",
+          "Training resumes correctly if the files were only copied, and wrongly if one was replaced.",
           "Press “Verify every byte”: it compares the weights with the LoRA file of the same epoch."),
     Entry("changed-since-save", _WARNING, _STATE,
-          "{file} is not as it was when it was saved and checked ({evidence}).",
+          "{file} has changed since it was saved and checked ({evidence}).",
           "The save itself was fine: the disk, a copy or another program has changed the file since.",
           "No action is needed if you changed it yourself. Else restore the file from a backup or a copy, or resume "
           "from another checkpoint that is ready."),
-    Entry("damaged-at-save", _INFO, _STATE, "It was not whole when it was saved ({evidence}).",
+    Entry("damaged-at-save", _INFO, _STATE, "It was corrupt when saved ({evidence}).",
           "The save itself failed (a full disk, a killed trainer, memory), or saved what was wrong already: copies of "
           "it are no better.",
           _OLDER),
@@ -185,8 +185,7 @@ _CONTENTS = (
           kind=FindingKind.MISMATCH, part=StatePart.OPTIMIZER),
     Entry("optimizer-state-incomplete", _UNKNOWN, _STATE,
           "The optimizer remembers {state_count} of its {param_count} tensors.",
-          "Those that it does not remember start without momentum, as if the training began there; that is right only "
-          "if they were never trained.",
+          "The others restart without momentum. That is right only if they were never trained.",
           "Make sure that parts of the LoRA were left untrained. " + _OLDER,
           kind=FindingKind.INCOMPLETE, part=StatePart.OPTIMIZER),
     Entry("optimizer-step-differs", _UNKNOWN, _STATE,
@@ -194,7 +193,7 @@ _CONTENTS = (
           "The files may be of two saves; then the weights are moved by the momentum of another moment.",
           _OLDER, part=StatePart.OPTIMIZER),
     Entry("scheduler-groups-differ", _ERROR, _STATE,
-          "{file} has a learning rate for {rates} parameter groups, the optimizer has {groups}: one of the two is of "
+          "{file} has learning rates for {rates} parameter groups, the optimizer has {groups}: one of them belongs to "
           "another training.",
           "The trainer stops while it loads the schedule (IndexError), or in the first step (ValueError).", _OLDER,
           part=StatePart.SCHEDULER),
@@ -204,7 +203,7 @@ _CONTENTS = (
           "state_dict”.",
           "Resume with the sd-scripts that saved it. " + _OLDER, part=StatePart.WEIGHTS),
     Entry("random-states-incomplete", _WARNING, _STATE, "{file} lacks the random state of {evidence}.",
-          "Training continues from the right weights, but images come in another order and with other noise.",
+          "Training continues from the right weights, but the image order and noise differ.",
           "No action is needed.", kind=FindingKind.INCOMPLETE, part=StatePart.RANDOM_STATES),
     Entry("random-states-no-step", _WARNING, _STATE, "{file} has no step (accelerate 0.31 or older saved it).",
           "accelerate 0.32 and 0.33 stop with KeyError: 'step'. Every other version loads it.", _FRESH_RANDOM,
@@ -228,10 +227,10 @@ _CONTENTS = (
 
 _DEEP = (
     Entry("weights-bytes-changed", _ERROR, _STATE, "Bytes of {file} have changed since the save: {detail}.",
-          "It loads without a message and trains on from wrong numbers.", _OLDER,
+          "It loads without an error and trains on with wrong numbers.", _OLDER,
           kind=FindingKind.BYTES_CHANGED, part=StatePart.WEIGHTS),
     Entry("optimizer-bytes-changed", _ERROR, _STATE, "Bytes of {file} have changed since the save: {detail}.",
-          "It loads without a message and trains on from wrong numbers.", _OLDER,
+          "It loads without an error and trains on with wrong numbers.", _OLDER,
           kind=FindingKind.BYTES_CHANGED, part=StatePart.OPTIMIZER),
     Entry("weights-not-finite", _ERROR, _STATE, "{file} holds NaN or Inf ({evidence}).",
           "The loss is nan from the first step on; the LoRA is lost.", _OLDER,
@@ -268,11 +267,11 @@ _TARGETS = (
           "Choose one of the checkpoints in it."),
     Entry("resume-other-world", _INFO, _SCRIPT,
           "The train script resumes from {evidence}, a path of another machine or container.",
-          "Whether it exists there cannot be seen from here.",
+          "This machine can't check whether it exists there.",
           "No action is needed if the script runs there."),
     Entry("resume-from-hub", _WARNING, _SCRIPT,
           "The train script has --resume_from_huggingface: the trainer takes --resume for a name on the hub.",
-          "A state directory of this machine is not found there, and the trainer stops.",
+          "The trainer looks on the hub, doesn't find it, and stops.",
           "Remove --resume_from_huggingface from the script to resume from this machine."),
 )  # fmt: skip
 
@@ -294,7 +293,7 @@ _RUNS = (
           "Flags that decide about resuming are not known, and the script is not edited.",
           "Edit that line, or write --resume into the script by hand."),
     Entry("script-flag-unknown", _UNKNOWN, _SCRIPT, "What the train script says for {flags} is not known: {reason}.",
-          "The script does not tell whether the training continues, or from where.",
+          "It is unclear whether the training would continue, and from where.",
           "Write the value itself into the train script."),
     Entry("script-config-file", _WARNING, _SCRIPT,
           "The train script takes further flags from a file (--config_file {evidence}), which is not read here.",
@@ -302,7 +301,7 @@ _RUNS = (
           "Move the flags that decide about resuming from that file into the train script."),
     Entry("disk-space-low", _WARNING, _RUN,
           "The disk has {free} left; the next checkpoint needs about {needed}.",
-          "The save stops half-way, and the trainer dies with it.", "Free some space before you resume."),
+          "The save would fail half-way and crash the trainer.", "Free some space before you resume."),
     Entry("run-unreadable", _UNKNOWN, _RUN, "The run's folder could not be read: {detail}.",
           "Nothing is known about this run.", "Make the folder readable for this user, then refresh.",
           kind=FindingKind.UNREADABLE),

@@ -112,7 +112,7 @@ def _random_states(facts: StateFacts, environment: EnvironmentFacts) -> Iterator
     code = "environment-needs-step" if outcome is RandomStates.STOPS else "environment-loses-random-states"
     rewrite = (
         f"write a new {layout.RANDOM_STATES} with “step” in it: the saved random states are lost, and "
-        "images come in another order"
+        "the image order and noise differ"
         if lost
         else f"rewrite {layout.RANDOM_STATES} with “step” and plain numbers in it, which loses nothing"
     )
@@ -251,8 +251,8 @@ def _decided(found: Finding) -> Iterator[Finding]:
 
 
 _ORDER_LOST = (
-    "Training continues from the right weights, but images come in another order and with other noise than without the "
-    "interruption."
+    "Training continues from the right weights, but the image order and noise differ from an uninterrupted "
+    "training."
 )
 _FRESH = "Write a new random_states_0.pkl with “step” in it; the saved random states are lost."
 _WAY_BACK = "What is lost with them cannot be restored."

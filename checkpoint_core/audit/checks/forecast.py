@@ -60,7 +60,7 @@ def _some(names: tuple[str, ...]) -> str:
 
 
 def _learning_rate(facts: StateFacts, launch: LaunchPoint, forecast: Forecast | None) -> Iterator[Finding]:
-    """Whether the schedule has run out, or is another one than that of the state (``schedule.py``)."""
+    """Whether the schedule has run out, or is another one than that of the state (``learning_rate.py``)."""
     saved = saved_rates(facts)
     # At step 0 a warm-up stands at 0 rightly; a base of 0 is Adafactor's own schedule.
     if saved is None or not saved[0] or not saved[2]:

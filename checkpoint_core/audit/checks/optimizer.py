@@ -133,7 +133,7 @@ def _other_optimizer(optimizer: OptimizerFacts, given: TrainerOptimizer, asked: 
         given=asked,
         consequence=f"The trainer stops {stop.stage.value}: {stop.error}"
         if stop
-        else "No message: it trains on, with moments, settings and a learning rate that were another optimizer's",
+        else "No error appears: it trains on, with moments, settings and a learning rate that were another optimizer's",
         written=written,
         hint=hints.get(optimizer.family, ""),
     )

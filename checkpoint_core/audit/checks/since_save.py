@@ -31,7 +31,7 @@ _WRONG_BYTES = (
     "It may load without a message and train on from wrong numbers. The save itself was fine: the disk, a copy or "
     "another program has changed the file since."
 )
-_WRONG_BEFORE = "The save was damaged already, and something has changed the file since."
+_WRONG_BEFORE = "It was corrupt when saved, and the file has changed since."
 _TIME_EFFECT = "None, if only its time was changed, as a copy does."
 _TIME_CURE = "Press “Verify every byte”: it compares the content with what was saved."
 _SEEN_BEFORE = "The first check read every byte and found it; an ordinary look does not see it."

@@ -1,4 +1,4 @@
-"""FluxGym's folder as a person names it, and its ``app.py`` edited: the lines of :mod:`host_install` in or out."""
+"""FluxGym's folder as a person names it, and its ``app.py`` edited: the lines of :mod:`install` in or out."""
 
 from __future__ import annotations
 

@@ -90,16 +90,16 @@ class Gym:
                 "FluxGym could not generate its script, so the Gym tab was left alone. “Start training” there would "
                 "overwrite the train script: run it as shown."
             )
-        told = "The Gym tab carries it too: --resume and --save_state are set under “Advanced options”."
+        told = "The Gym tab was updated too: --resume and --save_state are set under “Advanced options”."
         if not resume:
-            told = "The Gym tab carries it too: its --resume is empty."
+            told = "The Gym tab was updated too: its --resume is empty."
         if not name.strip():
             told += f" Its LoRA name was empty and is now “{run}”; compare its other settings before “Start training”."
         kept = [present[id(component)] for component in self.targets[: len(self.targets) - len(self.outputs)]]
         written = _as_list(generated, len(self.outputs))
         if script is not None and name.strip() and (other := _differing(script, written)):
             told += (
-                f" “Start training” there would still set {', '.join(other)} otherwise than the run's script: change "
+                f" “Start training” there would still set {', '.join(other)} differently from the run's script: change "
                 "that in the Gym tab too, or run the script as shown."
             )
         return [*kept, *written], told

@@ -62,9 +62,9 @@ def _list(lines: Iterable[str]) -> str:
 
 
 def question_view(option: RecoveryOption, diff: str) -> str:
-    """Everything that a way changes, with the question whether to do it."""
+    """Everything that an option changes, with the question whether to do it."""
     changes = _changes(option.repair_plan) if option.repair_plan else diff_block(diff) if diff else ""
-    nothing = "" if changes else "<p>The train script says so already.</p>"
+    nothing = "" if changes else "<p>The train script already says this.</p>"
     # A repair that loses nothing says so itself, with what it changes.
     loses = "" if option.repair_plan and option.loses == NOTHING else f"<p>Loses: {text(option.loses)}</p>"
     return notice("warning", f'<p class="ck-headline">{text(option.title)}?</p>{loses}{changes}{nothing}')

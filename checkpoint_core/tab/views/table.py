@@ -17,7 +17,7 @@ from checkpoint_core.audit import (
 )
 from checkpoint_core.tab.page_names import PageName, page_name
 from checkpoint_core.tab.views.markup import SELECTED_BOX, SORT_BOX, badge, notice, sets, text
-from checkpoint_core.text import human_bytes, local_time, number_or_dash
+from checkpoint_core.text import counted, human_bytes, local_time, number_or_dash
 
 #: Column key to heading and sort key; ``note`` is not sorted by.
 _WORST_LAST = list(Verdict)
@@ -54,7 +54,8 @@ def headline_view(run: RunReport) -> str:
     extra = f"<ul>{items}</ul>" if items else ""
     skipped = "".join(f"<li>{text(entry.name)}: {text(entry.reason)}</li>" for entry in run.facts.skipped)
     if skipped:
-        extra += f"<details><summary>{len(run.facts.skipped)} entries left out</summary><ul>{skipped}</ul></details>"
+        left_out = counted(len(run.facts.skipped), "item")
+        extra += f"<details><summary>{left_out} left out</summary><ul>{skipped}</ul></details>"
     return notice(kind, f'<p class="ck-headline">{text(headline(run))}</p>{extra}')
 
 

@@ -19,18 +19,17 @@ SENTENCES = {
     Kind.SCRIPT_ERROR: "The train script could not be run as it is written.",
     Kind.STATE_REFUSED: "The checkpoint could not be loaded.",
     Kind.OPTIMIZER_MISMATCH: "The checkpoint was saved by another optimizer than the script names.",
-    Kind.NOTHING_LEFT: "There is nothing left to train: the checkpoint stands at the end of the epochs that the script "
-    "asks for.",
+    Kind.NOTHING_LEFT: "Nothing is left to train: the checkpoint has reached the script's last epoch.",
     Kind.GPU_LOST: "The graphics card, its driver or CUDA failed.",
     Kind.HANG: "The training has not moved for {minutes}.",
     Kind.UNKNOWN: "The training ended for a reason that its log does not make clear{status}.",
 }
 
 EFFECTS = {
-    Kind.OUT_OF_MEMORY: "The training stopped where the memory did not suffice.",
+    Kind.OUT_OF_MEMORY: "The training stopped when memory ran out.",
     Kind.KEY_ERROR_STEP: "The training did not begin.",
     Kind.DISK_FULL: "Nothing more can be saved, and the file that was being written is incomplete.",
-    Kind.NAN_LOSS: "The weights are spoilt and do not recover: whatever is trained and saved from there on is useless.",
+    Kind.NAN_LOSS: "The weights are ruined and won't recover: everything trained and saved after that is useless.",
     Kind.KILLED: "The training could not save anything before it ended.",
     Kind.ASKED_TO_END: "The training ended before its last step.",
     Kind.MISSING_FILE: "The training cannot continue without it.",
@@ -38,9 +37,9 @@ EFFECTS = {
     Kind.SCRIPT_ERROR: "The training did not begin, or ran without the settings that were not understood.",
     Kind.STATE_REFUSED: "The training did not begin.",
     Kind.OPTIMIZER_MISMATCH: "The training fails at its first step with this checkpoint, every time.",
-    Kind.NOTHING_LEFT: "The training did not begin, and it need not: its epochs are done.",
+    Kind.NOTHING_LEFT: "The training did not begin; its epochs are already done.",
     Kind.GPU_LOST: "The training cannot compute any further in this process.",
-    Kind.HANG: "It uses the machine and gets nowhere; what was saved before is not touched.",
+    Kind.HANG: "It makes no progress; earlier saves are safe.",
     Kind.UNKNOWN: "",
 }
 
@@ -50,12 +49,12 @@ CURES = {
     Kind.KEY_ERROR_STEP: "Repair the checkpoint in the Checkpoints tab, or install accelerate 1.1 or newer where the "
     "training runs.",
     Kind.DISK_FULL: f"Free some space: old checkpoints can be removed in the Checkpoints tab. {_OLDER}",
-    Kind.NAN_LOSS: "Resume from a checkpoint from before, with a lower learning rate or another random order.",
+    Kind.NAN_LOSS: "Resume from an earlier checkpoint, with a lower learning rate or another random order.",
     Kind.KILLED: "Close other programs, or give the machine more main memory or swap. " + _OLDER,
     Kind.ASKED_TO_END: "Resume it when you want it to go on.",
     Kind.MISSING_FILE: "Put the file back, or correct its path in the script or in dataset.toml.",
     Kind.MISSING_MODULE: "Install it in the environment in which the training runs, or choose the right environment.",
-    Kind.SCRIPT_ERROR: "Correct the line that the message names; mostly a line continuation or a quote is lost.",
+    Kind.SCRIPT_ERROR: "Correct the line that the message names; usually a line continuation or a quote is missing.",
     Kind.STATE_REFUSED: "Look at what the Checkpoints tab says of this checkpoint: repair it, set the changed settings "
     "back, or resume from an older one.",
     Kind.OPTIMIZER_MISMATCH: "Set --optimizer_type (in FluxGym, the VRAM choice) back to what it was, or start from "

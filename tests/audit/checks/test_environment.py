@@ -120,8 +120,8 @@ def test_random_states_that_are_lost_silently_are_told(world: World, accelerate:
     assert sentences(own(report)[0]) == (
         f"This environment (accelerate {accelerate}, torch 2.13.0) does not restore the random states: torch refuses "
         "the numpy array in that file, and accelerate lets it through only since 1.1.",
-        "It says “Could not load random states” and trains on from the right weights, but images come in another "
-        "order and with other noise.",
+        "It says “Could not load random states” and trains on from the right weights, but the image order and "
+        "noise differ.",
         f"No action is needed. To restore them too, run {PIP} 'accelerate>=1.1' in a terminal.",
     )
 
@@ -193,8 +193,8 @@ def test_broken_random_states(world: World, kind: str, damage: Callable[[Path], 
     assert outcome(report) == ("ready-with-warnings", [f"random-states-{kind}"])
     told = found(report, f"random-states-{kind}")
     assert sentences(told)[1:] == (
-        "Training continues from the right weights, but images come in another order and with other noise than "
-        "without the interruption.",
+        "Training continues from the right weights, but the image order and noise differ from an "
+        "uninterrupted training.",
         "No action is needed. What is lost with them cannot be restored.",
     )
 
@@ -205,8 +205,8 @@ def test_broken_random_states(world: World, kind: str, damage: Callable[[Path], 
         "stops at random_states_0.pkl: it needs “step” from that file, which is missing or broken."
     )
     assert own(report)[0].cure.endswith(
-        "Or write a new random_states_0.pkl with “step” in it: the saved random states are lost, and images come "
-        "in another order."
+        "Or write a new random_states_0.pkl with “step” in it: the saved random states are lost, and the image "
+        "order and noise differ."
     )
 
 
@@ -375,7 +375,7 @@ def test_more_processes_than_random_states(world: World) -> None:
     told = found(report, "environment-processes")
     assert (told.severity, own(report)) == (Severity.WARNING, [told])
     assert sentences(told) == (
-        "The training will run as 3 processes, and random states of 1 were saved.",
+        "The training will run 3 processes, but random states were saved for 1.",
         "The processes without saved random states draw other numbers.",
         "No action is needed. As many processes as before restore all of them.",
     )
@@ -385,7 +385,7 @@ def test_more_processes_than_random_states(world: World) -> None:
     told = found(judged(world, environment(accelerate="0.33.0")), "environment-processes-stop")
     assert told.severity is Severity.FIXABLE
     assert sentences(told) == (
-        "The training will run as 3 processes, and random states of 2 were saved.",
+        "The training will run 3 processes, but random states were saved for 2.",
         "accelerate 0.33.0 stops with KeyError: 'step' in every process that finds none.",
         f"Set --num_processes 2 in the train script, or upgrade accelerate: run {PIP} 'accelerate>=1.1' in a "
         "terminal.",
@@ -458,7 +458,7 @@ def test_an_environment_that_does_not_answer_leaves_the_verdict_open(world: Worl
     assert outcome(report) == ("unknown", ["environment-no-answer"])
     assert (report.concerns, run.findings) == ((Subject.ENVIRONMENT,), ())
     assert own(report)[0].message == (
-        "The training interpreter (/gym/env/bin/python) did not tell its versions: it did not answer within 20 seconds."
+        "The training interpreter (/gym/env/bin/python) could not be queried: it did not answer within 20 seconds."
     )
     assert own(report)[0].effect == "Whether it can load this checkpoint is not known."
     truncate(world.latest / "optimizer.bin")

@@ -79,7 +79,7 @@ def test_without_the_flag_the_optimizer_is_the_trainers_own_adamw(stepped: RunRe
 def test_a_state_that_another_optimizer_takes_without_a_message_is_told(stepped: RunReport) -> None:
     facts = with_optimizer(stepped, family="adamw", settings=())
     (found,) = judged(facts, script_of(stepped, optimizer_type=("Lion",)))
-    assert found.effect.startswith("No message: it trains on, with moments")
+    assert found.effect.startswith("No error appears: it trains on, with moments")
     assert found.severity is Severity.FIXABLE
 
 

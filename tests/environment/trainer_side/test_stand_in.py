@@ -1,4 +1,4 @@
-"""The stand-in has the shapes and the kinds of what was saved; its loads are those of tests/test_rehearsal.py."""
+"""The stand-in has the shapes and the kinds of what was saved; its loads are those of tests/environment/rehearsal."""
 
 from __future__ import annotations
 

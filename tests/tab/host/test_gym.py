@@ -183,7 +183,7 @@ def test_where_a_training_begins_is_carried_too() -> None:
     name, resume, initial, weights, skip = values[:5]
     assert (name, resume, initial, skip) == ("my-lora", PATH, "5", False)
     assert shlex.split(weights) == ["/x/my lora.safetensors"]
-    assert "otherwise than the run's script" not in told
+    assert "differently from the run's script" not in told
 
 
 def test_a_flag_that_is_gone_is_cleared_there() -> None:
@@ -197,10 +197,10 @@ def test_a_flag_that_is_gone_is_cleared_there() -> None:
 def test_what_cannot_be_carried_is_named() -> None:
     _, told = wide(epochs=4).carry(["my-lora", "", "", False, ""], "my-lora", PATH, script_of(RUN_SCRIPT))
 
-    assert "would still set --max_train_epochs otherwise than the run's script" in told
+    assert "would still set --max_train_epochs differently from the run's script" in told
 
 
 def test_a_generated_script_that_is_none_is_not_compared() -> None:
     _, told = found().carry(["my-lora", 16, "", False], "my-lora", PATH, script_of(RUN_SCRIPT))
-    assert "The Gym tab carries it too" in told
+    assert "The Gym tab was updated too" in told
     assert "otherwise" not in told

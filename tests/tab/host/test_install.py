@@ -1,4 +1,4 @@
-"""host_install: the two lines in app.py, on the stand-in's text, with one thing changed at a time."""
+"""install: the two lines in app.py, on the stand-in's text, with one thing changed at a time."""
 
 from __future__ import annotations
 

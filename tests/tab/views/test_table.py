@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from checkpoint_core.states import Skipped
 from checkpoint_core.tab.views.table import COLUMNS, headline_view, sort_order, table_view
 from tests.tab.conftest import DAMAGED, EPOCH_1, EPOCH_2, GOOD, RESUMED, audited
 
@@ -32,6 +34,15 @@ def test_every_column_sorts_both_ways(outputs: Path, key: str) -> None:
     assert len(up) == len(run.checkpoints)
     assert up == sorted(by_name.values())
     assert down == sorted(by_name.values(), reverse=True)
+
+
+@pytest.mark.parametrize(("count", "told"), [(1, "1 item left out"), (2, "2 items left out")])
+def test_what_was_left_out_is_counted(outputs: Path, count: int, told: str) -> None:
+    run = audited(outputs, GOOD)
+    skipped = tuple(Skipped(f"entry-{number}", "it is a link") for number in range(count))
+    run = replace(run, facts=replace(run.facts, skipped=skipped))
+
+    assert f"<summary>{told}</summary>" in headline_view(run)
 
 
 def test_a_heading_tells_its_order_and_offers_the_other(outputs: Path) -> None:

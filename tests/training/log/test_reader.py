@@ -57,9 +57,6 @@ def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
     return [data[begin:end] for begin, end in zip(at, at[1:], strict=False)]
 
 
-# --- the real logs ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", REAL[:2])
 def test_a_whole_training(name: str) -> None:
     reader = read(real_logs()[name])
@@ -128,9 +125,6 @@ def test_wrapped_records_become_whole() -> None:
     assert any("cache_latents_to_diskが有効なため、cache_latentsを有効にします" in line for line in whole)
 
 
-# --- the tail ---------------------------------------------------------------------------------------------------------
-
-
 def test_carriage_returns_overwrite() -> None:
     assert read("  0%|   | 0/4\r100%|###| 4/4\nnext\r\n", bar(1), bar(2)).tail == (
         "100%|###| 4/4",
@@ -187,9 +181,6 @@ def test_lines_in_any_order_and_in_any_pieces(parts: list[str], cuts: list[int])
     assert (whole.tail, whole.progress, whole.history.points) == (cut.tail, cut.progress, cut.history.points)
 
 
-# --- bounds -----------------------------------------------------------------------------------------------------------
-
-
 def peak_of(reader: LogReader, block: bytes, times: int) -> int:
     tracemalloc.start()
     try:
@@ -226,9 +217,6 @@ def test_many_lines_take_no_memory() -> None:
 def test_a_record_without_end_takes_no_memory() -> None:
     reader = LogReader()
     assert peak_of(reader, (" " * 29 + "more of it\n").encode() * 1000, 100) < 3_000_000
-
-
-# --- bars -------------------------------------------------------------------------------------------------------------
 
 
 def test_half_a_bar_tells_nothing_yet() -> None:
@@ -288,9 +276,6 @@ def test_steps_whose_loss_is_no_number_are_counted_once_each() -> None:
     assert read(*nan).history.points == ((1, 1.5),)
 
 
-# --- epochs and steps -------------------------------------------------------------------------------------------------
-
-
 def test_the_time_left_is_for_the_steps_that_are_left() -> None:
     resumed = read(HEADER, "epoch 2/3\n", bar(4)).progress
     assert (resumed.step, resumed.seconds_left) == (
@@ -344,9 +329,6 @@ def test_a_number_of_steps_that_is_no_whole_number_of_epochs() -> None:
 
 def test_garbled_japanese_does_no_harm() -> None:
     assert read(HEADER.encode("cp932"), "epoch 2/3\n", bar(1)).progress.step == 9
-
-
-# --- saves ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_save_begins_and_ends() -> None:
