@@ -19,6 +19,7 @@ from checkpoint_core.scripts import (
     Remove,
     ScriptChange,
     ScriptNotUnderstood,
+    ScriptUnreadable,
     SetValue,
     plan_edits,
     plan_fresh,
@@ -28,7 +29,7 @@ from checkpoint_core.scripts import (
 from checkpoint_core.states import RepairRecord
 
 #: Why a script cannot be changed; the run's own findings say so, and no option leads through it.
-_NO_WAY = (NoScript, ScriptNotUnderstood, InexpressiblePath)
+_NO_WAY = (NoScript, ScriptUnreadable, ScriptNotUnderstood, InexpressiblePath)
 
 #: Older checkpoints that need the same repair only lose more; each plan costs two judgements.
 _MOST_REPAIRS = 3

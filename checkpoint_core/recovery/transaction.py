@@ -114,7 +114,7 @@ def _check_unchanged(plan: ChangeSet) -> None:
             f"{plan.state.name} was changed after it was shown here; nothing was repaired. Look at it again."
         )
     script = plan.script
-    if script is not None and (not script.path.is_file() or script.path.read_bytes() != script.before):
+    if script is not None and not script.is_current:
         raise ScriptChangedSinceShown(script.path)
 
 
@@ -233,7 +233,7 @@ def _finish(run: Path, record: RepairRecord) -> RepairRecord:
 
 def _change_script(run: Path, script: ScriptRecord, kept: Path, from_digest: str) -> None:
     """Write a script that is kept, unless it is written, or was changed by somebody since."""
-    if _digest_if_there(run / script.name) != from_digest:
+    if _script_digest(run / script.name) != from_digest:
         return
     path = run / script.name
     with contextlib.suppress(ScriptChangedSinceShown):
@@ -329,10 +329,17 @@ def originals(run: Path, record: RepairRecord) -> Path:
 
 def keeps_its_script(run: Path, record: RepairRecord) -> bool:
     """Whether an undo would leave the train script alone, because it was changed after the repair."""
-    return record.script is not None and _digest_if_there(run / record.script.name) not in (
-        record.script.after,
-        record.script.before,
-    )
+    if record.script is None:
+        return False
+    return _script_digest(run / record.script.name) not in (record.script.after, record.script.before)
+
+
+def _script_digest(path: Path) -> str | None:
+    """SHA-256 in hex; ``None`` where there is no file that can be read, so that it is left alone."""
+    try:
+        return _digest_if_there(path)
+    except OSError:
+        return None
 
 
 def _check_undoable(run: Path, record: RepairRecord) -> None:

@@ -62,8 +62,26 @@ class ScriptChangedSinceShown(RuntimeError):
         )
 
 
+class ScriptUnreadable(RuntimeError):
+    """The script is there and cannot be read; nothing was written."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        """Name the script, say why, and what to do."""
+        super().__init__(
+            f"{path.name} could not be read ({error.strerror or error}); nothing was written. Make it readable for "
+            "this user, then refresh."
+        )
+
+
 #: What can be wrong with a script or with writing it, each with a text for the user.
-SCRIPT_TROUBLE = (NoScript, ScriptNotUnderstood, InexpressiblePath, ScriptChangedSinceShown, WriteFailed)
+SCRIPT_TROUBLE = (
+    NoScript,
+    ScriptUnreadable,
+    ScriptNotUnderstood,
+    InexpressiblePath,
+    ScriptChangedSinceShown,
+    WriteFailed,
+)
 
 
 class Writer(Protocol):
@@ -126,7 +144,7 @@ class Receipt:
         """
         if self.before_digest == self.after_digest:
             return
-        current = self.path.read_bytes() if self.path.is_file() else b""
+        current = _bytes_of(self.path) if os.path.isfile(self.path) else b""
         if _sha256(current) != self.after_digest:
             raise ScriptChangedSinceShown(self.path)
         _write(replace_bytes, self.path, self._earlier(), current)
@@ -172,6 +190,14 @@ class ScriptChange:
         """Whether the other change makes the same of the same script, however it is told."""
         return (self.path, self.before, self.after) == (other.path, other.before, other.after)
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the script on the disk is still the one that was shown."""
+        try:
+            return self.path.read_bytes() == self.before
+        except OSError:
+            return False
+
     def execute(self, write: Writer | None = None) -> Receipt:
         """Write the script, a backup beside it; a change that changes nothing writes nothing.
 
@@ -179,6 +205,8 @@ class ScriptChange:
         """
         before_digest, after_digest = _sha256(self.before), _sha256(self.after)
         if self.is_noop:
+            if not self.is_current:  # it was right as it was shown; what is there now is another script
+                raise ScriptChangedSinceShown(self.path)
             return Receipt(self.path, None, before_digest, after_digest)
         backup = _write(write or replace_bytes, self.path, self.after, self.before)
         return Receipt(self.path, backup, before_digest, after_digest)
@@ -191,10 +219,11 @@ def plan_resume(
 
     `edits` are made besides.
 
-    Raises NoScript, ScriptNotUnderstood, InexpressiblePath, ValueError for a name that is no plain child.
+    Raises NoScript, ScriptUnreadable, ScriptNotUnderstood, InexpressiblePath, ValueError for a name that is no plain
+    child.
     """
     path = _script_path(run_dir, dialect)
-    data = path.read_bytes()
+    data = _bytes_of(path)
     script = TrainScript.parse(data, dialect_of(path))
     resume = resume_value(script, run_dir, state_name)
     wanted = [*edits, SetValue("--resume", resume.value)]
@@ -202,22 +231,22 @@ def plan_resume(
 
 
 def plan_fresh(run_dir: Path, *, dialect: Dialect | None = None) -> ScriptChange:
-    """Plan to take `--resume` out of the run's script; raises NoScript, ScriptNotUnderstood."""
+    """Plan to take `--resume` out of the run's script; raises NoScript, ScriptUnreadable, ScriptNotUnderstood."""
     return plan_edits(run_dir, [Remove("--resume")], dialect=dialect)
 
 
 def plan_edits(
     run_dir: Path, edits: Sequence[Edit], *, dialect: Dialect | None = None, notes: Sequence[str] = ()
 ) -> ScriptChange:
-    """Plan edits of the run's script; raises NoScript, ScriptNotUnderstood, InexpressiblePath."""
+    """Plan edits of the run's script; raises as :func:`plan_resume`."""
     path = _script_path(run_dir, dialect)
-    return _plan(path, path.read_bytes(), edits, notes)
+    return _plan(path, _bytes_of(path), edits, notes)
 
 
 def value_in_script(run_dir: Path, name: str) -> ResumeValue:
     """The path of something in the run's folder as the script's own machine knows it; raises as `plan_resume`."""
     path = _script_path(run_dir, None)
-    return resume_value(TrainScript.parse(path.read_bytes(), dialect_of(path)), run_dir, name)
+    return resume_value(TrainScript.parse(_bytes_of(path), dialect_of(path)), run_dir, name)
 
 
 def _script_path(run_dir: Path, dialect: Dialect | None) -> Path:
@@ -226,10 +255,17 @@ def _script_path(run_dir: Path, dialect: Dialect | None) -> Path:
         path = find_script(run_dir)
     else:
         wanted = run_dir / f"train.{dialect.value}"
-        path = wanted if wanted.is_file() else None
+        path = wanted if os.path.isfile(wanted) else None
     if path is None:
         raise NoScript(run_dir, f"train.{dialect.value}" if dialect else "train.sh or train.bat")
     return path
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ScriptUnreadable(path, error) from error
 
 
 def _plan(path: Path, data: bytes, edits: Sequence[Edit], notes: Sequence[str]) -> ScriptChange:

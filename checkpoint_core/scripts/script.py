@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -34,7 +35,8 @@ def dialect_of(path: Path) -> Dialect:
 def find_script(run_dir: Path, *, platform: str = sys.platform) -> Path | None:
     """The run's train script, or None; of two the one FluxGym writes on this platform (app.py, `gen_sh`)."""
     names = ("train.bat", "train.sh") if platform == "win32" else ("train.sh", "train.bat")
-    return next((run_dir / name for name in names if (run_dir / name).is_file()), None)
+    # os.path, unlike Path, takes a folder that may not be entered for one that holds no script.
+    return next((run_dir / name for name in names if os.path.isfile(run_dir / name)), None)
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ _MOST_PLANNED = 100
 def _fits_script(repair_plan: RepairPlan | None) -> bool:
     """Whether the train script is still the one of the plan: an edit of a comment changes no fact, but the bytes."""
     change = repair_plan.plan.script if repair_plan else None
-    return change is None or (change.path.is_file() and change.path.read_bytes() == change.before)
+    return change is None or change.is_current
 
 
 class RepairPresenter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -547,3 +549,20 @@ def test_a_rehearsal_holds_nobody_up(world: World) -> None:
         assert not trying.done()
         go_on.set()
         assert trying.result(30).rehearsal is not None
+
+
+def test_a_run_that_may_not_be_entered_hides_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that a container made as root, say; for root himself nothing is closed, so the system's answer is made."""
+    closed = world.outputs / "closed"
+    closed.mkdir()
+    real = os.stat
+
+    def refusing(path: Any, *args: Any, **kwargs: Any) -> os.stat_result:
+        if isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(f"{closed}{os.sep}"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", refusing)
+    runs = {run.name: run for run in Auditor(world.outputs).audit().runs}
+    assert runs[world.run_name].checkpoints
+    assert runs["closed"].facts.script is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -15,6 +16,7 @@ from checkpoint_core.scripts.change import (
     Remove,
     ScriptChange,
     ScriptChangedSinceShown,
+    ScriptUnreadable,
     SetSwitch,
     SetValue,
     SetValues,
@@ -133,6 +135,36 @@ def test_a_script_deleted_since_it_was_shown_is_not_brought_back(run: Path) -> N
     with pytest.raises(WriteFailed, match="still exists"):
         change.execute()
     assert not (run / "train.sh").exists()
+
+
+def test_a_change_that_would_change_nothing_is_refused_once_the_script_is_another(run: Path) -> None:
+    """Else “the script already says so” would be told of a script that says something else by now."""
+    plan_resume(run, STATE).execute()
+    shown = plan_resume(run, STATE)
+    assert shown.is_noop
+    plan_fresh(run).execute()
+    before = (run / "train.sh").read_bytes()
+    with pytest.raises(ScriptChangedSinceShown):
+        shown.execute()
+    assert (run / "train.sh").read_bytes() == before
+
+
+def test_a_script_that_cannot_be_read_is_told_and_nothing_is_planned(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for a user who may not read it; root, who may run these tests, may read everything."""
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    shown = plan_resume(run, STATE)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    for plan in (lambda: plan_resume(run, STATE), lambda: plan_fresh(run)):
+        with pytest.raises(
+            ScriptUnreadable, match="could not be read \\(Permission denied\\); nothing was written"
+        ):
+            plan()
+    assert not shown.is_current
 
 
 def test_undo_never_overwrites_a_later_edit(run: Path) -> None:
