@@ -118,7 +118,7 @@ def test_a_free_space_that_is_not_known_is_no_answer(world: World) -> None:
     run = audit_world(world)
     told = disk_forecast(replace(run, facts=replace(run.facts, free_bytes=None)))
     assert (told.free_bytes, told.is_enough) == (None, None)
-    assert "is not known. The saves to come need" in told.sentence
+    assert "is unknown. The saves to come need" in told.sentence
 
 
 def test_without_checkpoints_a_lora_file_tells_about_the_size(world: World) -> None:
@@ -129,7 +129,7 @@ def test_without_checkpoints_a_lora_file_tells_about_the_size(world: World) -> N
 
     assert disk_forecast(run, 10**12).is_enough is None
     assert disk_forecast(run, 10**12).next_save_bytes == 7 * lora
-    assert "not known before the first checkpoint. The next one needs about" in (
+    assert "unknown until the first checkpoint. The next one needs about" in (
         disk_forecast(run, 10**12).sentence
     )
     assert disk_forecast(run, 3 * lora - 1).is_enough is False
