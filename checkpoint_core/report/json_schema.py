@@ -34,7 +34,7 @@ from checkpoint_core.states import (
     WeightsFacts,
 )
 from checkpoint_core.text import utc_time
-from checkpoint_core.trainer import Forecast, forecast_sentence, launch_epoch
+from checkpoint_core.trainer import Forecast, forecast_sentence
 
 #: Raised when a field changes its meaning or goes away; a new field alone does not raise it.
 SCHEMA_VERSION = 1
@@ -327,7 +327,7 @@ def cross_check_json(run: RunReport) -> list[Json]:
                 "lora_epoch": lora.epoch if lora else None,
                 "lora_steps": lora.steps if lora else None,
                 "steps_per_epoch": position.steps_per_epoch,
-                "launch_epoch": launch_epoch(position, run.facts.script),
+                "launch_epoch": item.launch.start_epoch,
                 "next_epoch": position.next_epoch,
             }
         )

@@ -35,7 +35,6 @@ from checkpoint_core.trainer.position import (
     Position,
     accumulation_steps,
     implied_steps_per_epoch,
-    launch_epoch,
     locate,
 )
 from checkpoint_core.trainer.reconstruction import TOLERANCE_NS, lost_scheduler, lost_train_state
@@ -63,7 +62,6 @@ __all__ = [
     "forecast_sentence",
     "highest_rate",
     "implied_steps_per_epoch",
-    "launch_epoch",
     "launch_from",
     "learning_rate_at",
     "locate",

@@ -181,7 +181,7 @@ class LiveRun:
 
     def write(self, record: TrainingRecord, running: Running | None) -> None:
         """Write down how it stands, where that has changed; a full disk must not end the watch."""
-        if running is not None and hasattr(running, "tidy"):
+        if running is not None:
             running.tidy(self.run)
         try:
             self._write(record)

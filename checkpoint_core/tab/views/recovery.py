@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from checkpoint_core.recovery import NOTHING, OptionKind, RecoveryOption, RecoveryPlan, RepairPlan
+from checkpoint_core.recovery import OptionKind, RecoveryOption, RecoveryPlan, RepairPlan
 from checkpoint_core.states import RepairRecord
 from checkpoint_core.tab.views.markup import WAY_BOX, diff_block, notice, sets, text
 
@@ -66,7 +66,7 @@ def question_view(option: RecoveryOption, diff: str) -> str:
     changes = _changes(option.repair_plan) if option.repair_plan else diff_block(diff) if diff else ""
     nothing = "" if changes else "<p>The train script says so already.</p>"
     # A repair that loses nothing says so itself, with what it changes.
-    loses = "" if option.repair_plan and option.loses == NOTHING else f"<p>Loses: {text(option.loses)}</p>"
+    loses = "" if option.repair_plan and option.loses_nothing else f"<p>Loses: {text(option.loses)}</p>"
     return notice("warning", f'<p class="ck-headline">{text(option.title)}?</p>{loses}{changes}{nothing}')
 
 
