@@ -30,7 +30,13 @@ from checkpoint_core.trainer.optimizers import (
     trainer_optimizer,
     type_to_write,
 )
-from checkpoint_core.trainer.param_groups import PlannedGroup, changes_to, plan_groups, plan_rates
+from checkpoint_core.trainer.param_groups import (
+    PlannedGroup,
+    changes_to,
+    plan_groups,
+    plan_rates,
+    possible_counts,
+)
 from checkpoint_core.trainer.position import (
     Position,
     accumulation_steps,
@@ -73,6 +79,7 @@ __all__ = [
     "plan_groups",
     "plan_network",
     "plan_rates",
+    "possible_counts",
     "rate_text",
     "read_dataset",
     "save_rules",
