@@ -64,6 +64,5 @@ def given_count(script: ScriptFacts, flag: str) -> int | None:
 
 def is_given(script: ScriptFacts, flag: str) -> bool:
     """Whether a switch is set; raises Undetermined where only the running shell knows."""
-    if not script.has(flag) and not script.lacks(flag):
-        raise Undetermined(script.hidden or f"{flag} is not known")
+    given_values(script, flag)
     return script.has(flag)
