@@ -27,8 +27,6 @@ from checkpoint_core.states import LoraFacts
 from checkpoint_core.text import file_name, utc_moment, utc_time
 from checkpoint_core.version import __version__
 
-__all__ = ["Diagnosis", "build_report", "checkpoint_json"]
-
 
 @dataclass(frozen=True)
 class Diagnosis:

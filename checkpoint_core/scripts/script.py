@@ -21,8 +21,6 @@ from checkpoint_core.scripts.tokens import (
     not_understood,
 )
 
-__all__ = ["Dialect", "InexpressiblePath", "ScriptNotUnderstood", "TrainScript", "dialect_of", "find_script"]
-
 _FLAG = re.compile(r"--[A-Za-z0-9][A-Za-z0-9_-]*")
 
 

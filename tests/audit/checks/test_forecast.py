@@ -144,7 +144,7 @@ def test_a_schedule_that_the_script_ends_at_once_teaches_nothing(stepped: RunRep
 
 
 def test_other_images_are_another_number_of_steps(stepped: RunReport) -> None:
-    dataset = DatasetFacts("dataset.toml", 8, (16, 16))
+    dataset = DatasetFacts("dataset.toml", (16, 16))
     assert codes(told(stepped, EPOCH_2, dataset=dataset)) == ["learning-rate-jumps"]
     assert codes(told(stepped, EPOCH_2, dataset=replace(dataset, batches=(8, 8)))) == []
 
