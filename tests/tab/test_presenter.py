@@ -1,4 +1,4 @@
-"""The desk: names in, HTML out; what is written is what was shown; every trouble is a text."""
+"""The presenter: names in, HTML out; what is written is what was shown; every trouble is a text."""
 
 from __future__ import annotations
 

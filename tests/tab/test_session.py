@@ -62,7 +62,7 @@ def test_each_page_gets_a_seat_of_its_own() -> None:
 def test_a_look_that_takes_long_is_over_before_the_next_choice_is_shown() -> None:
     began, go_on, order = threading.Event(), threading.Event(), []
 
-    class SlowDesk:
+    class SlowPresenter:
         def show(self, run: str, selected: str, sort: str, layout: str, choices: object) -> RunView:
             if not order:
                 began.set()
@@ -75,9 +75,9 @@ def test_a_look_that_takes_long_is_over_before_the_next_choice_is_shown() -> Non
     def choose() -> None:
         with session.turn:
             session.selected = EPOCH_2
-            session.look(SlowDesk())  # type: ignore[arg-type]
+            session.look(SlowPresenter())  # type: ignore[arg-type]
 
-    late = threading.Thread(target=lambda: session.look(SlowDesk()))  # type: ignore[arg-type]
+    late = threading.Thread(target=lambda: session.look(SlowPresenter()))  # type: ignore[arg-type]
     late.start()
     began.wait(30)
     chosen = threading.Thread(target=choose)

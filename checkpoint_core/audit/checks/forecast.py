@@ -27,7 +27,7 @@ from checkpoint_core.trainer import (
 _NOTHING = 1e-3
 
 
-def check_plan(
+def check_forecast(
     facts: StateFacts, launch: LaunchPoint, context: CheckContext, forecast: Forecast | None
 ) -> Iterator[Finding]:
     """Every finding about what the resumed run would do."""

@@ -19,10 +19,10 @@ _AVERAGE = re.compile(r"(?:^|[\s,])(?:avr_)?loss=\s*([^,\s]{1,30})")
 _CLOCK = re.compile(r"(?:(\d{1,9}):)?(\d{1,3}):(\d\d)")
 _SAVED_FILE = re.compile(r"-(?P<step>step)?(?P<number>\d{6,8})\.[a-z]+$")
 
-_Act = Callable[["LogMeaning", re.Match[str]], None]
+_Act = Callable[["LogParser", re.Match[str]], None]
 
 
-class LogMeaning:
+class LogParser:
     """Takes in bars and lines, one after the other, and knows what they tell together."""
 
     def __init__(self, first_step: int | None = None) -> None:
