@@ -50,11 +50,12 @@ __all__ = [
     "to_display",
 ]
 
-_FROM_TABLE = frozenset({"load_table", "to_dataframe", "to_display"})
+#: A table needs pandas, half a second that the command line need not spend.
+_LATER = dict.fromkeys(("load_table", "to_dataframe", "to_display"), "checkpoint_core.report")
 
 
 def __getattr__(name: str) -> Any:
-    """Import the table on first use: pandas takes half a second that the command line need not spend."""
-    if name in _FROM_TABLE:
-        return getattr(import_module("checkpoint_core.report"), name)
+    """Import on first use what is not always needed."""
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

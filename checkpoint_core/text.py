@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 
@@ -105,6 +106,12 @@ def human_seconds(seconds: float) -> str:
 def counted(number: int, noun: str) -> str:
     """A number with its noun: ``1 step``, ``1,000 steps``; for nouns that take an s."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def some_names(names: Sequence[str]) -> str:
+    """The first three names, and how many more there are."""
+    shown = ", ".join(names[:3])
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
 def number_or_dash(number: int | None) -> str:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport
+from checkpoint_core.audit.auditor import Auditor
 from checkpoint_core.audit.findings import Finding, Severity
-from checkpoint_core.audit.reports import RunReport
+from checkpoint_core.audit.reports import CheckpointReport, RunReport
 from checkpoint_core.recovery.planning import plan_recovery
 from checkpoint_core.report.json_schema import scan_json
 from checkpoint_core.states.layout import Layout

@@ -28,16 +28,6 @@ from checkpoint_core.states import (
     verify_state,
 )
 
-__all__ = [
-    "AuditReport",
-    "Auditor",
-    "CheckpointReport",
-    "RunReport",
-    "UnknownName",
-    "audit_outputs",
-    "judge",
-]
-
 _Look = Callable[[], CheckpointReport]
 _Rehearse = Callable[[StateFacts, Environment], RehearsalOutcome]
 

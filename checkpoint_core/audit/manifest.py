@@ -33,18 +33,6 @@ from checkpoint_core.states import (
     reading,
 )
 
-__all__ = [
-    "Manifest",
-    "ManifestFile",
-    "StateChanged",
-    "digest_of",
-    "forget_manifest",
-    "make_manifest",
-    "manifest_name",
-    "read_manifest",
-    "write_manifest",
-]
-
 SCHEMA_VERSION = 1
 _MAX_BYTES = 1024 * 1024
 _MAX_FILES = 1000

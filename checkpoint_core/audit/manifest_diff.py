@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 
-from checkpoint_core.audit.manifest import Manifest, ManifestFile, manifest_name, read_manifest
+from checkpoint_core.audit.manifest import Manifest, manifest_name, read_manifest
 from checkpoint_core.states import (
     MANIFESTS_FOLDER,
     RECORD,
@@ -18,6 +18,7 @@ from checkpoint_core.states import (
     FileChange,
     FileEntry,
     ManifestFacts,
+    ManifestFile,
     RecordUnusable,
     RepairRecord,
     RunDir,

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport
+from checkpoint_core.audit.auditor import Auditor
 from checkpoint_core.audit.catalogue.states import finding
 from checkpoint_core.audit.findings import Finding, Verdict
-from checkpoint_core.audit.reports import state_name
+from checkpoint_core.audit.reports import CheckpointReport, state_name
 from checkpoint_core.environment import Environment, RehearsalOutcome
 from checkpoint_core.scripts import ScriptFacts, find_script, read_script
 from checkpoint_core.states import (

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from checkpoint_core.audit.catalogue.states import finding
 from checkpoint_core.audit.checks.consistency import check_consistency
 from checkpoint_core.audit.checks.environment import check_environment, in_environment
-from checkpoint_core.audit.checks.forecast import check_plan
+from checkpoint_core.audit.checks.forecast import check_forecast
 from checkpoint_core.audit.checks.integrity import check_integrity, hostile_files
-from checkpoint_core.audit.checks.position import check_compatibility
-from checkpoint_core.audit.checks.reconstructible import rebuildable
+from checkpoint_core.audit.checks.position import check_position
+from checkpoint_core.audit.checks.reconstructible import reconstructible
 from checkpoint_core.audit.checks.rehearsal import findings_of
 from checkpoint_core.audit.checks.run_level import unread_config
 from checkpoint_core.audit.checks.settings import check_settings
@@ -54,7 +54,7 @@ def judge(facts: StateFacts, context: CheckContext) -> CheckpointReport:
         launch=launch,
         findings=ordered,
         verdict=verdict,
-        forecast=forecast if verdict in _WITH_OUTLOOK else None,
+        forecast=forecast if verdict in _WITH_FORECAST else None,
         environment=context.environment,
         rehearsal=context.rehearsal,
         context=context,
@@ -77,22 +77,22 @@ def _findings(
     trainer = environment.trainer if isinstance(environment, EnvironmentFacts) else None
     yield from guarded(lambda: in_environment(check_integrity(facts), environment, hostile_files(facts)))
     yield from guarded(lambda: check_consistency(facts))
-    yield from guarded(lambda: check_compatibility(facts, launch, context.dataset))
+    yield from guarded(lambda: check_position(facts, launch, context.dataset))
     yield from guarded(lambda: check_settings(facts, script, trainer))
     yield from guarded(lambda: unread_config(script))
-    yield from guarded(lambda: check_plan(facts, launch, context, forecast))
+    yield from guarded(lambda: check_forecast(facts, launch, context, forecast))
     yield from guarded(lambda: check_environment(facts, environment, script))
 
 
 def _softened(told: tuple[Finding, ...], facts: StateFacts, launch: LaunchPoint) -> tuple[Finding, ...]:
     try:
-        return tuple(rebuildable(told, facts, launch))
+        return tuple(reconstructible(told, facts, launch))
     except Exception as error:  # noqa: BLE001 - as in `guarded`
         return (*told, _crashed(error))
 
 
 #: What a damaged checkpoint would do, or one that is still being written, is of no use to anyone.
-_WITH_OUTLOOK = (Verdict.READY, Verdict.READY_WITH_WARNINGS, Verdict.NEEDS_FIX, Verdict.UNKNOWN)
+_WITH_FORECAST = (Verdict.READY, Verdict.READY_WITH_WARNINGS, Verdict.NEEDS_FIX, Verdict.UNKNOWN)
 
 
 def _forecast(

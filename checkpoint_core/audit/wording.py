@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from checkpoint_core.audit.auditor import CheckpointReport
 from checkpoint_core.audit.findings import Severity, Subject, Verdict
-from checkpoint_core.audit.reports import RunReport, find_latest_resumable
+from checkpoint_core.audit.reports import CheckpointReport, RunReport, find_latest_resumable
 from checkpoint_core.environment import TRAINING_PACKAGES, Environment, EnvironmentProblem
 from checkpoint_core.states import SavePoint
 from checkpoint_core.text import counted

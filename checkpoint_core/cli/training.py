@@ -81,14 +81,14 @@ def watch(
         auditor = auditor_of(folder.parent, layout, python)
         run = audited_run(folder, layout, python, auditor)
         policy = Policy(restarts, fruitless, wait, max(wait, _POLICY.longest_wait), hang_minutes)
-        world = LiveRun(auditor, run.name, launcher.device_here(), on_line=_print_line)
+        io = LiveRun(auditor, run.name, launcher.device_here(), on_line=_print_line)
         environment = run.environment
         found = environment.executable if isinstance(environment, EnvironmentFacts) else None
         start = Start(folder, bring_back, force, found)
         lost = "" if fresh else launcher.overwrites(run)
         try:
-            record, running = _claimed(folder, world, claimed) if claimed else _claim(start, world, lost)
-            record = watch_run(world, record, policy, running)
+            record, running = _claimed(folder, io, claimed) if claimed else _claim(start, io, lost)
+            record = watch_run(io, record, policy, running)
         except DeviceBusy as error:
             raise Usage(f"{error} To start it all the same: --force.") from error
         except (CannotStart, NothingRuns) as error:
@@ -106,13 +106,13 @@ def _print_line(line: JournalLine) -> None:
     say(f"{local_time(line.at_ns)}  {line.text}")
 
 
-def _claim(start: Start, world: LiveRun, lost: str) -> tuple[TrainingRecord, TrainingProcess | None]:
+def _claim(start: Start, io: LiveRun, lost: str) -> tuple[TrainingRecord, TrainingProcess | None]:
     """Claim a run for this process: one that runs unwatched is taken over, else its script is to be started."""
     record, adopts = launcher.claim_here(start, lost)
-    return record, _running(world, record) if adopts else None
+    return record, _running(io, record) if adopts else None
 
 
-def _claimed(run: Path, world: LiveRun, token: str) -> tuple[TrainingRecord, TrainingProcess | None]:
+def _claimed(run: Path, io: LiveRun, token: str) -> tuple[TrainingRecord, TrainingProcess | None]:
     """The claim that was made for this process by the one that started it."""
     until = time.monotonic() + _CLAIM_SECONDS
     while time.monotonic() < until:
@@ -120,17 +120,17 @@ def _claimed(run: Path, world: LiveRun, token: str) -> tuple[TrainingRecord, Tra
         if record is not None and record.token == token:
             record = replace(record, watcher=processes.identify(os.getpid()))
             write_record(run, record)
-            return record, _running(world, record)
+            return record, _running(io, record)
         time.sleep(0.1)
     raise CannotStart("Meanwhile another process took over this training.")
 
 
-def _running(world: LiveRun, record: TrainingRecord) -> TrainingProcess | None:
+def _running(io: LiveRun, record: TrainingRecord) -> TrainingProcess | None:
     """The training of a run that runs already, if one does."""
     if record.training is not None and processes.is_alive(record.training):
-        return world.adopt(record.training, prints_here=not record.is_adopted)
-    found = processes.of_run(world.run, processes.find_trainings(watchers=False))
-    return world.adopt(found.root, prints_here=False) if found is not None else None
+        return io.adopt(record.training, prints_here=not record.is_adopted)
+    found = processes.of_run(io.run, processes.find_trainings(watchers=False))
+    return io.adopt(found.root, prints_here=False) if found is not None else None
 
 
 def stop_training(

@@ -154,11 +154,11 @@ def recovery_view(recovery: RecoveryPlan) -> RenderableType:
     """The recovery options, numbered, the best first."""
     parts: list[RenderableType] = [Text(printable(recovery.headline), style="bold")]
     for number, option in enumerate(recovery.options, 1):
-        parts += _way(number, option, is_best=option is recovery.recommended)
+        parts += _option(number, option, is_best=option is recovery.recommended)
     return Group(*parts)
 
 
-def _way(number: int, option: RecoveryOption, is_best: bool) -> Iterator[RenderableType]:
+def _option(number: int, option: RecoveryOption, is_best: bool) -> Iterator[RenderableType]:
     best = (" (recommended)", "green") if is_best else ("", "")
     yield Text.assemble((f"{number}. {printable(option.title)}", "bold"), best)
     told = [

@@ -72,7 +72,7 @@ class Training:
         # for each other: on a busy machine with two cores the sample folder took five times as long.
         torch.set_num_threads(1)
         # accelerate keeps its settings in shared state, and a new run may differ in --mixed_precision.
-        AcceleratorState._reset_state(reset_partial_state=True)
+        AcceleratorState._reset_state(reset_partial_state=True)  # noqa: SLF001 - its own tests reset it so
         self.options = options
         self.session_id = secrets.randbits(32)
         self.started_at = time.time()

@@ -119,7 +119,7 @@ class CachedProbe:
 
     def __init__(self, run: Run = subprocess.run, clock: Callable[[], float] = time.monotonic) -> None:
         self._run, self._clock = run, clock
-        self._last: dict[_Key, _Told] = {}
+        self._last: dict[_Key, _CachedAnswer] = {}
         self._under_way: dict[_Key, threading.Event] = {}
 
     def probe(
@@ -156,7 +156,7 @@ class CachedProbe:
     def _ask(self, key: _Key, trainer: TrainerFacts | None) -> EnvironmentFacts | EnvironmentProblem:
         answer = probe(*key, trainer, run=self._run)
         stamp = _stamp(answer) if isinstance(answer, EnvironmentFacts) else None
-        self._last[key] = _Told(answer, stamp, self._clock())
+        self._last[key] = _CachedAnswer(answer, stamp, self._clock())
         return answer
 
 
@@ -165,7 +165,7 @@ _Key: TypeAlias = "tuple[str, str]"
 
 
 @dataclass(frozen=True)
-class _Told:
+class _CachedAnswer:
     """An answer, what it was made from, and when."""
 
     answer: EnvironmentFacts | EnvironmentProblem

@@ -307,7 +307,7 @@ class _Describer(_Names, pickle.Unpickler):
 
 
 #: The standard library's unpickler in Python, whose opcodes can be given methods of one's own.
-_PythonUnpickler: Any = pickle._Unpickler
+_PythonUnpickler: Any = pickle._Unpickler  # noqa: SLF001 - pickle.Unpickler is the one in C, with no such methods
 
 
 class _CarefulDescriber(_Names, _PythonUnpickler):  # type: ignore[misc]

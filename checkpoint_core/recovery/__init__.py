@@ -5,7 +5,7 @@ from __future__ import annotations
 from checkpoint_core.recovery import transaction
 from checkpoint_core.recovery.fix import FixChoices
 from checkpoint_core.recovery.next_steps import next_steps
-from checkpoint_core.recovery.options import NOTHING, OptionKind, RecoveryOption, RecoveryPlan
+from checkpoint_core.recovery.options import OptionKind, RecoveryOption, RecoveryPlan
 from checkpoint_core.recovery.planning import apply_option, change_of, look_again, plan_recovery, repair_of
 from checkpoint_core.recovery.removal import (
     Removal,
@@ -28,7 +28,6 @@ from checkpoint_core.recovery.retention import (
 from checkpoint_core.recovery.transaction import NothingToUndo, StateChangedSinceShown
 
 __all__ = [
-    "NOTHING",
     "Candidate",
     "Choices",
     "DiskForecast",

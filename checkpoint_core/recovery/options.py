@@ -28,7 +28,7 @@ from checkpoint_core.text import counted, human_bytes
 from checkpoint_core.trainer import forecast_sentence, state_sizes
 
 #: What an option loses that loses nothing.
-NOTHING = "Nothing."
+_NOTHING = "Nothing."
 #: What is lost with random states.
 OTHER_ORDER = "The image order and noise differ from an uninterrupted training."
 
@@ -51,7 +51,8 @@ class RecoveryOption:
 
     ``checkpoint`` is the state directory's name inside the run, ``lora`` the LoRA file's; empty where there is none.
     ``lost_steps`` are updates of training that have to be trained again, counted from the furthest point that is known;
-    ``None`` where it cannot be told. ``repair_plan`` is a repair's. ``next_epoch`` is where a warm start goes on.
+    ``None`` where it cannot be told. ``loses_nothing`` is true where going on from a checkpoint costs nothing.
+    ``repair_plan`` is a repair's. ``next_epoch`` is where a warm start goes on.
     """
 
     kind: OptionKind
@@ -63,6 +64,7 @@ class RecoveryOption:
     next_epoch: int | None = None
     lost_steps: int | None = None
     forecast: str = ""
+    loses_nothing: bool = False
     repair_plan: RepairPlan | None = None
 
 
@@ -144,9 +146,7 @@ def _headline(
 
 
 def _with_loss(option: RecoveryOption) -> str:
-    return (
-        f"{option.title}; nothing is lost." if option.loses == NOTHING else f"{option.title}. {option.loses}"
-    )
+    return f"{option.title}; nothing is lost." if option.loses_nothing else f"{option.title}. {option.loses}"
 
 
 def _from_checkpoints(run: RunReport, repair_plans: Mapping[str, RepairPlan]) -> Iterator[RecoveryOption]:
@@ -170,32 +170,39 @@ def _from_checkpoints(run: RunReport, repair_plans: Mapping[str, RepairPlan]) ->
 
 def _resume(run: RunReport, item: CheckpointReport, lost: int | None) -> RecoveryOption:
     newest = item is run.checkpoints[0]
+    losses = _losses(lost, () if lost or newest else (_lost_sentence(lost),), item)
     return RecoveryOption(
         kind=OptionKind.RESUME if newest else OptionKind.OLDER,
         title=f"Resume from {title_inside(item)}",
         keeps=f"Everything that was trained up to {title_inside(item)}.",
-        loses=_losses(lost, () if lost or newest else (_lost_sentence(lost),), item),
+        loses=losses or _NOTHING,
         checkpoint=item.name,
         lost_steps=lost,
         forecast=forecast_sentence(item.forecast) if item.forecast else "",
+        loses_nothing=not losses,
     )
 
 
 def _repair(item: CheckpointReport, repair_plan: RepairPlan, lost: int | None) -> RecoveryOption:
+    losses = _losses(lost, repair_plan.costs, repair_plan.after)
     return RecoveryOption(
         kind=OptionKind.REPAIR,
         title=_repair_title(item, repair_plan),
         keeps=f"Weights, optimizer and schedule as they were at {title_inside(item)}.",
-        loses=_losses(lost, repair_plan.costs, repair_plan.after),
+        loses=losses or _NOTHING,
         checkpoint=item.name,
         lost_steps=lost,
         forecast=repair_plan.forecast,
+        loses_nothing=not losses,
         repair_plan=repair_plan,
     )
 
 
 def _losses(lost: int | None, costs: tuple[str, ...], then: CheckpointReport) -> str:
-    """What resuming from a checkpoint loses; ``then`` is the checkpoint as it is when the training goes on from it."""
+    """What resuming from a checkpoint loses, empty where nothing.
+
+    ``then`` is the checkpoint as it is when the training goes on from it.
+    """
     told = [_lost_sentence(lost)] if lost else []
     told += costs
     if any(
@@ -203,7 +210,7 @@ def _losses(lost: int | None, costs: tuple[str, ...], then: CheckpointReport) ->
         for found in then.findings
     ):
         told.append(OTHER_ORDER)
-    return " ".join(dict.fromkeys(told)) or NOTHING
+    return " ".join(dict.fromkeys(told))
 
 
 def _repair_title(item: CheckpointReport, repair_plan: RepairPlan) -> str:

@@ -84,7 +84,7 @@ class RepairPlan:
     def costs(self) -> tuple[str, ...]:
         """What is lost; empty where nothing is."""
         told = (*(file.costs for file in self.plan.files), *(cure.costs for cure in self.fixes))
-        return tuple(dict.fromkeys(each for each in told if each and each != "Nothing is lost."))
+        return tuple(dict.fromkeys(each for each in told if each))
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -115,7 +115,7 @@ def _compared(need: str, needed: int, free: int) -> tuple[bool, str]:
 
 def _by_next_save(run: RunReport, free: int, least: int | None, save: int | None) -> tuple[bool | None, str]:
     """The answer where only the size of one save is known, or nothing: too little for one is too little for all."""
-    why = _why_untold(run)
+    why = _why_undetermined(run)
     if least is None or save is None:
         return None, f"{why} The disk has {human_bytes(free)} left."
     is_enough, sentence = _compared(f"The next save needs about {human_bytes(least)}", least, free)
@@ -125,7 +125,7 @@ def _by_next_save(run: RunReport, free: int, least: int | None, save: int | None
     return None, f"{why} The next one needs about {size}, and the disk has {human_bytes(free)} left."
 
 
-def _why_untold(run: RunReport) -> str:
+def _why_undetermined(run: RunReport) -> str:
     if run.facts.script is None:
         return "There is no train script that tells which saves are to come."
     if not run.checkpoints:

@@ -127,7 +127,7 @@ def _random_states(case: _Case) -> Iterator[_Step]:
     if same and not lost:
         content = _rewritten(facts)
         does = "the same random states, written with “step” and plain numbers so that every accelerate loads them."
-        costs = "Nothing is lost."
+        costs = ""
     if content is None and needed and (lost or same):
         content = fresh_random_states(_seed(case.script) + (case.report.position.step or 0))
         does = "new random states with “step”, because the saved ones cannot be read."
@@ -169,7 +169,7 @@ def _train_state(case: _Case) -> Iterator[_Step]:
         codes |= case.weighty & _OPEN_TRAIN_STATE
     if codes and position.epoch is not None and position.step is not None:
         state = TrainState(position.epoch, position.step)
-        does, costs = f"says epoch {position.epoch}, step {position.step:,} again.", "Nothing is lost."
+        does, costs = f"says epoch {position.epoch}, step {position.step:,} again.", ""
     elif "counts-disagree" in case.weighty and (state := lost_train_state(case.facts, position)):
         codes = frozenset({"counts-disagree"})
         does = f"put back to step {state.current_step:,}, where optimizer and schedule stand."
@@ -193,7 +193,7 @@ def _custom_objects(case: _Case) -> Iterator[_Step]:
             does = "it does not belong to this trainer, which stops over it."
             codes = frozenset({"stray-custom-object"})
             yield (
-                FileRepair(entry.name, entry, None, entry.modified_ns, does, "Nothing is lost.", codes),
+                FileRepair(entry.name, entry, None, entry.modified_ns, does, "", codes),
                 lambda before: replace(before, custom_object=None),
             )
 
@@ -243,7 +243,7 @@ def _scheduler(case: _Case) -> Iterator[_Step]:
         NewBytes(data),
         optimizer.modified_ns if optimizer else _saved_ns(facts, name),
         f"the learning rate schedule, regenerated at {values.last_epoch:,} updates as the optimizer has counted.",
-        "Nothing is lost.",
+        "",
         frozenset(each.code for each in cured),
     )
     known = SchedulerFacts(values.last_epoch, values.last_lrs, values.base_lrs)

@@ -151,6 +151,7 @@ def _prepared(plan: ChangeSet) -> RepairRecord:
         after, before = own_folder(folder / "after"), own_folder(folder / "before")
         files = tuple(_prepared_file(plan, file, after, before) for file in plan.files)
         script = _prepared_script(plan.script, folder)
+        # No file of the state has been touched up to here, so an interruption costs nothing but this folder.
         put(folder, _folder(plan.run, identity))
     except BaseException:
         remove_own_folder(folder)
@@ -215,7 +216,8 @@ def _finish(run: Path, record: RepairRecord) -> RepairRecord:
     state, folder = _state(run, record), _folder(run, record.id)
     for file in record.files:
         here, new = state / file.name, folder / "after" / file.name
-        # In its place already, before an interruption, or changed by somebody since: either is left as it is.
+        # In its place already, before an interruption, or changed by somebody since: either is left as it is. Its
+        # bytes tell, for a repaired file bears the time of the save.
         if _digest_if_there(here) != file.before or file.before == file.after:
             continue
         if file.after is None:
@@ -246,7 +248,8 @@ def _state(run: Path, record: RepairRecord) -> Path:
 
 def _place(source: Path, here: Path) -> None:
     """Let a kept file take its place in one step, and stay where it is kept."""
-    # A rename takes the name away from where it came from, so a second name moves.
+    # A rename takes the name away from where it came from, so a second name moves; what is kept must stay until the
+    # record says that all is in its place, for an interrupted repair begins again from it.
     moving = source.parent / f".{secrets.token_hex(4)}"
     keep_as(source, moving)
     put(moving, here)

@@ -50,17 +50,14 @@ __all__ = [
     "training_lines",
 ]
 
-#: Imported on first use: pandas and Gradio take time that the command line need not spend.
-_LATER = {
-    "learning_rate": "checkpoint_core.report.table",
-    "load_table": "checkpoint_core.report.table",
-    "to_dataframe": "checkpoint_core.report.table",
-    "to_display": "checkpoint_core.report.table",
-}
+#: pandas takes half a second that the command line need not spend.
+_LATER = dict.fromkeys(
+    ("learning_rate", "load_table", "to_dataframe", "to_display"), "checkpoint_core.report.table"
+)
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is not always needed when somebody asks for it."""
+    """Import on first use what is not always needed."""
     if name in _LATER:
         return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

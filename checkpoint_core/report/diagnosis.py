@@ -16,9 +16,9 @@ from checkpoint_core.report.json_schema import (
     checkpoint_json,
     cross_check_json,
     lora_json,
+    options_json,
     run_json,
     versions_json,
-    ways_json,
 )
 from checkpoint_core.report.markdown import diagnosis_markdown
 from checkpoint_core.report.redaction import Redactor
@@ -26,8 +26,6 @@ from checkpoint_core.report.versions import Versions
 from checkpoint_core.states import LoraFacts
 from checkpoint_core.text import file_name, utc_moment, utc_time
 from checkpoint_core.version import __version__
-
-__all__ = ["Diagnosis", "build_report", "checkpoint_json"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def _document(
         "loras": [lora_json(lora) for lora in loras],
         "texts": {name: data.decode("utf-8", "backslashreplace") for name, data in texts.items()},
         "small_files": list(files),
-        "recovery": ways_json(recovery),
+        "recovery": options_json(recovery),
     }
 
 

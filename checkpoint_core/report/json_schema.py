@@ -34,7 +34,7 @@ from checkpoint_core.states import (
     WeightsFacts,
 )
 from checkpoint_core.text import utc_time
-from checkpoint_core.trainer import Forecast, forecast_sentence, launch_epoch
+from checkpoint_core.trainer import Forecast, forecast_sentence
 
 #: Raised when a field changes its meaning or goes away; a new field alone does not raise it.
 SCHEMA_VERSION = 1
@@ -327,7 +327,7 @@ def cross_check_json(run: RunReport) -> list[Json]:
                 "lora_epoch": lora.epoch if lora else None,
                 "lora_steps": lora.steps if lora else None,
                 "steps_per_epoch": position.steps_per_epoch,
-                "launch_epoch": launch_epoch(position, run.facts.script),
+                "launch_epoch": item.launch.start_epoch,
                 "next_epoch": position.next_epoch,
             }
         )
@@ -336,19 +336,19 @@ def cross_check_json(run: RunReport) -> list[Json]:
 
 def recovery_json(run: str, recovery: RecoveryPlan) -> Json:
     """The document of ``recover --json``."""
-    return {"schema_version": SCHEMA_VERSION, "kind": "recovery", "run": run, **ways_json(recovery)}
+    return {"schema_version": SCHEMA_VERSION, "kind": "recovery", "run": run, **options_json(recovery)}
 
 
-def ways_json(recovery: RecoveryPlan) -> Json:
+def options_json(recovery: RecoveryPlan) -> Json:
     """The recovery options, best first, as they stand in a report too."""
     return {
         "headline": recovery.headline,
         "wait": recovery.wait,
-        "ways": [_way(option, option is recovery.recommended) for option in recovery.options],
+        "ways": [_option(option, option is recovery.recommended) for option in recovery.options],
     }
 
 
-def _way(option: RecoveryOption, is_recommended: bool) -> dict[str, Any]:
+def _option(option: RecoveryOption, is_recommended: bool) -> dict[str, Any]:
     return {
         "kind": option.kind.value,
         "title": option.title,

@@ -29,7 +29,7 @@ def diagnosis_markdown(document: Json) -> str:
     """
     parts = [
         *_opening(document),
-        *_ways_on(document),
+        *_options(document),
         *_training(document),
         *_environment(document),
         *_versions(document),
@@ -74,7 +74,7 @@ def _training(document: Json) -> Iterator[str]:
         yield "\n".join(lines)
 
 
-def _ways_on(document: Json) -> Iterator[str]:
+def _options(document: Json) -> Iterator[str]:
     """The recovery options, best first, each with what it keeps and loses."""
     recovery = document["recovery"]
     yield "## Recovery options"

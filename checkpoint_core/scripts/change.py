@@ -12,33 +12,8 @@ from typing import Protocol
 
 from checkpoint_core.atomic_write import ChangedMeanwhile, WriteFailed, backups_of, replace_bytes
 from checkpoint_core.scripts.paths import ResumeValue, resume_value
-from checkpoint_core.scripts.script import (
-    Dialect,
-    InexpressiblePath,
-    ScriptNotUnderstood,
-    TrainScript,
-    dialect_of,
-    find_script,
-)
-
-__all__ = [
-    "SCRIPT_TROUBLE",
-    "NoScript",
-    "Receipt",
-    "Remove",
-    "ResumeValue",
-    "ScriptChange",
-    "ScriptChangedSinceShown",
-    "SetSwitch",
-    "SetValue",
-    "SetValues",
-    "Writer",
-    "plan_edits",
-    "plan_fresh",
-    "plan_resume",
-    "resume_value",
-    "value_in_script",
-]
+from checkpoint_core.scripts.script import TrainScript, dialect_of, find_script
+from checkpoint_core.scripts.tokens import Dialect, InexpressiblePath, ScriptNotUnderstood
 
 
 class NoScript(LookupError):

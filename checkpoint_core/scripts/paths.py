@@ -13,8 +13,8 @@ from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 from checkpoint_core.scripts import bash, batch
 from checkpoint_core.scripts.facts import ScriptFacts
-from checkpoint_core.scripts.script import InexpressiblePath, TrainScript, dialect_of
-from checkpoint_core.scripts.tokens import Dialect
+from checkpoint_core.scripts.script import TrainScript, dialect_of
+from checkpoint_core.scripts.tokens import Dialect, InexpressiblePath
 
 #: accelerate's automatic naming saves to ``checkpoints/checkpoint_N`` (``accelerator.py``, ``save_state``).
 _STATE_NAME = re.compile(r"(checkpoints/)?(?P<plain>[^/\\\0]+)\Z")

@@ -9,7 +9,8 @@ from pathlib import Path, PurePath, PurePosixPath
 from checkpoint_core.formats import written_count
 from checkpoint_core.scripts.facts import ResumeTarget, ScriptFacts
 from checkpoint_core.scripts.paths import absolute, is_here, is_native, same_place
-from checkpoint_core.scripts.script import ScriptNotUnderstood, TrainScript, dialect_of
+from checkpoint_core.scripts.script import TrainScript, dialect_of
+from checkpoint_core.scripts.tokens import ScriptNotUnderstood
 
 _MAX_SCRIPT_BYTES = 1024 * 1024
 

@@ -22,8 +22,6 @@ from checkpoint_core.scripts.tokens import (
     not_understood,
 )
 
-__all__ = ["Dialect", "InexpressiblePath", "ScriptNotUnderstood", "TrainScript", "dialect_of", "find_script"]
-
 _FLAG = re.compile(r"--[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -138,7 +136,7 @@ class TrainScript:
             return self._inserted(
                 f"{flag}{'=' if joined else ' '}{quoted}", [f"{flag}={value}"] if joined else [flag, value]
             )
-        script = self._without(given[:-1])
+        script: TrainScript = self._without(given[:-1])
         last = script.arguments.of(flag)[-1]
         return script._replaced(last, quoted, value, joined=joined)
 
@@ -155,7 +153,7 @@ class TrainScript:
         if len(given) == 1 and self.values(flag) == tuple(values) and given[0].is_spelled_out:
             return self
         line = " ".join((flag, *map(self._quoted, values)))
-        script = self._without(given[:-1])
+        script: TrainScript = self._without(given[:-1])
         if given and not given[-1].joined and given[-1].values:
             try:
                 return script._with_values_in_place(script.arguments.of(flag)[-1], line, values)
@@ -163,7 +161,8 @@ class TrainScript:
                 ScriptNotUnderstood
             ):  # a comment or an odd continuation between them: the flag moves to the end
                 pass
-        return script._without(script.arguments.of(flag))._inserted(line, [flag, *values])
+        rest: TrainScript = script._without(script.arguments.of(flag))
+        return rest._inserted(line, [flag, *values])
 
     def _with_values_in_place(self, argument: Argument, line: str, values: Sequence[str]) -> TrainScript:
         splice = splices.Splice(argument.word.start, argument.values[-1].end, line)

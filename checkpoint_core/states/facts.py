@@ -153,11 +153,10 @@ class RandomStatesFacts:
 
 @dataclass(frozen=True)
 class CustomObjectFacts:
-    """``custom_checkpoint_0.pkl`` described; ``is_dict`` is whether it holds a dictionary at its top."""
+    """``custom_checkpoint_0.pkl`` described."""
 
     step: int | None
     epoch: int | None
-    is_dict: bool
     names: frozenset[str] = field(repr=False, default=frozenset())
 
 

@@ -308,9 +308,9 @@ def random_states_facts(value: Any, names: frozenset[str] = frozenset()) -> Rand
 def custom_object_facts(value: Any, names: frozenset[str] = frozenset()) -> CustomObjectFacts:
     """A registered object's ``state_dict``, of which ``step`` and ``epoch`` are wanted; ``names`` as above."""
     if not isinstance(value, Mapping):
-        return CustomObjectFacts(None, None, is_dict=False, names=_shared(names))
+        return CustomObjectFacts(None, None, names=_shared(names))
     step, epoch = _whole_number(value.get("step")), _whole_number(value.get("epoch"))
-    return CustomObjectFacts(step, epoch, is_dict=True, names=_shared(names))
+    return CustomObjectFacts(step, epoch, names=_shared(names))
 
 
 def _whole_number(value: object) -> int | None:

@@ -26,11 +26,12 @@ __all__ = [
     "tabs_of",
 ]
 
-_FROM_UI = frozenset({"add_to_page", "build_tab", "make_app", "tabs_of"})
+#: The page needs Gradio, which the presenters and the install command do not.
+_LATER = dict.fromkeys(("add_to_page", "build_tab", "make_app", "tabs_of"), "checkpoint_core.tab.ui.build")
 
 
 def __getattr__(name: str) -> Any:
-    """Import the page on first use: the presenters and the install command need no Gradio."""
-    if name in _FROM_UI:
-        return getattr(import_module("checkpoint_core.tab.ui.build"), name)
+    """Import on first use what is not always needed."""
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,7 +22,7 @@ class InterpreterView:
     environment: str
 
 
-class TrainingPython:
+class InterpreterPicker:
     """The training interpreter in one FluxGym folder.
 
     Only one that this machine itself names can be chosen: no path comes from the browser.

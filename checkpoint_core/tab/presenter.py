@@ -40,7 +40,7 @@ from checkpoint_core.states import Layout, OutputsFolderError, RepairRecord
 from checkpoint_core.tab import sample_images
 from checkpoint_core.tab.background import BackgroundTasks
 from checkpoint_core.tab.host import gym
-from checkpoint_core.tab.interpreter_picker import TrainingPython
+from checkpoint_core.tab.interpreter_picker import InterpreterPicker
 from checkpoint_core.tab.page_names import NOTHING, PageName, on_disk, page_name
 from checkpoint_core.tab.repair_presenter import RepairPresenter
 from checkpoint_core.tab.results import ActionResult, Asked, Confirmation
@@ -104,7 +104,7 @@ class TabPresenter:
 
     def __init__(self, outputs: Path | str, *, python: Path | None = None, hosting: bool = False) -> None:
         self.outputs = Path(outputs).absolute()
-        self.python = TrainingPython(self.outputs.parent, python, hosting)
+        self.python = InterpreterPicker(self.outputs.parent, python, hosting)
         self._auditors: dict[Layout | None, Auditor] = {}
         self.background = BackgroundTasks(self)
         self.repairs = RepairPresenter(self)

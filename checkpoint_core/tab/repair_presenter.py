@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from checkpoint_core.audit import Auditor, CheckpointReport, RunReport, UnknownName, title_inside
@@ -26,7 +25,7 @@ from checkpoint_core.scripts import SCRIPT_TROUBLE, find_script, run_command
 from checkpoint_core.states import OutputsFolderError, RecordUnusable, RepairRecord, read_records
 from checkpoint_core.tab.lookup import RunLookup
 from checkpoint_core.tab.page_names import PageName, page_name
-from checkpoint_core.tab.results import ActionResult, Asked, Confirmation
+from checkpoint_core.tab.results import ActionResult, Asked, Confirmation, guarded
 from checkpoint_core.tab.views.actions import done_view, error_view, info_view
 from checkpoint_core.tab.views.recovery import (
     FINISH,
@@ -119,16 +118,16 @@ class RepairPresenter:
         """Carry out what was shown of a checkpoint's repair; where anything changed since, nothing."""
         if shown is None:
             return ActionResult(info_view("There is nothing left to repair; look again."))
-        return self._guarded(lambda: self._repair(run_name, layout, shown))
+        return guarded(lambda: self._repair(run_name, layout, shown), TROUBLE)
 
     def _repair(self, run_name: PageName, layout: str, repair_plan: RepairPlan) -> ActionResult:
         run = self._presenter.run(run_name, layout)
         auditor = self._presenter.auditor(layout)
-        # No further look: were it to fail, the repair would stand behind an error, and nothing could take it back.
+        # Nothing is looked up after it: were that to fail, the repair would stand behind an error, and nothing could
+        # take it back.
+        message = self._told(run, repair_plan.after, repair_plan.does)
         record = repair_plan.execute(look_again(auditor, run.name, repair_plan.checkpoint.name))
-        return ActionResult(
-            self._told(run, repair_plan.after, repair_plan.does), written=True, receipt=record
-        )
+        return ActionResult(message, written=True, receipt=record)
 
     def _told(self, run: RunReport, item: CheckpointReport, lines: tuple[str, ...]) -> str:
         script = find_script(run.facts.path)
@@ -155,7 +154,7 @@ class RepairPresenter:
             told.append(question)
             return ActionResult(message)
 
-        message = self._guarded(work).message
+        message = guarded(work, TROUBLE).message
         return message, told[0] if told else None
 
     def _finish(self, run: RunReport) -> ActionResult:
@@ -189,7 +188,7 @@ class RepairPresenter:
             return ActionResult(info_view("There is nothing left to do; look again."))
         if question.undo is not None:
             return self.undo(question.run, question.undo)
-        return self._guarded(lambda: self._apply_option(question))
+        return guarded(lambda: self._apply_option(question), TROUBLE)
 
     def _apply_option(self, question: Confirmation) -> ActionResult:
         assert question.option is not None  # noqa: S101 - a question of that kind has one
@@ -198,11 +197,11 @@ class RepairPresenter:
         auditor = self._presenter.auditor(question.layout)
         run = self._presenter.run(question.run, question.layout)
         look = look_again(auditor, run.name, question.option.checkpoint)
-        applied = apply_option(question.option, question.change, look)
         script = find_script(run.facts.path)
         run_it = run_command(
             script or run.facts.path, run.facts.script.output_dir if run.facts.script else None
         )
+        applied = apply_option(question.option, question.change, look)
         backup = applied.receipt.backup.name if applied.receipt and applied.receipt.backup else None
         lines = (*question.change.summary, *question.change.notes) if question.change else ()
         what = f"Done: {question.option.title[0].lower()}{question.option.title[1:]}."
@@ -222,10 +221,4 @@ class RepairPresenter:
                 info_view(f"{record.state} is as it was before the repair.{left}"), written=True
             )
 
-        return self._guarded(work)
-
-    def _guarded(self, work: Callable[[], ActionResult]) -> ActionResult:
-        try:
-            return work()
-        except TROUBLE as error:
-            return ActionResult(error_view(str(error)))
+        return guarded(work, TROUBLE)

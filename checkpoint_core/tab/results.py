@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from checkpoint_core.recovery import RecoveryOption, Removal
 from checkpoint_core.scripts import Receipt, ScriptChange
 from checkpoint_core.states import RepairRecord
 from checkpoint_core.tab.page_names import PageName
+from checkpoint_core.tab.views.actions import error_view
 
 
 class Asked(enum.Enum):
@@ -59,3 +61,11 @@ class ActionResult:
     written: bool = False
     receipt: Receipt | RepairRecord | None = None
     state_path: Path | None = None
+
+
+def guarded(work: Callable[[], ActionResult], trouble: tuple[type[Exception], ...]) -> ActionResult:
+    """What a press did, or in words why it could not: errors in ``trouble`` have a text for the user."""
+    try:
+        return work()
+    except trouble as error:
+        return ActionResult(error_view(str(error)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from checkpoint_core.atomic_write import WriteFailed
@@ -21,7 +21,7 @@ from checkpoint_core.recovery import (
 from checkpoint_core.states import OutputsFolderError, RecordUnusable, free_bytes
 from checkpoint_core.tab.lookup import RunLookup
 from checkpoint_core.tab.page_names import PageName
-from checkpoint_core.tab.results import ActionResult, Asked, Confirmation
+from checkpoint_core.tab.results import ActionResult, Asked, Confirmation, guarded
 from checkpoint_core.tab.views.actions import error_view, good_view, info_view, warning_view
 from checkpoint_core.tab.views.disk import chosen_names, retention_choices, retention_view
 from checkpoint_core.tab.views.loss_plot import Mark
@@ -156,7 +156,7 @@ class TrainingPresenter:
             )
             return ActionResult(good_view(told), done=True)
 
-        return self._guarded(work)
+        return guarded(work, TROUBLE)
 
     def _start_of(self, run: RunReport, bring_back: bool, force: bool) -> Start:
         environment = run.environment
@@ -178,7 +178,7 @@ class TrainingPresenter:
             told = f"It is monitored from now on: each save is checked.{back}"
             return ActionResult(good_view(told), done=True)
 
-        return self._guarded(work)
+        return guarded(work, TROUBLE)
 
     def set_bring_back(self, run_name: PageName, bring_back: bool) -> None:
         """Tell a watcher that is at work what to do at a crash; without one the next start is told."""
@@ -204,7 +204,7 @@ class TrainingPresenter:
             )
             return ActionResult(warning_view(told), Confirmation(run_name, Asked.STOP))
 
-        return self._guarded(work)
+        return guarded(work, TROUBLE)
 
     def answer(self, question: Confirmation) -> ActionResult:
         """Do what the question asked."""
@@ -213,13 +213,13 @@ class TrainingPresenter:
         if question.asked is Asked.FORCE:
             return self.start(question.run, question.bring_back, force=True)
         if question.asked is Asked.REMOVE:
-            return self._guarded(lambda: self._remove(question))
+            return guarded(lambda: self._remove(question), TROUBLE)
 
         def work() -> ActionResult:
             run = self._presenter.run(question.run)
             return ActionResult(info_view(launcher.stop(run.facts.path)), done=True)
 
-        return self._guarded(work)
+        return guarded(work, TROUBLE)
 
     def disk(self, run: RunReport, recovery: RecoveryPlan) -> DiskView:
         """The disk against the saves to come, and what may go."""
@@ -241,7 +241,7 @@ class TrainingPresenter:
             told = f"Remove for good: {listed}? Their LoRA files stay. This cannot be undone."
             return ActionResult(warning_view(told), Confirmation(run_name, Asked.REMOVE, removal=removal))
 
-        return self._guarded(work)
+        return guarded(work, TROUBLE)
 
     def _remove(self, question: Confirmation) -> ActionResult:
         run = self._presenter.run(question.run)
@@ -252,12 +252,6 @@ class TrainingPresenter:
         gone = f"{counted(len(removed.names), 'checkpoint')} {verb} removed"
         told = f"{gone}; {human_bytes(removed.freed_bytes)} freed."
         return ActionResult(good_view(told), done=True)
-
-    def _guarded(self, work: Callable[[], ActionResult]) -> ActionResult:
-        try:
-            return work()
-        except TROUBLE as error:
-            return ActionResult(error_view(str(error)))
 
 
 def _bring_back(record: TrainingRecord | None) -> bool:

@@ -30,12 +30,17 @@ from checkpoint_core.trainer.optimizers import (
     trainer_optimizer,
     type_to_write,
 )
-from checkpoint_core.trainer.param_groups import PlannedGroup, changes_to, plan_groups, plan_rates
+from checkpoint_core.trainer.param_groups import (
+    PlannedGroup,
+    changes_to,
+    plan_groups,
+    plan_rates,
+    possible_counts,
+)
 from checkpoint_core.trainer.position import (
     Position,
     accumulation_steps,
     implied_steps_per_epoch,
-    launch_epoch,
     locate,
 )
 from checkpoint_core.trainer.reconstruction import TOLERANCE_NS, lost_scheduler, lost_train_state
@@ -63,7 +68,6 @@ __all__ = [
     "forecast_sentence",
     "highest_rate",
     "implied_steps_per_epoch",
-    "launch_epoch",
     "launch_from",
     "learning_rate_at",
     "locate",
@@ -75,6 +79,7 @@ __all__ = [
     "plan_groups",
     "plan_network",
     "plan_rates",
+    "possible_counts",
     "rate_text",
     "read_dataset",
     "save_rules",

@@ -41,12 +41,12 @@ def read_dataset(script: ScriptFacts, run: Path) -> DatasetFacts | None:
     try:
         datasets = parse_datasets(_config_text(written, script, run), script)
         counted = [_batches(dataset, script, run) for dataset in datasets]
-        images, least, most = (sum(column) for column in zip(*counted, strict=True))
+        least, most = (sum(column) for column in zip(*counted, strict=True))
         if not least:
             raise _absence(f"there are no images in {_folders(datasets)}", script, run)
     except Undetermined as reason:
-        return DatasetFacts(written, 0, None, str(reason), isinstance(reason, DatasetMissing))
-    return DatasetFacts(written, images, (least, most))
+        return DatasetFacts(written, None, str(reason), isinstance(reason, DatasetMissing))
+    return DatasetFacts(written, (least, most))
 
 
 def dataset_key(script: ScriptFacts, run: Path) -> object:
@@ -99,8 +99,8 @@ def _absence(words: str, script: ScriptFacts, run: Path) -> Undetermined:
     )
 
 
-def _batches(dataset: Dataset, script: ScriptFacts, run: Path) -> tuple[int, int, int]:
-    """Images, and the batches of an epoch, least and most."""
+def _batches(dataset: Dataset, script: ScriptFacts, run: Path) -> tuple[int, int]:
+    """The batches of an epoch, least and most."""
     folders = list(_images(dataset, script, run))
     training = [(images, repeats) for images, repeats, is_reg in folders if not is_reg]
     entries = sum(images * repeats for images, repeats in training)
@@ -110,7 +110,7 @@ def _batches(dataset: Dataset, script: ScriptFacts, run: Path) -> tuple[int, int
     if dataset.has_buckets:
         # At worst every image is alone in its bucket; the repeats of one image always share theirs.
         most = sum(images * -(-repeats // size) for images, repeats in training) + added
-    return sum(images for images, _ in training), least, most
+    return least, most
 
 
 def _images(dataset: Dataset, script: ScriptFacts, run: Path) -> Iterator[tuple[int, int, bool]]:

@@ -152,7 +152,6 @@ class DatasetFacts:
     """
 
     file: str
-    images: int
     batches: tuple[int, int] | None
     problem: str | None = None
     is_missing: bool = False

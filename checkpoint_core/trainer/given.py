@@ -25,6 +25,23 @@ def given(script: ScriptFacts, flag: str) -> str | None:
     return value
 
 
+def given_or(script: ScriptFacts, flag: str, default: str) -> str:
+    """The flag's value, or the trainer's default; raises Undetermined as :func:`given`."""
+    value = given(script, flag)
+    return default if value is None else value
+
+
+def given_values(script: ScriptFacts, flag: str) -> tuple[str, ...]:
+    """All values of a flag, empty where it is certain that there are none.
+
+    :raises Undetermined: where one of them, or whether it is given, is not known.
+    """
+    values = script.values(flag)
+    if values is None or not (script.has(flag) or script.lacks(flag)):
+        raise Undetermined(script.hidden or f"the values of {flag} are not known")
+    return values
+
+
 def given_number(script: ScriptFacts, flag: str) -> float | None:
     """The flag's value as a finite number; raises Undetermined as :func:`given`, and for what is no number."""
     if given(script, flag) is None:
@@ -47,6 +64,5 @@ def given_count(script: ScriptFacts, flag: str) -> int | None:
 
 def is_given(script: ScriptFacts, flag: str) -> bool:
     """Whether a switch is set; raises Undetermined where only the running shell knows."""
-    if not script.has(flag) and not script.lacks(flag):
-        raise Undetermined(script.hidden or f"{flag} is not known")
+    given_values(script, flag)
     return script.has(flag)

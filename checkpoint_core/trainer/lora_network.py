@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from checkpoint_core.scripts import ScriptFacts
+from checkpoint_core.trainer.given import Undetermined, given_or, given_values, is_given
 
 MODULE = "networks.lora_flux"
 #: Parts of a model, in the order in which the optimizer's groups are made.
@@ -172,19 +173,19 @@ def difference(plan: LoraPlan, modules: frozenset[str]) -> LoraDifference:
 
 def plan_network(script: ScriptFacts) -> LoraPlan | None:
     """The network that the script's flags describe; ``None`` where it cannot be told."""
-    if script.network_module != MODULE or told(script, "--model_type") not in ((), ("flux",)):
-        return None
-    # Rank, alpha and modules then come out of a file (``create_network_from_weights``).
-    if not script.lacks("--dim_from_weights"):
+    # With --dim_from_weights rank, alpha and modules come out of a file (``create_network_from_weights``).
+    if script.network_module != MODULE or not script.lacks("--dim_from_weights"):
         return None
     try:
+        if given_values(script, "--model_type") not in ((), ("flux",)):
+            return None
         return _plan(script, _network_args(script))
-    except ValueError:  # what cannot be told, or the trainer itself refuses
+    except (Undetermined, ValueError):  # what cannot be told, or the trainer itself refuses
         return None
 
 
 def _network_args(script: ScriptFacts) -> dict[str, str]:
-    given = values_of(script, "--network_args")
+    given = given_values(script, "--network_args")
     if any("=" not in argument for argument in given):
         raise ValueError("not key=value")
     return dict(argument.split("=", 1) for argument in given)
@@ -194,8 +195,8 @@ def _plan(script: ScriptFacts, args: dict[str, str]) -> LoraPlan:
     if "network_reg_dims" in args:
         raise ValueError("ranks by regular expression")
     return LoraPlan(
-        rank=int(one_value(script, "--network_dim", "4")),
-        alpha=finite(one_value(script, "--network_alpha", "1")),
+        rank=int(given_or(script, "--network_dim", "4")),
+        alpha=finite(given_or(script, "--network_alpha", "1")),
         parts=_parts(script, args),
         type_ranks=tuple((words, int(args[key])) for key, words in _TYPE_DIMS if key in args),
         input_ranks=_input_ranks(args),
@@ -215,9 +216,9 @@ def _parts(script: ScriptFacts, args: dict[str, str]) -> frozenset[str]:
     if trained not in _TRAINED_BLOCKS:
         raise ValueError("no such blocks")
     parts: frozenset[str] = frozenset()
-    if not _switch(script, "--network_train_text_encoder_only"):
+    if not is_given(script, "--network_train_text_encoder_only"):
         parts |= _TRAINED_BLOCKS[trained] | ({"in"} if "in_dims" in args else set())
-    if not _switch(script, "--network_train_unet_only"):
+    if not is_given(script, "--network_train_unet_only"):
         parts |= set(TEXT_ENCODERS if args.get("train_t5xxl") == "True" else TEXT_ENCODERS[:1])
     return parts
 
@@ -264,35 +265,3 @@ def finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError("not a finite number")
     return number
-
-
-def told(script: ScriptFacts, flag: str) -> tuple[str, ...] | None:
-    """The values of a flag, empty when it is certain that it is not given, ``None`` when it cannot be told."""
-    return script.values(flag) if script.has(flag) or script.lacks(flag) else None
-
-
-def values_of(script: ScriptFacts, flag: str) -> tuple[str, ...]:
-    """As :func:`told`.
-
-    :raises ValueError: when it cannot be told.
-    """
-    values = told(script, flag)
-    if values is None:
-        raise ValueError(f"{flag} cannot be told")
-    return values
-
-
-def one_value(script: ScriptFacts, flag: str, default: str) -> str:
-    """The first value of a flag, or the trainer's default.
-
-    :raises ValueError: when it cannot be told, or the flag has none.
-    """
-    values = values_of(script, flag)
-    if script.has(flag) and not values:
-        raise ValueError(f"{flag} has no value")
-    return values[0] if values else default
-
-
-def _switch(script: ScriptFacts, flag: str) -> bool:
-    values_of(script, flag)
-    return script.has(flag)

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import combinations, product
 
 from checkpoint_core.scripts import ScriptFacts
-from checkpoint_core.trainer.lora_network import TEXT_ENCODERS, LoraPlan, finite, one_value, values_of
+from checkpoint_core.trainer.given import Undetermined, given_or, given_values
+from checkpoint_core.trainer.lora_network import TEXT_ENCODERS, LoraPlan, finite
 
 #: Parts of the model in the order of their groups, as :class:`~checkpoint_core.states.facts.WeightsFacts` calls them.
 PARTS = (*TEXT_ENCODERS, "unet")
@@ -53,14 +54,20 @@ def plan_groups(
     return tuple(group for group in groups if group.size and group.rate)
 
 
+def possible_counts(parts: Counter[str]) -> set[int]:
+    """How many tensors an optimizer of these weights may hold: a part whose learning rate is 0 is left out."""
+    sizes = tuple(parts.values())
+    return {sum(chosen) for some in range(1, len(sizes) + 1) for chosen in combinations(sizes, some)}
+
+
 def plan_rates(script: ScriptFacts) -> tuple[float, float, float] | None:
     """The learning rates that the flags give CLIP, T5 and the transformer; ``None`` where they cannot be told."""
     try:
-        every = one_value(script, "--learning_rate", "2e-6")
-        text = values_of(script, "--text_encoder_lr") or (every,)
-        transformer = one_value(script, "--unet_lr", every)
+        every = given_or(script, "--learning_rate", "2e-6")
+        text = given_values(script, "--text_encoder_lr") or (every,)
+        transformer = given_or(script, "--unet_lr", every)
         return finite(text[0]), finite(text[min(1, len(text) - 1)]), finite(transformer)
-    except ValueError:
+    except (Undetermined, ValueError):
         return None
 
 

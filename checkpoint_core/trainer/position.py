@@ -106,8 +106,10 @@ def _lifetime(facts: StateFacts, script: ScriptFacts | None) -> int | None:
 
 
 def _named_epoch(facts: StateFacts) -> int | None:
+    # The trainer names an epoch's state by the epoch that it has finished (``train_util.py``, ``EPOCH_STATE_NAME``).
     if facts.name.save_point is SavePoint.EPOCH:
         return facts.name.number
+    # A step's name counts steps of its own launch; the LoRA file of the same save bears its epoch (``ss_epoch``).
     return facts.lora.epoch if isinstance(facts.lora, LoraFacts) else None
 
 
@@ -131,11 +133,14 @@ def _true_step(
 ) -> tuple[int | None, bool]:
     """The step since the start of the training, and whether it lies inside an epoch."""
     counted = current_step if current_step is not None else lifetime
+    # Nothing can be put inside an epoch: the scheduler is left, which accelerate restores and which counts on.
     if epoch is None or not steps_per_epoch:
         return lifetime if lifetime is not None else counted, facts.name.save_point is SavePoint.STEP
+    # An epoch's state is saved behind its last step, however the launch has counted.
     if facts.name.save_point is SavePoint.EPOCH or not counted:
         return epoch * steps_per_epoch, False
-    # A launch starts at the beginning of an epoch, so the count inside the epoch is right even when relative.
+    # A launch counts from 0 at the beginning of an epoch or, where it skips, from the steps that it skips inside one:
+    # what its count leaves over when divided by the epoch's length is right even when the count itself is relative.
     inside = (counted - 1) % steps_per_epoch + 1
     return (epoch - 1) * steps_per_epoch + inside, inside != steps_per_epoch
 
@@ -187,12 +192,15 @@ def launch_epoch(
     """The epoch (from 1) at which the trainer will go on, the script's own flags considered."""
     steps = steps_per_epoch or position.steps_per_epoch
     done = launch_step(position, script, steps)
+    # Skipping makes batches of the steps first; with one batch an update that changes nothing.
     if script is not None and script.skip_until_initial_step and done and accumulation_steps(script) != 1:
         return _epoch_after_skipping(script, done, steps)
     if script is not None and script.initial_step is None and script.initial_epoch is not None:
-        return max(1, script.initial_epoch)
+        return max(1, script.initial_epoch)  # made into steps of this epoch length, and divided by it again
+    # Only a positive ``initial_step`` moves the first epoch.
     if done == 0:
         return 1
+    # Without a length only the state's own numbers tell it, and they count only where ``--initial_step`` does not.
     by_state = script is None or script.initial_step is None
     return position.start_epoch if by_state and steps is None else _epoch_after(done, steps)
 
@@ -231,6 +239,7 @@ def is_finished(position: Position, script: ScriptFacts | None, steps_per_epoch:
     epochs = last_epoch(script, steps_per_epoch or position.steps_per_epoch)
     if script is None or epochs is None:
         return False
+    # No epoch is then left to loop over; by the steps the trainer refuses it (``max_train_steps`` must be greater).
     if position.next_epoch is not None and position.next_epoch > epochs:
         return True
     # The last epoch may be cut short by the steps: its state stands inside it, with nothing left to train.

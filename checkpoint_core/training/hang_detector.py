@@ -9,7 +9,7 @@ _LONGEST_GAP_SECONDS = 60.0
 _LOOK_SECONDS = 30.0
 
 
-class Silence:
+class HangDetector:
     """Adds up the time between looks while nothing is heard and the last look at the machine found it idle.
 
     :param limit_seconds: what counts as a hang; the machine is looked at at least four times within it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from checkpoint_core.training.log.files import JournalLine
@@ -43,6 +44,10 @@ class Running(Protocol):
 
     def end(self) -> bool:
         """End all of it; whether nothing is left."""
+        ...
+
+    def tidy(self, run: Path) -> None:
+        """Keep its log in the run's folder small."""
         ...
 
 

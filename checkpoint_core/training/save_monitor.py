@@ -40,7 +40,7 @@ class Checked:
     note: str = ""
 
 
-class SaveWatch:
+class SaveMonitor:
     """What was saved in one run since the watch began.
 
     :param auditor: judges the run; while a training goes on, by the clock as it is.

@@ -59,7 +59,7 @@ def start_training(
 
     :raises OSError: when it could not be started.
     """
-    with _heeding_interrupts():
+    with _handling_interrupts():
         return popen(
             script_command(script),
             cwd=str(script.parent.parent.parent),
@@ -72,7 +72,7 @@ def start_training(
 
 
 @contextlib.contextmanager
-def _heeding_interrupts() -> Iterator[None]:
+def _handling_interrupts() -> Iterator[None]:
     """Let what is started within end when it is asked to by SIGINT, even where this process ignores it.
 
     A script's ``&`` leaves SIGINT ignored in all that is below (Bash Reference Manual, 3.7.6 "Signals"), a FluxGym that

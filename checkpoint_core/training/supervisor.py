@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from checkpoint_core.training.crash.diagnosis import Crash, CrashKind, hang_crash, nan_crash, read_crash
-from checkpoint_core.training.hang_detector import Silence
+from checkpoint_core.training.hang_detector import HangDetector
 from checkpoint_core.training.interfaces import Running, SupervisorIO
 from checkpoint_core.training.log.files import JournalLine
 from checkpoint_core.training.next_start import NextStart, NoStart
@@ -39,16 +39,16 @@ class Supervisor:
         self, io: SupervisorIO, record: TrainingRecord, policy: Policy, clock: Callable[[], float]
     ) -> None:
         self.record = record
-        self._world, self._policy, self._clock = io, policy, clock
+        self._io, self._policy, self._clock = io, policy, clock
         self._running: Running | None = None
         self._history = History()
         self._refused: frozenset[str] = frozenset()
         self._good_saves = 0
         self._next = NextStart("", "")
-        self._probed: list[Request] = []
+        self._requests: list[Request] = []
         self._stop_by: float | None = None
         self._saves_at = 0.0
-        self._silence = Silence(policy.hang_minutes * 60)
+        self._silence = HangDetector(policy.hang_minutes * 60)
         self._warnings: list[tuple[str, str]] = [("", text) for text in record.warnings]
 
     @property
@@ -58,10 +58,10 @@ class Supervisor:
 
     def begin(self, checkpoint: str = "") -> None:
         """Start the training as its script says; ``checkpoint`` is what it resumes from, as far as is known."""
-        trouble = self._world.disk_trouble()
+        trouble = self._io.disk_trouble()
         if trouble:
             self._warn("disk-low", trouble)
-        self.record = replace(self.record, behind=tuple(sorted(self._world.left_behind(checkpoint))))
+        self.record = replace(self.record, behind=tuple(sorted(self._io.left_behind(checkpoint))))
         self._next = NextStart(checkpoint, "")
         self._start()
 
@@ -69,7 +69,7 @@ class Supervisor:
         """Watch a training that runs already; ``checkpoint`` is what one of others went on from, as far as is known."""
         self._running = running
         if not running.prints_here:
-            behind = tuple(sorted(self._world.left_behind(checkpoint)))
+            behind = tuple(sorted(self._io.left_behind(checkpoint)))
             began = running.began_ns
             self.record = replace(self.record, started_ns=began, resumed_from=checkpoint, behind=behind)
         where = "" if running.prints_here else " Its output is elsewhere, so its log is not shown here."
@@ -78,7 +78,7 @@ class Supervisor:
 
     def tick(self) -> None:
         """Look once, and do what is due; what it raises leaves everything for the next look."""
-        self._handle_requests(self._world.asked())
+        self._handle_requests(self._io.asked())
         if self.record.status is ProcessState.BACKOFF:
             self._wait_for_next()
         elif self._running is not None:
@@ -91,7 +91,7 @@ class Supervisor:
 
     def _start(self) -> None:
         try:
-            self._running = self._world.start()
+            self._running = self._io.start()
         except OSError as error:
             why = f"The training could not be started: {error.strerror or error}."
             self._say("not-started", why)
@@ -113,16 +113,16 @@ class Supervisor:
     def _wait_for_next(self) -> None:
         if self._clock() * 1e9 < self.record.next_try_ns:
             return
-        if left := self._world.left_running():
+        if left := self._io.left_running():
             self._say(
                 "still-running", f"Process {left} of this run is still there; it is not started beside it."
             )
             self._set_status(ProcessState.BACKOFF, next_try_ns=round((self._clock() + _LEFT_SECONDS) * 1e9))
             return
-        if trouble := self._world.no_room():
+        if trouble := self._io.no_room():
             self._give_up(trouble)
             return
-        chosen = self._world.choose(self.record, self._refused, self._is_asked_to_stop)
+        chosen = self._io.choose(self.record, self._refused, self._is_asked_to_stop)
         if self._is_asked_to_stop():
             return  # the next look heeds it
         if isinstance(chosen, NoStart):
@@ -148,18 +148,18 @@ class Supervisor:
             self._say(crash.kind.name.lower().replace("_", "-"), crash.sentence)
             if not running.end():
                 self._say("not-ended", _NOT_ENDED)
-            elif self._world.is_finished(running):
+            elif self._io.is_finished(running):
                 self._ended(running)
             else:
                 running.read_output()
                 self._crashed(running, crash)
             return
-        self._world.write(self.record, running)
+        self._io.write(self.record, running)
 
     def _look_at_saves(self, settled: bool = False) -> None:
         if not settled and self._clock() - self._saves_at < _SAVES_SECONDS:
             return
-        checked = self._world.check_saves(self._is_asked_to_stop, settled)
+        checked = self._io.check_saves(self._is_asked_to_stop, settled)
         self._saves_at = self._clock()
         for save in checked:
             self._silence.reset()
@@ -172,7 +172,7 @@ class Supervisor:
                 known = f"note: {save.note}" if save.note else "it is good."
                 self._say("checked", f"{save.title} was saved and fully verified; {known}")
         if checked and not settled:
-            trouble = self._world.disk_trouble()
+            trouble = self._io.disk_trouble()
             self._withdraw("disk-low")
             if trouble:
                 self._warn("disk-low", trouble)
@@ -195,7 +195,7 @@ class Supervisor:
     def _ended(self, running: Running) -> None:
         running.read_output()
         status = running.exit_status
-        finished = self._world.is_finished(running)
+        finished = self._io.is_finished(running)
         if self.record.status is ProcessState.STOPPING:
             self._look_at_saves(settled=True)
             self._over(ProcessState.STOPPED, "stopped", "Stopped, as you asked.", status)
@@ -228,7 +228,7 @@ class Supervisor:
             return
         self._history = self._history.after(self._good_saves > 0)
         decision = decide(crash, self._history, self._policy)
-        if crash.kind is CrashKind.UNKNOWN and (full := self._world.no_room()):
+        if crash.kind is CrashKind.UNKNOWN and (full := self._io.no_room()):
             # The log lies on the same disk: it may lack the very lines that would say so.
             decision = GiveUp(full)
         if isinstance(decision, GiveUp):
@@ -252,11 +252,11 @@ class Supervisor:
         self._set_status(status, running, message=told, training=None)
 
     def _is_asked_to_stop(self) -> bool:
-        self._probed += self._world.asked()
-        return any(each in (Request.STOP, Request.STOP_NOW) for each in self._probed)
+        self._requests += self._io.asked()
+        return any(each in (Request.STOP, Request.STOP_NOW) for each in self._requests)
 
     def _handle_requests(self, latest: list[Request]) -> None:
-        wanted, self._probed = [*self._probed, *latest], []
+        wanted, self._requests = [*self._requests, *latest], []
         for each in wanted:
             if each in (Request.STOP, Request.STOP_NOW):
                 self._stop(each)
@@ -277,7 +277,7 @@ class Supervisor:
         if self.record.status is not ProcessState.STOPPING:
             self._set_status(ProcessState.STOPPING, self._running)
             self._stop_by = self._clock() + SAVE_WAIT_SECONDS
-            if self._world.save_goes_on(self._running) and how is Request.STOP:
+            if self._io.save_goes_on(self._running) and how is Request.STOP:
                 self._say("stopping", "Stopping once the current save is finished.")
         if how is Request.STOP_NOW:
             self._stop_by = self._clock()
@@ -285,8 +285,8 @@ class Supervisor:
 
     def _stop_when_saved(self, running: Running) -> None:
         waits = self._stop_by is not None and self._clock() < self._stop_by
-        if waits and self._world.save_goes_on(running):
-            self._world.write(self.record, running)
+        if waits and self._io.save_goes_on(running):
+            self._io.write(self.record, running)
             return
         if not running.end():
             self._say("not-ended", _NOT_ENDED)
@@ -295,10 +295,10 @@ class Supervisor:
 
     def _set_status(self, status: ProcessState, running: Running | None = None, **more: object) -> None:
         self.record = with_status(self.record, status, round(self._clock() * 1e9), **more)
-        self._world.write(self.record, running or self._running)
+        self._io.write(self.record, running or self._running)
 
     def _say(self, kind: str, text: str) -> None:
-        self._world.log_event(JournalLine(round(self._clock() * 1e9), kind, text))
+        self._io.log_event(JournalLine(round(self._clock() * 1e9), kind, text))
 
     def _warn(self, kind: str, text: str) -> None:
         """Tell something that the user must know at once, unless it stands there already."""
@@ -317,4 +317,4 @@ class Supervisor:
 
     def _show_warnings(self) -> None:
         self.record = replace(self.record, warnings=tuple(text for _, text in self._warnings))
-        self._world.write(self.record, self._running)
+        self._io.write(self.record, self._running)

@@ -29,12 +29,11 @@ _Field = tuple[int, int, "int | bytes"]
 
 
 class Scalar(NamedTuple):
-    """One value of one curve; ``wall_seconds`` is when it was written, in seconds since 1970."""
+    """One value of one curve."""
 
     tag: str
     step: int
     value: float
-    wall_seconds: float
 
 
 class _Malformed(Exception):
@@ -93,11 +92,9 @@ def _table() -> tuple[int, ...]:
 
 def _scalars(record: bytes, wanted: Collection[str]) -> Iterator[Scalar]:
     """An event's scalars; a field that is not there is 0 (proto3)."""
-    wall_seconds, step, summaries = 0.0, 0, []
+    step, summaries = 0, []
     for number, kind, content in _fields(record):
-        if (number, kind) == (1, _EIGHT_BYTES):
-            wall_seconds = _float(content, "<d")
-        elif (number, kind) == (2, _VARINT) and isinstance(content, int):
+        if (number, kind) == (2, _VARINT) and isinstance(content, int):
             step = content - 2**64 if content >= 2**63 else content
         elif (number, kind) == (5, _BYTES) and isinstance(content, bytes):
             summaries.append(content)
@@ -106,7 +103,7 @@ def _scalars(record: bytes, wanted: Collection[str]) -> Iterator[Scalar]:
             if (number, kind) == (1, _BYTES) and isinstance(content, bytes):
                 tag, value = _value(content)
                 if value is not None and tag in wanted:
-                    yield Scalar(tag, step, value, wall_seconds)
+                    yield Scalar(tag, step, value)
 
 
 def _value(data: bytes) -> tuple[str, float | None]:

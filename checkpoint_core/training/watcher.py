@@ -41,7 +41,7 @@ from checkpoint_core.training.record import (
     write_record,
 )
 from checkpoint_core.training.restart_policy import Policy
-from checkpoint_core.training.save_monitor import Checked, SaveWatch, settled_auditor
+from checkpoint_core.training.save_monitor import Checked, SaveMonitor, settled_auditor
 from checkpoint_core.training.spawn import GpuMeter, start_training, training_environment
 from checkpoint_core.training.supervisor import Supervisor
 from checkpoint_core.training.training_process import TrainingProcess
@@ -69,9 +69,9 @@ class LiveRun:
 
     def __post_init__(self) -> None:
         self.run = self.auditor.outputs.absolute() / self.name
-        self._saves = SaveWatch(self.auditor, self.name)
+        self._saves = SaveMonitor(self.auditor, self.name)
         self._earlier = LossHistory.from_json(read_progress(self.run).get("history"))
-        self._attempt: TrainingProcess | None = None
+        self._process: TrainingProcess | None = None
         self._meter = GpuMeter()
         self._python = ""
         self._written_at = 0.0
@@ -107,7 +107,7 @@ class LiveRun:
         return self._keep(TrainingProcess(root, follower, LogReader(), began, gpu_percent=self._gpu))
 
     def _keep(self, attempt: TrainingProcess) -> TrainingProcess:
-        self._attempt = attempt
+        self._process = attempt
         return attempt
 
     def _gpu(self) -> int | None:
@@ -131,7 +131,7 @@ class LiveRun:
         """Why the saves to come have no room; empty where they have, or where that is not known."""
         run = self.auditor.audit_run(self.name)
         # While it trains, what it has saved is behind it.
-        last = run.checkpoints[0].name if self._attempt is not None and run.checkpoints else None
+        last = run.checkpoints[0].name if self._process is not None and run.checkpoints else None
         forecast = disk_forecast(run, free_bytes(self.run), start=last)
         return forecast.sentence if forecast.is_enough is False else ""
 
@@ -181,7 +181,7 @@ class LiveRun:
 
     def write(self, record: TrainingRecord, running: Running | None) -> None:
         """Write down how it stands, where that has changed; a full disk must not end the watch."""
-        if running is not None and hasattr(running, "tidy"):
+        if running is not None:
             running.tidy(self.run)
         try:
             self._write(record)
@@ -203,14 +203,14 @@ class LiveRun:
             self._written, self._written_at = (record, progress), time.monotonic()
 
     def _progress(self) -> dict[str, object]:
-        reader = self._attempt.reader if self._attempt else None
+        reader = self._process.reader if self._process else None
         progress = reader.progress.to_json() if reader else None
         return {"progress": progress, "history": self._losses().to_json()}
 
     def _losses(self) -> LossHistory:
         """The losses of all starts: what a start trains again takes the place of what was trained before."""
         whole = LossHistory.from_json(self._earlier.to_json())
-        points = self._attempt.reader.history.points if self._attempt else ()
+        points = self._process.reader.history.points if self._process else ()
         if points:
             whole.cut(points[0][0] - 1)
         for step, loss in points:
@@ -218,7 +218,7 @@ class LiveRun:
         return whole
 
     def _remember_losses(self) -> None:
-        self._earlier, self._attempt = self._losses(), None
+        self._earlier, self._process = self._losses(), None
 
     def log_event(self, line: JournalLine) -> None:
         """Add a line to the journal."""
@@ -229,7 +229,7 @@ class LiveRun:
 
     def _makes_room(self) -> bool:
         """Give the kept room back on a full disk, once the training that filled it has ended and cannot take it."""
-        is_over = self._attempt is None or not self._attempt.is_running()
+        is_over = self._process is None or not self._process.is_running()
         return is_over and release_reserve(self.run)
 
 

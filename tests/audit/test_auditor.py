@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from checkpoint_core.audit import verdict
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport, audit_outputs
+from checkpoint_core.audit.auditor import Auditor, audit_outputs
 from checkpoint_core.audit.findings import Finding, Verdict
-from checkpoint_core.audit.reports import UnknownName, find_latest_resumable
+from checkpoint_core.audit.reports import CheckpointReport, UnknownName, find_latest_resumable
 from checkpoint_core.audit.verdict import guarded
 from checkpoint_core.environment.facts import Environment
 from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome, RehearsalStatus

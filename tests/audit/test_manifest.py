@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 
 from checkpoint_core.atomic_write import WriteFailed
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport
+from checkpoint_core.audit.auditor import Auditor
 from checkpoint_core.audit.findings import Severity, Verdict
 from checkpoint_core.audit.manifest import (
     Manifest,
-    ManifestFile,
     StateChanged,
     forget_manifest,
     make_manifest,
@@ -27,11 +26,13 @@ from checkpoint_core.audit.manifest import (
     read_manifest,
     write_manifest,
 )
+from checkpoint_core.audit.reports import CheckpointReport
 from checkpoint_core.audit.single_state import audit_state
 from checkpoint_core.formats.reader import DamageKind
 from checkpoint_core.recovery import transaction
 from checkpoint_core.recovery.repair import plan_repair
 from checkpoint_core.report.json_schema import checkpoint_json
+from checkpoint_core.states import ManifestFile
 from checkpoint_core.states.facts import Damage, FileChange, ManifestFacts
 from checkpoint_core.states.layout import MANIFESTS_FOLDER
 from checkpoint_core.states.repair_records import RECORD

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport, audit_outputs
+from checkpoint_core.audit.auditor import Auditor, audit_outputs
 from checkpoint_core.audit.findings import Severity
-from checkpoint_core.audit.reports import AuditReport, find_latest_resumable
+from checkpoint_core.audit.reports import AuditReport, CheckpointReport, find_latest_resumable
 from checkpoint_core.audit.wording import headline
 from checkpoint_core.states.facts import OptimizerFacts, WeightsFacts
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport
+from checkpoint_core.audit.auditor import Auditor
 from checkpoint_core.audit.findings import Verdict
 from checkpoint_core.audit.manifest import make_manifest, write_manifest
+from checkpoint_core.audit.reports import CheckpointReport
 from checkpoint_core.audit.single_state import ScriptUnusable, audit_state
 from checkpoint_core.environment.facts import Environment
 from checkpoint_core.environment.rehearsal.outcome import RehearsalOutcome, RehearsalStatus

@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from checkpoint_core.audit.auditor import CheckpointReport
 from checkpoint_core.audit.catalogue.states import finding
 from checkpoint_core.audit.findings import Subject, Verdict
-from checkpoint_core.audit.reports import RunReport
+from checkpoint_core.audit.reports import CheckpointReport, RunReport
 from checkpoint_core.audit.single_state import audit_state
 from checkpoint_core.audit.wording import (
     VERDICT_WORDS,

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport
+from checkpoint_core.audit.auditor import Auditor
 from checkpoint_core.audit.context import CheckContext
 from checkpoint_core.audit.findings import Severity
+from checkpoint_core.audit.reports import CheckpointReport
 from checkpoint_core.audit.verdict import judge
 from checkpoint_core.recovery.fix import FixChoices, ScriptFix
 from checkpoint_core.recovery.planning import repair_of
@@ -348,7 +349,7 @@ def test_other_images_need_the_epoch_in_the_script(world: World, flags: str) -> 
     """The trainer prefers --initial_step, so it has to go."""
     world.edit_script(add(flags))
     item, context = latest(world)
-    context = replace(context, dataset=DatasetFacts("dataset.toml", 8, (16, 16)))
+    context = replace(context, dataset=DatasetFacts("dataset.toml", (16, 16)))
 
     cure = cured(judge(item.facts, context), context, "dataset-changed")
 
@@ -359,7 +360,7 @@ def test_other_images_need_the_epoch_in_the_script(world: World, flags: str) -> 
 def test_skipping_with_accumulation_is_taken_out(world: World) -> None:
     world.edit_script(add("--skip_until_initial_step --gradient_accumulation_steps 2"))
     item, context = latest(world)
-    context = replace(context, dataset=DatasetFacts("dataset.toml", 8, (16, 16)))
+    context = replace(context, dataset=DatasetFacts("dataset.toml", (16, 16)))
 
     cure = cured(judge(item.facts, context), context, "skip-accumulation")
 

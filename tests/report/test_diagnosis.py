@@ -189,6 +189,19 @@ def test_every_number_in_the_json_is_json(world: World) -> None:
     assert [row["launch_epoch"] for row in document["cross_check"]] == [5, 4, 3, 2]
 
 
+def test_a_changed_dataset_moves_where_the_trainer_would_go_on(world: World) -> None:
+    """With twice the images' repeats an epoch has twice the steps: step 32 lies in the third, not behind the fourth."""
+    config = world.run / "dataset.toml"
+    text = config.read_text()
+    repeats = int(re.search(r"num_repeats = (\d+)", text)[1])  # type: ignore[index]
+    config.write_text(text.replace(f"num_repeats = {repeats}", f"num_repeats = {2 * repeats}"))
+    run = audited(world)
+    rows = json.loads(report_of(run).json)["cross_check"]
+
+    assert [row["launch_epoch"] for row in rows] == [item.launch.start_epoch for item in run.checkpoints]
+    assert [row["launch_epoch"] for row in rows] == [3, 2, 2, 1]
+
+
 def test_a_checkpoint_is_the_same_object_everywhere(world: World) -> None:
     report = Auditor(world.outputs, clock=lambda: MADE_NS).audit()
     run = report.run(world.run_name)

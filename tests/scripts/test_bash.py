@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, assume, event, example, given, settings
 from hypothesis import strategies as st
 
-from checkpoint_core.scripts.script import Dialect, ScriptNotUnderstood, TrainScript
-from checkpoint_core.scripts.tokens import Word
+from checkpoint_core.scripts.script import TrainScript
+from checkpoint_core.scripts.tokens import Dialect, ScriptNotUnderstood, Word
 from tests.fake_accelerate import FakeAccelerate, trainer_reads, without_resume
 
 LAUNCH = ["launch", "--mixed_precision", "bf16", "sd-scripts/flux_train_network.py"]

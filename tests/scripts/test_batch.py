@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, assume, event, example, given, settings
 from hypothesis import strategies as st
 
-from checkpoint_core.scripts.script import Dialect, InexpressiblePath, ScriptNotUnderstood, TrainScript
+from checkpoint_core.scripts.script import TrainScript
+from checkpoint_core.scripts.tokens import Dialect, InexpressiblePath, ScriptNotUnderstood
 from tests.cmd_rules import argv, handed_to_accelerate, percent_phase
 from tests.fake_accelerate import trainer_reads, without_resume
 

@@ -23,15 +23,10 @@ from checkpoint_core.scripts.change import (
     plan_edits,
     plan_fresh,
     plan_resume,
-    resume_value,
 )
-from checkpoint_core.scripts.script import (
-    Dialect,
-    InexpressiblePath,
-    ScriptNotUnderstood,
-    TrainScript,
-    dialect_of,
-)
+from checkpoint_core.scripts.paths import resume_value
+from checkpoint_core.scripts.script import TrainScript, dialect_of
+from checkpoint_core.scripts.tokens import Dialect, InexpressiblePath, ScriptNotUnderstood
 from tests.cmd_rules import handed_to_accelerate
 from tests.fake_accelerate import FakeAccelerate
 

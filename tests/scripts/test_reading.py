@@ -10,7 +10,8 @@ import pytest
 
 from checkpoint_core.scripts.facts import ResumeTarget, ScriptFacts
 from checkpoint_core.scripts.reading import read_script, resume_target, script_facts
-from checkpoint_core.scripts.script import Dialect, TrainScript
+from checkpoint_core.scripts.script import TrainScript
+from checkpoint_core.scripts.tokens import Dialect
 
 LAUNCH = "accelerate launch sd-scripts/flux_train_network.py"
 

@@ -7,14 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_core.scripts.script import (
-    Dialect,
-    InexpressiblePath,
-    ScriptNotUnderstood,
-    TrainScript,
-    dialect_of,
-    find_script,
-)
+from checkpoint_core.scripts.script import TrainScript, dialect_of, find_script
+from checkpoint_core.scripts.tokens import Dialect, InexpressiblePath, ScriptNotUnderstood
 
 SCRIPT = """accelerate launch \\
   --mixed_precision bf16 \\

@@ -344,7 +344,7 @@ def test_a_scheduler_is_described() -> None:
 def test_a_count_that_cannot_count_is_not_known(count: object) -> None:
     assert scheduler_facts({"last_epoch": count}).last_epoch is None
     assert random_states_facts({"step": count}).step is None
-    assert custom_object_facts({"step": count, "epoch": count}) == CustomObjectFacts(None, None, True)
+    assert custom_object_facts({"step": count, "epoch": count}) == CustomObjectFacts(None, None)
 
 
 def test_random_states_tell_their_generators() -> None:
@@ -372,11 +372,11 @@ def test_a_record_that_is_no_table_is_damage(read: Any, value: object) -> None:
 
 @pytest.mark.parametrize("value", [None, [1, 2], 3])
 def test_a_registered_object_need_not_be_a_table(value: object) -> None:
-    assert custom_object_facts(value) == CustomObjectFacts(None, None, is_dict=False)
+    assert custom_object_facts(value) == CustomObjectFacts(None, None)
 
 
 def test_a_registered_object_tells_step_and_epoch() -> None:
-    assert custom_object_facts({"step": 24, "epoch": 3, "more": []}) == CustomObjectFacts(24, 3, is_dict=True)
+    assert custom_object_facts({"step": 24, "epoch": 3, "more": []}) == CustomObjectFacts(24, 3)
 
 
 @given(ANYTHING)

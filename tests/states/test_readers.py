@@ -110,7 +110,7 @@ def test_random_states_of_accelerate_0_33_are_told_too(real_runs: Path) -> None:
 
 def test_a_registered_object_tells_step_and_epoch(registered_states: Path) -> None:
     found = readers.read_custom_object(registered_states / "bin" / layout.CUSTOM_OBJECT)
-    assert found == CustomObjectFacts(STEP, EPOCH, is_dict=True)
+    assert found == CustomObjectFacts(STEP, EPOCH)
 
 
 def test_a_real_lora_tells_epoch_steps_and_rank(real_runs: Path) -> None:
@@ -256,7 +256,7 @@ def test_a_hostile_pickle_runs_nothing_and_raises_nothing_else(
     # A registered object may be anything; one that is no table tells nothing but the names in it.
     if isinstance(found, CustomObjectFacts):
         found = replace(found, names=frozenset())
-    assert found in (None, CustomObjectFacts(None, None, is_dict=False))
+    assert found in (None, CustomObjectFacts(None, None))
     assert os.listdir(tmp_path) == [name]
 
 

@@ -17,8 +17,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport
+from checkpoint_core.audit.auditor import Auditor
 from checkpoint_core.audit.findings import Verdict
+from checkpoint_core.audit.reports import CheckpointReport
 from checkpoint_core.demo.trainer import train
 from checkpoint_core.formats.pickles import Tensor, describe
 from checkpoint_core.formats.reader import FileReader

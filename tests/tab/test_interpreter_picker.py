@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from checkpoint_core.environment.interpreters import remembered
-from checkpoint_core.tab.interpreter_picker import TrainingPython
+from checkpoint_core.tab.interpreter_picker import InterpreterPicker
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def gym(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_environment_in_fluxgyms_folder_is_found_and_shown(gym: Path) -> None:
-    shown = TrainingPython(gym, None, hosting=False).view()
+    shown = InterpreterPicker(gym, None, hosting=False).view()
 
     assert "Training environment: Python 3." in shown
     assert f"{gym / 'env/bin/python'}, env/ in FluxGym&#x27;s folder" in shown
@@ -31,13 +31,13 @@ def test_the_environment_in_fluxgyms_folder_is_found_and_shown(gym: Path) -> Non
 
 
 def test_a_choice_is_kept_for_this_fluxgym_and_taken_back(gym: Path) -> None:
-    python = TrainingPython(gym, None, hosting=True)
+    python = InterpreterPicker(gym, None, hosting=True)
     own = str(gym / "env/bin/python")
 
     assert python.chosen() == ""
     assert own in [value for _, value in python.choices()]
     assert f"{own}, chosen before for this FluxGym" in python.choose(own)
-    assert TrainingPython(gym, None, hosting=False).chosen() == own
+    assert InterpreterPicker(gym, None, hosting=False).chosen() == own
     assert remembered(gym.parent / "another") is None
     assert "FluxGym runs in it" in python.choose("")
     assert python.chosen() == ""
@@ -47,7 +47,7 @@ def test_a_path_that_was_not_offered_is_refused_and_never_started(gym: Path, tmp
     trap, sprung = tmp_path / "trap", tmp_path / "sprung"
     trap.write_text(f"#!/bin/sh\ntouch '{sprung}'\n")
     trap.chmod(0o755)
-    python = TrainingPython(gym, None, hosting=False)
+    python = InterpreterPicker(gym, None, hosting=False)
 
     shown = python.choose(str(trap))
 
@@ -60,13 +60,13 @@ def test_a_path_that_was_not_offered_is_refused_and_never_started(gym: Path, tmp
 def test_a_choice_that_cannot_be_kept_is_told(gym: Path, tmp_path: Path) -> None:
     (tmp_path / "settings").write_text("a file where the folder should be")
 
-    shown = TrainingPython(gym, None, hosting=False).choose(str(gym / "env/bin/python"))
+    shown = InterpreterPicker(gym, None, hosting=False).choose(str(gym / "env/bin/python"))
 
     assert "The choice was not kept." in shown
 
 
 def test_none_found_is_a_warning_and_says_where_was_looked(tmp_path: Path, gym: Path) -> None:
-    shown = TrainingPython(tmp_path, None, hosting=False).view()
+    shown = InterpreterPicker(tmp_path, None, hosting=False).view()
 
     assert "ck-warning" in shown
     assert "No interpreter found in env/, venv/, .venv/ of" in shown

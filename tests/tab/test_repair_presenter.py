@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,13 @@ from checkpoint_core.audit.auditor import Auditor
 from checkpoint_core.audit.reports import CheckpointReport, RunReport, UnknownName
 from checkpoint_core.recovery.options import RecoveryPlan
 from checkpoint_core.recovery.repair import Choices, RepairPlan
-from checkpoint_core.states.repair_records import APPLYING, read_records, with_status, write_record
+from checkpoint_core.states.repair_records import (
+    APPLYING,
+    RepairRecord,
+    read_records,
+    with_status,
+    write_record,
+)
 from checkpoint_core.tab import repair_presenter
 from checkpoint_core.tab.presenter import TabPresenter
 from checkpoint_core.tab.views.recovery import FINISH, UNDO
@@ -157,6 +164,26 @@ def test_a_look_that_fails_after_the_judgement_hides_no_repair(
     assert done.written
     assert done.receipt is not None
     assert (broken / "scheduler.bin").exists()
+
+
+def test_a_disk_that_fails_after_the_repair_loses_no_receipt(
+    presenter: TabPresenter, broken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown, execute = presenter.show(GOOD, EPOCH_3, ""), RepairPlan.execute
+
+    def gone(path: Path) -> bool:
+        raise OSError("disk")
+
+    def executing(plan: RepairPlan, look: Callable[[], CheckpointReport]) -> RepairRecord:
+        record = execute(plan, look)
+        monkeypatch.setattr(Path, "is_file", gone)
+        return record
+
+    monkeypatch.setattr(RepairPlan, "execute", executing)
+    done = presenter.repair_shown(shown)
+
+    assert "now resumes from epoch 3" in done.message
+    assert isinstance(done.receipt, RepairRecord)
 
 
 def test_nothing_shown_is_nothing_repaired(presenter: TabPresenter, broken: Path) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport
+from checkpoint_core.audit.auditor import Auditor
+from checkpoint_core.audit.reports import CheckpointReport
 from checkpoint_core.tab.sample_images import MAX_SAMPLES, find_samples, thumbnail
 
 RUN, STATE = "accelerate-1.6.0-adafactor", "tiny-lora-000002-state"

@@ -39,7 +39,7 @@ from tests.world import command_line, once
 EPOCH_1, EPOCH_2 = f"{RUN}-000001-state", f"{RUN}-000002-state"
 MID_EPOCH_2 = f"{RUN}-step00000012-state"
 LAST = f"{RUN}-state"
-DATASET = DatasetFacts("dataset.toml", 4, (STEPS_PER_EPOCH, STEPS_PER_EPOCH))
+DATASET = DatasetFacts("dataset.toml", (STEPS_PER_EPOCH, STEPS_PER_EPOCH))
 
 
 @pytest.fixture(scope="session")
@@ -283,7 +283,7 @@ def test_an_open_start_and_end(stepped: RunReport) -> None:
 
 
 def test_a_dataset_that_leaves_the_length_open_leaves_the_steps_out(stepped: RunReport) -> None:
-    dataset = DatasetFacts("dataset.toml", 4, (9, 12))
+    dataset = DatasetFacts("dataset.toml", (9, 12))
     forecast = told(stepped, EPOCH_2, stepped.facts.script, dataset=dataset)
     assert forecast is not None
     assert (forecast.start_epoch, forecast.steps_left) == (2, None)

@@ -12,8 +12,8 @@ from checkpoint_core.trainer.launch import launch_from
 from tests.trainer.test_position import script, state
 
 SAVED = rules.locate(state(), None, 8)
-SAME, LONGER, OPEN = (DatasetFacts("d", 4, batches) for batches in ((8, 8), (12, 12), (7, 9)))
-OTHER = DatasetFacts("d", 4, (10, 12))
+SAME, LONGER, OPEN = (DatasetFacts("d", batches) for batches in ((8, 8), (12, 12), (7, 9)))
+OTHER = DatasetFacts("d", (10, 12))
 
 
 @pytest.mark.parametrize("dataset", [None, SAME, LONGER, OPEN, OTHER])
@@ -49,10 +49,10 @@ def test_it_says_what_the_rules_say(dataset: DatasetFacts | None, flags: dict[st
 
 def test_a_start_that_the_dataset_leaves_open_is_none() -> None:
     far = replace(SAVED, current_step=44, steps_per_epoch=None)
-    launch = launch_from(far, script(), DatasetFacts("d", 4, (10, 12)))
+    launch = launch_from(far, script(), DatasetFacts("d", (10, 12)))
     assert launch.start_epochs == {4, 5}
     assert launch.start_epoch is None
-    assert launch_from(far, script(), DatasetFacts("d", 4, (10, 10))).start_epoch == 5
+    assert launch_from(far, script(), DatasetFacts("d", (10, 10))).start_epoch == 5
 
 
 def test_what_the_script_leaves_open_is_not_decided() -> None:

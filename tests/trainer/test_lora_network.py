@@ -12,10 +12,8 @@ from checkpoint_core.trainer.lora_network import (
     difference,
     finite,
     full_size_modules,
-    one_value,
     part_of,
     plan_network,
-    told,
 )
 
 
@@ -148,17 +146,6 @@ def test_a_difference_counts_the_ranks_of_the_modules_that_both_have() -> None:
     found = difference(plan("train_blocks=single", "single_dim=2"), modules)
     assert found.unexpected == ("lora_unet_double_blocks_0_img_mlp_0",)
     assert (found.missing, found.rank_counts) == ((), {4: 1, 2: 1})
-
-
-def test_a_flags_value_is_told_absent_or_not_told() -> None:
-    given = script(network_dim=("8",), unet_lr=(None,), sdpa=())
-    assert told(given, "--network_dim") == ("8",)
-    assert told(given, "--network_alpha") == told(given, "--sdpa") == ()
-    assert told(given, "--unet_lr") is None
-    assert one_value(given, "--network_alpha", "1") == "1"
-    for flag in ("--unet_lr", "--sdpa"):
-        with pytest.raises(ValueError, match=flag):
-            one_value(given, flag, "1")
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e999", "", "eight"])

@@ -133,7 +133,7 @@ def test_a_registered_object_tells_its_own_numbers() -> None:
         OTHER,
         layout=Layout.ACCELERATE_OBJECTS,
         train_state=None,
-        custom_object=CustomObjectFacts(24, 3, is_dict=True),
+        custom_object=CustomObjectFacts(24, 3),
     )
     position = locate(facts, None, 8)
     assert (position.epoch, position.step, position.is_relative) == (3, 24, None)
@@ -337,12 +337,12 @@ def test_processes_and_accumulation_share_the_batches(
 ) -> None:
     flags = {} if accumulation is None else {"gradient_accumulation_steps": accumulation}
     launched = replace(accumulating_script(**flags), num_processes=processes)
-    dataset = DatasetFacts("dataset.toml", 5, (10, 13))
+    dataset = DatasetFacts("dataset.toml", (10, 13))
     assert steps_per_epoch_now(dataset, launched) == steps
 
 
 def test_what_is_not_known_makes_no_steps() -> None:
-    dataset = DatasetFacts("dataset.toml", 5, (10, 13))
+    dataset = DatasetFacts("dataset.toml", (10, 13))
     assert steps_per_epoch_now(None, accumulating_script()) is None
     assert steps_per_epoch_now(dataset, None) is None
     assert steps_per_epoch_now(replace(dataset, batches=None), accumulating_script()) is None
@@ -368,13 +368,13 @@ def test_an_epoch_keeps_its_length_unless_the_dataset_says_otherwise(
     saved: int | None, now: tuple[int, int] | None, length: tuple[int, int] | None
 ) -> None:
     position = replace(NO_POSITION, steps_per_epoch=saved)
-    dataset = DatasetFacts("dataset.toml", 4, now)
+    dataset = DatasetFacts("dataset.toml", now)
     assert epoch_length(position, accumulating_script(), dataset) == length
 
 
 def test_a_state_of_several_processes_is_not_compared_with_a_script_for_one() -> None:
     """accelerate takes all GPUs where the script does not say how many; the scheduler counted each of them."""
     position = replace(NO_POSITION, steps_per_epoch=4, lifetime_step=64, optimizer_step=32)
-    dataset = DatasetFacts("dataset.toml", 4, (8, 8))
+    dataset = DatasetFacts("dataset.toml", (8, 8))
     assert epoch_length(position, accumulating_script(), dataset) == (4, 4)
     assert epoch_length(replace(position, lifetime_step=32), accumulating_script(), dataset) == (8, 8)

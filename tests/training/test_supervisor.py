@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +63,9 @@ class FakeRunning:
         if self.ends:
             self.runs = False
         return self.ends
+
+    def tidy(self, run: Path) -> None:
+        pass
 
     def crash(self, prints: bytes, status: int = 1) -> None:
         self.prints, self.exit_status, self.runs = prints, status, False

@@ -8,7 +8,7 @@ from checkpoint_core.audit.findings import FindingKind, Severity, Subject
 _INFO, _WARNING, _FIXABLE = Severity.INFO, Severity.WARNING, Severity.FIXABLE
 _STATE, _SCRIPT, _RUN = Subject.STATE, Subject.SCRIPT, Subject.RUN
 
-PLAN = (
+FORECAST = (
     # A warning, because FluxGym's own start button asks for the images and writes them anew.
     Entry("dataset-missing", _WARNING, _SCRIPT, "The training images are not where the script says: {detail}.",
           "Started now, the trainer stops at once with “No data found” or “file not found”; the checkpoint stays as it "

@@ -12,7 +12,7 @@ _WARM_START = (
     "start from the LoRA file of this save instead: --network_weights and --initial_epoch, without --resume."
 )
 
-SETTINGS: tuple[Entry, ...] = (
+SCRIPT: tuple[Entry, ...] = (
     Entry("script-rank", _FIXABLE, _SCRIPT,
           "The checkpoint's LoRA has rank {saved}; the train script makes one of rank {given}.",
           "The trainer stops before the first step: “size mismatch for … lora_down.weight”.", "{cure}."),

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 from checkpoint_core.audit.catalogue.entry import Entry
 from checkpoint_core.audit.catalogue.environment import ENVIRONMENT
-from checkpoint_core.audit.catalogue.forecast import PLAN
+from checkpoint_core.audit.catalogue.forecast import FORECAST
 from checkpoint_core.audit.catalogue.rehearsal import REHEARSAL
-from checkpoint_core.audit.catalogue.script import SETTINGS
+from checkpoint_core.audit.catalogue.script import SCRIPT
 from checkpoint_core.audit.findings import Finding, FindingKind, Severity, StatePart, Subject
 
 _INFO, _WARNING, _FIXABLE = Severity.INFO, Severity.WARNING, Severity.FIXABLE
@@ -328,8 +328,8 @@ CATALOGUE: dict[str, Entry] = {
         _SAVES,
         _POSITION,
         _CONTENTS,
-        SETTINGS,
-        PLAN,
+        SCRIPT,
+        FORECAST,
         ENVIRONMENT,
         _DEEP,
         REHEARSAL,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from itertools import combinations
 
 from checkpoint_core.audit.catalogue.states import file_finding, finding
 from checkpoint_core.audit.findings import Finding, FindingKind, StatePart
@@ -22,7 +21,8 @@ from checkpoint_core.states import (
     WeightsFacts,
     layout,
 )
-from checkpoint_core.trainer import TOLERANCE_NS
+from checkpoint_core.text import some_names
+from checkpoint_core.trainer import TOLERANCE_NS, possible_counts
 
 #: Optimizers whose moments have the shapes of the parameters.
 _SHAPED = frozenset({"adamw", "adafactor", "adamwschedulefree"})
@@ -111,8 +111,8 @@ def _optimizer_against_weights(facts: StateFacts) -> Iterator[Finding]:
     if not weights.keys_are_lora:
         return
     split = _tensors_merged(weights)
-    counts = _trainable_counts(weights.parts)
-    if split and optimizer.param_count in _trainable_counts(weights.parts + Counter(unet=split)):
+    counts = possible_counts(weights.parts)
+    if split and optimizer.param_count in possible_counts(weights.parts + Counter(unet=split)):
         return
     if optimizer.param_count not in counts:
         yield finding(
@@ -167,17 +167,11 @@ def _tensors_merged(weights: WeightsFacts) -> int:
     return 6 * split if rank and weights.ranks[4 * rank] == split else 0
 
 
-def _trainable_counts(parts: Counter[str]) -> set[int]:
-    """How many tensors an optimizer may hold: sd-scripts leaves out a part whose learning rate is 0."""
-    counts = list(parts.values())
-    return {sum(chosen) for size in range(1, len(counts) + 1) for chosen in combinations(counts, size)}
-
-
 def _deep(facts: StateFacts, deep: DeepFacts) -> Iterator[Finding]:
     for file, damage in sorted(deep.damage.items()):
         yield file_finding(_part(file), FindingKind.BYTES_CHANGED, file=file, detail=damage.detail)
     for file, names in sorted(deep.non_finite.items()):
-        yield file_finding(_part(file), FindingKind.NOT_FINITE, file=file, evidence=_some(names))
+        yield file_finding(_part(file), FindingKind.NOT_FINITE, file=file, evidence=some_names(names))
     # The LoRA file is rounded: it cannot vouch for bytes that are known to have changed since the save.
     vouched = deep.as_saved.get(layout.WEIGHTS_SAFE) is not False
     if deep.pair is not None and deep.pair.same_names and (vouched or deep.pair.differing):
@@ -235,12 +229,9 @@ def _pairing(facts: StateFacts, deep: DeepFacts) -> Finding:
         return finding("weights-match-lora", file=layout.WEIGHTS_SAFE, lora_file=pair.lora_file)
     if isinstance(facts.lora, LoraFacts) and _is_newer(facts.lora, facts):
         return finding("lora-newer", file=pair.lora_file, lora_file=pair.lora_file)
-    evidence = f"{len(pair.differing)} of {pair.compared} tensors differ, such as {_some(pair.differing)}"
+    evidence = (
+        f"{len(pair.differing)} of {pair.compared} tensors differ, such as {some_names(pair.differing)}"
+    )
     return finding(
         "weights-differ-from-lora", file=layout.WEIGHTS_SAFE, lora_file=pair.lora_file, evidence=evidence
     )
-
-
-def _some(names: tuple[str, ...]) -> str:
-    shown = ", ".join(names[:3])
-    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown

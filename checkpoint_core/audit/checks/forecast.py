@@ -10,7 +10,7 @@ from checkpoint_core.audit.context import CheckContext
 from checkpoint_core.audit.findings import Finding
 from checkpoint_core.scripts import ScriptFacts
 from checkpoint_core.states import Layout, StateFacts, layout
-from checkpoint_core.text import human_bytes
+from checkpoint_core.text import human_bytes, some_names
 from checkpoint_core.trainer import (
     DiskRoom,
     Forecast,
@@ -27,7 +27,7 @@ from checkpoint_core.trainer import (
 _NOTHING = 1e-3
 
 
-def check_plan(
+def check_forecast(
     facts: StateFacts, launch: LaunchPoint, context: CheckContext, forecast: Forecast | None
 ) -> Iterator[Finding]:
     """Every finding about what the resumed run would do."""
@@ -43,7 +43,7 @@ def check_plan(
 def _saves(forecast: Forecast, name: str, free_bytes: int | None) -> Iterator[Finding]:
     if forecast.collisions:
         first = forecast.skipped_steps + 1
-        yield finding("step-names-collide", first=first, names=_some(forecast.collisions))
+        yield finding("step-names-collide", first=first, names=some_names(forecast.collisions))
     for removed, when in forecast.will_remove:
         if removed == name:
             yield finding("state-will-be-removed", when=when)
@@ -52,11 +52,6 @@ def _saves(forecast: Forecast, name: str, free_bytes: int | None) -> Iterator[Fi
         return
     if disk_room(needed, free_bytes) is DiskRoom.TOO_LITTLE:
         yield finding("saves-do-not-fit", free=human_bytes(free_bytes), needed=human_bytes(needed))
-
-
-def _some(names: tuple[str, ...]) -> str:
-    shown = ", ".join(names[:3])
-    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
 def _learning_rate(facts: StateFacts, launch: LaunchPoint, forecast: Forecast | None) -> Iterator[Finding]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import ast
 import math
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
 
 from checkpoint_core.audit.catalogue.states import finding
 from checkpoint_core.audit.findings import Finding
@@ -22,6 +20,7 @@ from checkpoint_core.trainer import (
     optimizer_of,
     plan_groups,
     plan_rates,
+    possible_counts,
     stop_with,
     type_to_write,
 )
@@ -88,7 +87,8 @@ def _other_groups(facts: StateFacts, optimizer: OptimizerFacts, planned: _Planne
     if network is None or rates is None or groups is None or not isinstance(weights, WeightsFacts):
         return
     given = tuple(group.size for group in groups)
-    if given == saved or not _adds_up(optimizer.param_count, weights.parts):
+    # An optimizer that cannot belong to these weights is damage, and told so.
+    if given == saved or optimizer.param_count not in possible_counts(weights.parts):
         return
     size = "contains a parameter group that doesn't match the size of optimizer's group"
     changes = changes_to(saved, network, weights.parts, rates)
@@ -101,14 +101,6 @@ def _other_groups(facts: StateFacts, optimizer: OptimizerFacts, planned: _Planne
         evidence=f"{_sizes(given)} instead of {_sizes(saved)}",
         error=size if len(given) == len(saved) else "has a different number of parameter groups",
         cure=cure[0].upper() + cure[1:],
-    )
-
-
-def _adds_up(count: int, parts: Counter[str]) -> bool:
-    """Whether an optimizer of so many tensors can belong to these weights; otherwise it is damage, and told so."""
-    sizes = tuple(parts.values())
-    return any(
-        sum(chosen) == count for some in range(1, len(sizes) + 1) for chosen in combinations(sizes, some)
     )
 
 

@@ -13,7 +13,7 @@ from checkpoint_core.states import Damage, Layout, SavePoint, StateFacts, layout
 from checkpoint_core.trainer import DatasetFacts, LaunchPoint, Position, accumulation_steps
 
 
-def check_compatibility(
+def check_position(
     facts: StateFacts, launch: LaunchPoint, dataset: DatasetFacts | None = None
 ) -> Iterator[Finding]:
     """Every finding about where the training would go on, with the dataset as it is now where that is known."""

@@ -25,7 +25,7 @@ _TRAIN_STATE_CURE = (
 )
 
 
-def rebuildable(findings: Iterable[Finding], facts: StateFacts, launch: LaunchPoint) -> Iterator[Finding]:
+def reconstructible(findings: Iterable[Finding], facts: StateFacts, launch: LaunchPoint) -> Iterator[Finding]:
     """The findings, those softened that a rebuilt file cures."""
     found = tuple(findings)
     codes = {each.code for each in found}

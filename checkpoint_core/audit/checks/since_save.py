@@ -22,7 +22,7 @@ _DECISIVE = ("model", "pytorch_model", layout.OPTIMIZER, layout.SCHEDULER)
 #: Damage that is seen only where every byte is read.
 _DEEP_ONLY = frozenset({FindingKind.BYTES_CHANGED, FindingKind.NOT_FINITE, FindingKind.DIFFERENT})
 #: Verdicts of a first check that say nothing about the save.
-_UNTOLD = frozenset({Verdict.UNKNOWN.value, Verdict.SAVING.value})
+_UNDETERMINED = frozenset({Verdict.UNKNOWN.value, Verdict.SAVING.value})
 
 _DAMAGED_LATER = (
     "The save itself was fine: the damage came after it, from the disk, a copy or another program."
@@ -102,7 +102,7 @@ def _listed(facts: StateFacts, manifest: ManifestFacts, name: str) -> str:
 
 def _at_save(facts: StateFacts, manifest: ManifestFacts) -> Iterator[Finding]:
     """Damage at birth. A repair has made it good since; without one it is as bad as it was."""
-    if manifest.was_good or manifest.verdict in _UNTOLD or manifest.repaired:
+    if manifest.was_good or manifest.verdict in _UNDETERMINED or manifest.repaired:
         return
     found = finding("damaged-at-save", evidence=manifest.findings)
     # Otherwise what only the full check sees would pass for fine at every look after it.

@@ -200,7 +200,7 @@ class _Watch:
         """Watch it to its end, or until it has to be ended."""
         stopped = None
         while stopped is None and self._account is None and self._process.poll() is None:
-            self._hear(POLL_SECONDS)
+            self._read_output(POLL_SECONDS)
             stopped = self._why_stop(cancelled, clock() - start)
         if self._account is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -209,10 +209,10 @@ class _Watch:
         end_tree(self._process)
         for reader in self._readers:
             reader.join(_EXIT_SECONDS)
-        self._hear(0)
+        self._read_output(0)
         return self._outcome(stopped, code)
 
-    def _hear(self, seconds: float) -> None:
+    def _read_output(self, seconds: float) -> None:
         """What it says within that time."""
         with contextlib.suppress(queue.Empty):
             self._take(self._lines.get(timeout=seconds))

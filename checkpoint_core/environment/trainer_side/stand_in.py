@@ -201,13 +201,15 @@ def network_like(state: Path) -> nn.Module:
     ``alpha`` is a buffer (sd-scripts ``networks/lora_flux.py``, ``LoRAModule``), and so is what is no floating number.
     """
     network = nn.Module()
+    children: dict[tuple[nn.Module, str], nn.Module] = {}
     for name, tensor in _tensors_like(state):
         *folders, leaf = name.split(".")
         module = network
         for folder in folders:
-            if folder not in module._modules:
-                module.add_module(folder, nn.Module())
-            module = module._modules[folder]
+            if (module, folder) not in children:
+                children[module, folder] = nn.Module()
+                module.add_module(folder, children[module, folder])
+            module = children[module, folder]
         if leaf == "alpha" or not tensor.is_floating_point():
             module.register_buffer(leaf, tensor)
         else:

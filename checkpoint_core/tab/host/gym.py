@@ -166,7 +166,9 @@ def find_gym(blocks: Iterable[Any], functions: Iterable[Any]) -> Gym:
 
 
 def _is_click_of(event: Any, button: Any) -> bool:
-    return any(target == (button._id, "click") for target in map(tuple, event.targets))
+    # Gradio names an event's targets by this number and has no public name for it.
+    number = button._id  # noqa: SLF001
+    return any(target == (number, "click") for target in map(tuple, event.targets))
 
 
 def slug(name: str) -> str:

@@ -12,7 +12,7 @@ from checkpoint_core.tab.presenter import LAYOUTS
 from checkpoint_core.tab.session import PageSession
 from checkpoint_core.tab.views.actions import info_view
 from checkpoint_core.tab.views.assets import STYLE
-from checkpoint_core.tab.views.markup import SELECTED_BOX, SORT_BOX, WAY_BOX
+from checkpoint_core.tab.views.markup import OPTION_BOX, SELECTED_BOX, SORT_BOX
 
 _EPOCH_PLACES = [("the train script (--initial_epoch)", False), ("the checkpoint (train_state.json)", True)]
 _SKIP_LABEL = "In an unfinished epoch, skip the steps that were trained already (--skip_until_initial_step)"
@@ -114,7 +114,7 @@ class Page:
         # In the page though not seen: `visible=False` would keep them out of it on Gradio 5 and 6.
         self.selected_box = gr.Textbox("", elem_id=SELECTED_BOX, elem_classes=_HIDDEN, label="Selected")
         self.sort_box = gr.Textbox("", elem_id=SORT_BOX, elem_classes=_HIDDEN, label="Sort")
-        self.option_box = gr.Textbox("", elem_id=WAY_BOX, elem_classes=_HIDDEN, label="Way")
+        self.option_box = gr.Textbox("", elem_id=OPTION_BOX, elem_classes=_HIDDEN, label="Way")
         self.poll = gr.Button("Poll", elem_id="ck-poll", elem_classes=_HIDDEN)
         self.live = gr.Button("Live", elem_id="ck-live", elem_classes=_HIDDEN)
 

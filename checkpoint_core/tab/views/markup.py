@@ -11,7 +11,7 @@ from checkpoint_core.audit import VERDICT_WORDS, Severity, Verdict
 #: Names of the page's hidden text boxes, through which its buttons speak to the server (see ``tab.js``).
 SELECTED_BOX = "ck-selected"
 SORT_BOX = "ck-sort"
-WAY_BOX = "ck-way"
+OPTION_BOX = "ck-way"
 
 _SEVERITY_WORDS = {
     Severity.INFO: "Good to know",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from checkpoint_core.recovery import NOTHING, OptionKind, RecoveryOption, RecoveryPlan, RepairPlan
+from checkpoint_core.recovery import OptionKind, RecoveryOption, RecoveryPlan, RepairPlan
 from checkpoint_core.states import RepairRecord
-from checkpoint_core.tab.views.markup import WAY_BOX, diff_block, notice, sets, text
+from checkpoint_core.tab.views.markup import OPTION_BOX, diff_block, notice, sets, text
 
 #: What is written into the box in the place of a number: take a repair back, finish one that was interrupted.
 UNDO, FINISH = "undo", "finish"
@@ -16,7 +16,9 @@ def recovery_view(recovery: RecoveryPlan) -> str:
     """The list, best first; each entry is pressed to see everything that it would change. Folded where all is well."""
     best = recovery.recommended
     is_plain = best is not None and best.kind is OptionKind.RESUME and len(recovery.options) > 1
-    items = "".join(_way(number, option, option is best) for number, option in enumerate(recovery.options, 1))
+    items = "".join(
+        _option(number, option, option is best) for number, option in enumerate(recovery.options, 1)
+    )
     opened = "" if is_plain else " open"
     told = "" if is_plain else f"<p>{text(recovery.headline)}</p>"
     return (
@@ -25,7 +27,7 @@ def recovery_view(recovery: RecoveryPlan) -> str:
     )
 
 
-def _way(number: int, option: RecoveryOption, is_best: bool) -> str:
+def _option(number: int, option: RecoveryOption, is_best: bool) -> str:
     best = ' <span class="ck-badge ck-ready">Recommended</span>' if is_best else ""
     forecast = f"<div>{text(option.forecast)}</div>" if option.forecast else ""
     label = "Show what it changes"
@@ -34,7 +36,7 @@ def _way(number: int, option: RecoveryOption, is_best: bool) -> str:
         f'<div class="ck-quiet">Keeps: {text(option.keeps)}</div>'
         f'<div class="ck-quiet">Loses: {text(option.loses)}</div>'
         f'{forecast}<button type="button" class="ck-choose" aria-label="{label}: {text(option.title)}" '
-        f"{sets(WAY_BOX, str(number))}>{label}</button></li>"
+        f"{sets(OPTION_BOX, str(number))}>{label}</button></li>"
     )
 
 
@@ -66,7 +68,7 @@ def question_view(option: RecoveryOption, diff: str) -> str:
     changes = _changes(option.repair_plan) if option.repair_plan else diff_block(diff) if diff else ""
     nothing = "" if changes else "<p>The train script already says this.</p>"
     # A repair that loses nothing says so itself, with what it changes.
-    loses = "" if option.repair_plan and option.loses == NOTHING else f"<p>Loses: {text(option.loses)}</p>"
+    loses = "" if option.repair_plan and option.loses_nothing else f"<p>Loses: {text(option.loses)}</p>"
     return notice("warning", f'<p class="ck-headline">{text(option.title)}?</p>{loses}{changes}{nothing}')
 
 
@@ -76,7 +78,7 @@ def repaired_view(record: RepairRecord) -> str:
     script = _list([f"{record.script.name} was changed."]) if record.script else ""
     return (
         f'<details class="ck-repaired"><summary>Repaired {text(record.made_at[:10])}</summary>{lines}{script}'
-        f'<button type="button" class="ck-choose" {sets(WAY_BOX, UNDO)}>Undo this repair</button></details>'
+        f'<button type="button" class="ck-choose" {sets(OPTION_BOX, UNDO)}>Undo this repair</button></details>'
     )
 
 
@@ -86,7 +88,7 @@ def interrupted_view(half: Iterable[RepairRecord]) -> str:
     return notice(
         "bad",
         f"<p>A repair of {text(names)} was interrupted before its last file was in its place. Nothing is lost; do not "
-        f'resume before it is finished.</p><button type="button" class="ck-choose" {sets(WAY_BOX, FINISH)}>'
+        f'resume before it is finished.</p><button type="button" class="ck-choose" {sets(OPTION_BOX, FINISH)}>'
         "Finish the repair</button>",
     )
 

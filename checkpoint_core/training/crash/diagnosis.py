@@ -33,7 +33,7 @@ _SCRIPT = frozenset({2, 126, 127, 9009})
 _SIGNAL = re.compile(r"died with <Signals\.SIG(\w+)|Signal \d+ \(SIG(\w+)\)")
 _EXIT = re.compile(r"returned non-zero exit status (-?\d{1,10})|exitcode\s*:\s*(-?\d{1,10})")
 
-_Told = tuple[CrashKind, str]
+_Diagnosed = tuple[CrashKind, str]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def nan_crash(steps: int) -> Crash:
     return Crash(CrashKind.NAN_LOSS, sentence, EFFECTS[CrashKind.NAN_LOSS], CURES[CrashKind.NAN_LOSS], "")
 
 
-def _disk_full(errors: list[LogError]) -> _Told | None:
+def _disk_full(errors: list[LogError]) -> _Diagnosed | None:
     """A full disk lets much else fail after it, so it is looked for among all errors."""
     for error in reversed(errors):
         if DISK_FULL.search(error.message):
@@ -82,7 +82,7 @@ def _disk_full(errors: list[LogError]) -> _Told | None:
     return None
 
 
-def _signal(lines: Sequence[str], exit_status: int | None) -> _Told | None:
+def _signal(lines: Sequence[str], exit_status: int | None) -> _Diagnosed | None:
     """A process that the system or a person ended; the launcher names the signal that ended the trainer."""
     line, found = _last(lines, _SIGNAL)
     name = (found[1] or found[2]) if found else ""
@@ -94,7 +94,7 @@ def _signal(lines: Sequence[str], exit_status: int | None) -> _Told | None:
     return None
 
 
-def _by_error(errors: list[LogError]) -> _Told | None:
+def _by_error(errors: list[LogError]) -> _Diagnosed | None:
     """The last error that is not the launcher's, or one that it came from."""
     own = [error for error in errors if not error.is_the_launchers]
     for error in reversed(own):
@@ -106,7 +106,7 @@ def _by_error(errors: list[LogError]) -> _Told | None:
     return (CrashKind.UNKNOWN, own[-1].line) if own else None
 
 
-def _by_line(lines: Sequence[str]) -> _Told | None:
+def _by_line(lines: Sequence[str]) -> _Diagnosed | None:
     for line in reversed(lines[-_LINES_AT_THE_END:]):
         for sign in LINE_SIGNS:
             if sign.words.search(line):
@@ -114,7 +114,7 @@ def _by_line(lines: Sequence[str]) -> _Told | None:
     return None
 
 
-def _by_status(lines: Sequence[str], exit_status: int | None) -> _Told | None:
+def _by_status(lines: Sequence[str], exit_status: int | None) -> _Diagnosed | None:
     line, inner = _inner_status(lines)
     if exit_status in _SCRIPT or inner in _SCRIPT:
         return CrashKind.SCRIPT_ERROR, line

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from typing import ClassVar
 
 from checkpoint_core.training.log.lines import BAR, HEAD, MESSAGE_COLUMN, goes_on, squeezed, without_rank
 from checkpoint_core.training.log.progress import LossHistory, Progress
@@ -18,8 +19,10 @@ _AVERAGE = re.compile(r"(?:^|[\s,])(?:avr_)?loss=\s*([^,\s]{1,30})")
 _CLOCK = re.compile(r"(?:(\d{1,9}):)?(\d{1,3}):(\d\d)")
 _SAVED_FILE = re.compile(r"-(?P<step>step)?(?P<number>\d{6,8})\.[a-z]+$")
 
+_Act = Callable[["LogParser", re.Match[str]], None]
 
-class LogMeaning:
+
+class LogParser:
     """Takes in bars and lines, one after the other, and knows what they tell together."""
 
     def __init__(self, first_step: int | None = None) -> None:
@@ -86,7 +89,7 @@ class LogMeaning:
             head = HEAD.fullmatch(text)
             self._record = squeezed(without_rank(head["message"] if head else text.strip()))
         if self._record.startswith(_BEGINNINGS):
-            for pattern, act in _SENTENCES:
+            for pattern, act in self._SENTENCES:
                 if found := pattern.match(self._record):
                     act(self, found)
 
@@ -209,35 +212,34 @@ class LogMeaning:
             return None  # "?" before the first step
         return (value if unit == "s/it" else 1 / value) if value > 0 else None
 
+    #: Without spaces, for rich may put a break anywhere.
+    _SENTENCES: ClassVar[tuple[tuple[re.Pattern[str], _Act], ...]] = tuple(
+        (re.compile(pattern), act)
+        for pattern, act in (
+            (r"epoch(?P<epoch>\d{1,9})/(?P<epochs>\d{1,9})$", _epoch),
+            (r"epochisincremented\.current_epoch:\d+,epoch:(?P<epoch>\d{1,9})$", _epoch),
+            (r"numbatchesperepoch.*:(?P<batches>\d{1,15})$", _count),
+            (r"numepochs.*:(?P<epochs>\d{1,9})$", _count),
+            (r"gradientaccumulationsteps.*=(?P<accumulated>\d{1,9})$", _count),
+            (r"totaloptimizationsteps.*:(?P<total>\d{1,15})$", _count),
+            (r"overridesteps\.stepsfor(?P<epochs>\d{1,9})epochsis.*:(?P<total>\d{1,15})$", _count),
+            (r"loadtrainstatefrom.*'current_step':(?P<state_step>\d{1,15})\}", _count),
+            (r"stepsfromthestateisignored", _state_is_ignored),
+            (r"skipping(?P<skipped>\d{1,15})steps/", _count),
+            (r"savingstateat(?P<kind>epoch|step)(?P<number>\d{1,15})$", _state_save),
+            (r"savinglaststate", _state_save),
+            (r"Randomstatessavedin", _save_is_over),
+            (r"savingcheckpoint:(?P<file>.*\.(?:safetensors|ckpt|pt))$", _lora_save),
+            (r"modelsaved\.$", _end),
+        )
+    )
+
 
 def _seconds(clock: str) -> float:
     found = _CLOCK.fullmatch(clock.strip())
     return 3600.0 * int(found[1] or 0) + 60 * int(found[2]) + int(found[3]) if found else 0.0
 
 
-_Act = Callable[[LogMeaning, re.Match[str]], None]
-
-#: Without spaces, for rich may put a break anywhere.
-_SENTENCES: tuple[tuple[re.Pattern[str], _Act], ...] = tuple(
-    (re.compile(pattern), act)
-    for pattern, act in (
-        (r"epoch(?P<epoch>\d{1,9})/(?P<epochs>\d{1,9})$", LogMeaning._epoch),
-        (r"epochisincremented\.current_epoch:\d+,epoch:(?P<epoch>\d{1,9})$", LogMeaning._epoch),
-        (r"numbatchesperepoch.*:(?P<batches>\d{1,15})$", LogMeaning._count),
-        (r"numepochs.*:(?P<epochs>\d{1,9})$", LogMeaning._count),
-        (r"gradientaccumulationsteps.*=(?P<accumulated>\d{1,9})$", LogMeaning._count),
-        (r"totaloptimizationsteps.*:(?P<total>\d{1,15})$", LogMeaning._count),
-        (r"overridesteps\.stepsfor(?P<epochs>\d{1,9})epochsis.*:(?P<total>\d{1,15})$", LogMeaning._count),
-        (r"loadtrainstatefrom.*'current_step':(?P<state_step>\d{1,15})\}", LogMeaning._count),
-        (r"stepsfromthestateisignored", LogMeaning._state_is_ignored),
-        (r"skipping(?P<skipped>\d{1,15})steps/", LogMeaning._count),
-        (r"savingstateat(?P<kind>epoch|step)(?P<number>\d{1,15})$", LogMeaning._state_save),
-        (r"savinglaststate", LogMeaning._state_save),
-        (r"Randomstatessavedin", LogMeaning._save_is_over),
-        (r"savingcheckpoint:(?P<file>.*\.(?:safetensors|ckpt|pt))$", LogMeaning._lora_save),
-        (r"modelsaved\.$", LogMeaning._end),
-    )
-)
 _BEGINNINGS = (
     "epoch", "num", "gradientacc", "totalopt", "overridesteps", "loadtrain", "stepsfrom", "skipping", "saving",
     "Randomstates", "modelsaved",

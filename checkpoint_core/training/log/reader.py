@@ -6,7 +6,7 @@ import codecs
 from collections import deque
 
 from checkpoint_core.training.log.lines import apart, plain
-from checkpoint_core.training.log.parser import LogMeaning
+from checkpoint_core.training.log.parser import LogParser
 from checkpoint_core.training.log.progress import LossHistory, Progress
 
 _LONGEST_LINE = 10_000
@@ -22,7 +22,7 @@ class LogReader:
 
     def __init__(self, first_step: int | None = None, keep_lines: int = 300) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._meaning = LogMeaning(first_step)
+        self._meaning = LogParser(first_step)
         self._keep = max(keep_lines, 1)
         self._lines: deque[str] = deque(maxlen=self._keep)
         #: What the line that is not finished shows, and what has come since its last carriage return.

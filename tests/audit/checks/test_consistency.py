@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_core.audit.auditor import CheckpointReport
 from checkpoint_core.audit.checks.consistency import check_consistency
 from checkpoint_core.audit.findings import Finding, Severity
-from checkpoint_core.audit.reports import RunReport
+from checkpoint_core.audit.reports import CheckpointReport, RunReport
 from checkpoint_core.formats.reader import DamageKind
 from checkpoint_core.states.facts import (
     Damage,

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_core.audit.auditor import Auditor, CheckpointReport
+from checkpoint_core.audit.auditor import Auditor
 from checkpoint_core.audit.catalogue.states import finding
 from checkpoint_core.audit.checks.environment import check_environment, in_environment, pip_install
 from checkpoint_core.audit.findings import Finding, Severity, Subject, Verdict, deciding_findings
-from checkpoint_core.audit.reports import RunReport
+from checkpoint_core.audit.reports import CheckpointReport, RunReport
 from checkpoint_core.environment.facts import Environment, EnvironmentFacts, EnvironmentProblem
 from checkpoint_core.states.facts import OptimizerFacts, RandomStatesFacts, StateFacts
 from checkpoint_core.states.layout import Layout

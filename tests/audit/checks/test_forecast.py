@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_core.audit.checks.forecast import check_plan
+from checkpoint_core.audit.checks.forecast import check_forecast
 from checkpoint_core.audit.context import CheckContext
 from checkpoint_core.audit.findings import Finding, Severity, Subject
 from checkpoint_core.audit.reports import RunReport
@@ -49,7 +49,9 @@ def told(
 def planned(facts: StateFacts, position: Position, context: CheckContext) -> list[Finding]:
     """What is found, with the outlook that the judgement makes."""
     launch = launch_from(position, context.script, context.dataset)
-    return list(check_plan(facts, launch, context, make_forecast(facts, launch, context.names_where_saved)))
+    return list(
+        check_forecast(facts, launch, context, make_forecast(facts, launch, context.names_where_saved))
+    )
 
 
 def with_flags(script: ScriptFacts | None, flags: Mapping[str, str | None]) -> ScriptFacts:
@@ -144,7 +146,7 @@ def test_a_schedule_that_the_script_ends_at_once_teaches_nothing(stepped: RunRep
 
 
 def test_other_images_are_another_number_of_steps(stepped: RunReport) -> None:
-    dataset = DatasetFacts("dataset.toml", 8, (16, 16))
+    dataset = DatasetFacts("dataset.toml", (16, 16))
     assert codes(told(stepped, EPOCH_2, dataset=dataset)) == ["learning-rate-jumps"]
     assert codes(told(stepped, EPOCH_2, dataset=replace(dataset, batches=(8, 8)))) == []
 

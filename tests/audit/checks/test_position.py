@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_core.audit.auditor import CheckpointReport, judge
-from checkpoint_core.audit.checks.position import check_compatibility
+from checkpoint_core.audit.checks.position import check_position
 from checkpoint_core.audit.context import CheckContext
 from checkpoint_core.audit.findings import Finding, Severity, Subject
-from checkpoint_core.audit.reports import RunReport
+from checkpoint_core.audit.reports import CheckpointReport, RunReport
+from checkpoint_core.audit.verdict import judge
 from checkpoint_core.scripts.facts import ScriptFacts
 from checkpoint_core.states.facts import StateFacts
 from checkpoint_core.states.layout import Layout, SavePoint, parse_state_name
@@ -431,8 +431,8 @@ def on_dataset(
     facts = run.checkpoint(state).facts
     flags = replace(run.facts.script, **script)  # type: ignore[type-var]
     position = locate(facts, flags, STEPS_PER_EPOCH)
-    dataset = DatasetFacts("dataset.toml", 4, batches, None if batches else "it is not known")
-    told = check_compatibility(facts, launch_from(position, flags, dataset), dataset)
+    dataset = DatasetFacts("dataset.toml", batches, None if batches else "it is not known")
+    told = check_position(facts, launch_from(position, flags, dataset), dataset)
     return [each for each in told if each.severity is not Severity.INFO]
 
 
@@ -486,9 +486,9 @@ def test_images_that_are_gone_are_a_warning(stepped: RunReport) -> None:
     facts = stepped.checkpoint(EPOCH_2).facts
     position = locate(facts, stepped.facts.script, STEPS_PER_EPOCH)
     for is_missing in (True, False):
-        dataset = DatasetFacts("dataset.toml", 0, None, "there is no /gym/datasets/cat", is_missing)
+        dataset = DatasetFacts("dataset.toml", None, "there is no /gym/datasets/cat", is_missing)
         launch = launch_from(position, stepped.facts.script, dataset)
-        told = check_compatibility(facts, launch, dataset)
+        told = check_position(facts, launch, dataset)
         missing = [each for each in told if each.code == "dataset-missing"]
         assert len(missing) == is_missing
         for each in missing:
@@ -499,8 +499,8 @@ def test_images_that_are_gone_are_a_warning(stepped: RunReport) -> None:
 def test_a_missing_train_state_is_its_own_finding_whatever_the_images(stepped: RunReport) -> None:
     facts = replace(stepped.checkpoint(EPOCH_2).facts, train_state=None)
     position = locate(facts, stepped.facts.script, STEPS_PER_EPOCH)
-    dataset = DatasetFacts("d", 4, (12, 12))
-    told = check_compatibility(facts, launch_from(position, stepped.facts.script, dataset), dataset)
+    dataset = DatasetFacts("d", (12, 12))
+    told = check_position(facts, launch_from(position, stepped.facts.script, dataset), dataset)
     assert next(told).code == "train-state-missing"
 
 
