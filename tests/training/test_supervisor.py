@@ -54,6 +54,9 @@ class FakeRunning:
     def is_running(self) -> bool:
         return self.runs
 
+    def has_lost(self) -> bool:
+        return not self.runs
+
     def is_idle(self) -> bool:
         return self.idle
 

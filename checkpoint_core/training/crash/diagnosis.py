@@ -203,12 +203,11 @@ def _loss_of_work(progress: Progress, is_read: bool) -> str:
     :param is_read: the trainer's own output is in the log, so that what it does not say has not happened.
     """
     half = "It ended while it was saving: that checkpoint may be incomplete." if progress.saving else ""
-    has_begun = progress.bar_step or progress.epoch or progress.last_saved
     if progress.finished:
         lost = "The training was complete and its LoRA file is saved: nothing is lost."
-    elif not has_begun and is_read:
+    elif not progress.has_trained and is_read:
         lost = "It had not trained a step since it was started: nothing is lost."
-    elif not has_begun:
+    elif not progress.has_trained:
         lost = "Its output goes elsewhere: what it trained since its last save is lost."
     elif progress.last_saved:
         lost = f"What was trained since the last save ({progress.last_saved}) is lost."

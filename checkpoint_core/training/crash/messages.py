@@ -94,8 +94,8 @@ CURES = {
     Kind.DISTRIBUTED: "Start it again; if it happens again, train on one graphics card, or look for one that hangs.",
     Kind.SHARED_MEMORY: "Give the container more shared memory (docker: --shm-size=8g or --ipc=host), or set "
     "--max_data_loader_n_workers 0.",
-    Kind.NATIVE_CRASH: "Mostly main memory or the paging file ran out while the model was loaded: close other programs, "
-    "or enlarge it. If it happens again at the same place, update driver and PyTorch.",
+    Kind.NATIVE_CRASH: "Mostly main memory or the paging file ran out while the model was loaded: close other "
+    "programs, or enlarge it. If it happens again at the same place, update driver and PyTorch.",
     Kind.BASE_MODEL: "Delete the file that the message names, and download it again.",
     Kind.HUB_DENIED: "Accept the model's terms on its page, log in with “huggingface-cli login”, or put the file where "
     "the script names it.",

@@ -265,7 +265,7 @@ LINE_SIGNS = (
     Sign(CrashKind.DEVICE_ASSERT, _words(r"device-side assert triggered")),
     Sign(CrashKind.DISTRIBUTED, _words(r"what\(\): .*NCCL|Watchdog caught collective operation timeout")),
     Sign(CrashKind.GPU_LOST, _words(r"what\(\): .*CUDA error|GPU is lost|^CUDA error")),
-    #: The trainer ends without an error where it finds no image (train_network.py, ``if len(train_dataset_group) == 0``).
+    #: The trainer ends without an error where it finds no image (train_network.py, ``len(train_dataset_group) == 0``).
     Sign(CrashKind.NO_DATA, _words(r"^(?:ERROR )?No data found\. Please verify")),
     Sign(CrashKind.MISSING_MODULE, re.compile(r"^(?!ModuleNotFoundError).*No module named \S+$")),
     Sign(
@@ -286,8 +286,8 @@ LINE_SIGNS = (
     Sign(
         CrashKind.NATIVE_CRASH,
         re.compile(
-            r"^Fatal Python error|^Windows fatal exception|^(?:Segmentation fault|Bus error|Aborted|Illegal instruction)"
-            r"(?: \(core dumped\))?$|: +\d+ (?:Segmentation fault|Bus error|Aborted|Illegal instruction)\b"
+            r"^Fatal Python error|^Windows fatal exception|"
+            r"(?:^|: +\d+ )(?:Segmentation fault|Bus error|Aborted|Illegal instruction)(?: +\(core dumped\)| {2,}|$)"
         ),
     ),
 )
