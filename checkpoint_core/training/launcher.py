@@ -247,7 +247,7 @@ def retry(run: Path) -> str:
     if record is None or life is not Life.WATCHED or record.status is not ProcessState.BACKOFF:
         raise NothingRuns("No training of this run is waiting to be started again.")
     _leave_word(run, Request.RETRY_NOW)
-    return "It is started again now."
+    return "Restarting now."
 
 
 def _leave_word(run: Path, what: Request) -> None:

@@ -146,7 +146,7 @@ def test_one_that_waits_for_its_next_start_can_be_started_at_once(running: World
     assert it.show(RUN_NAME).can_retry
     told = it.retry(RUN_NAME)
     assert told.done
-    assert "It is started again now." in told.message
+    assert "Restarting now." in told.message
     assert take_requests(running.run) == [Request.RETRY_NOW]
 
 

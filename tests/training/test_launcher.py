@@ -290,5 +290,5 @@ def test_only_a_training_that_waits_for_its_next_start_can_be_started_at_once(
     with pytest.raises(NothingRuns):
         launcher.retry(world.run)
     write_record(world.run, replace(record, status=ProcessState.BACKOFF))
-    assert launcher.retry(world.run) == "It is started again now."
+    assert launcher.retry(world.run) == "Restarting now."
     assert take_requests(world.run) == [Request.RETRY_NOW]

@@ -226,7 +226,7 @@ def test_the_first_restart_after_progress_is_at_once_and_the_second_waits(watche
     watched.crash(BAR + KILLED, status=-9)
     assert waits(watched) == 0
     assert watched.it.is_due
-    assert "It is started again at once." in watched.world.said
+    assert "Restarting now." in watched.world.said
     watched.pass_time(1)
     assert watched.it.record.attempt == 2
     watched.crash(BAR + KILLED, status=-9)
