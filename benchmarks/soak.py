@@ -73,6 +73,8 @@ class Soaked:
     journal: tuple[JournalLine, ...]
     killed: Counter[str] = field(default_factory=Counter)
     resumed: list[str] = field(default_factory=list)
+    #: Seconds from each kill to the first process of the next start.
+    waits: list[float] = field(default_factory=list)
     #: The optimizer's own count of updates in the last state, over all resumes.
     updates: int | None = None
     expected: int = 0
@@ -106,9 +108,10 @@ def soak(folder: Path, kills: int, seed: int = 0, say: Callable[[str], None] = l
     soaked = Soaked(run, None, (), expected=epochs * STEPS_PER_EPOCH)
     try:
         for number in range(kills):
-            said = _kill_once(run, watcher, chance, in_a_save=number % 2 == 1)
+            said, waited = _kill_once(run, watcher, chance, in_a_save=number % 2 == 1)
+            soaked.waits.append(waited)
             soaked.killed[said.partition(" of ")[0]] += 1
-            say(f"{number + 1}/{kills}: killed {said}")
+            say(f"{number + 1}/{kills}: killed {said}; the next start after {waited:.2f} s")
         watcher.wait(_PATIENCE_SECONDS + epochs * 2)
     finally:
         if watcher.poll() is None:
@@ -148,8 +151,13 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _kill_once(run: Path, watcher: subprocess.Popen[bytes], chance: random.Random, in_a_save: bool) -> str:
-    """Wait for a training, then for the moment, and kill; returns what was killed, and when, in words."""
+def _kill_once(
+    run: Path, watcher: subprocess.Popen[bytes], chance: random.Random, in_a_save: bool
+) -> tuple[str, float]:
+    """Wait for a training, then for the moment, and kill.
+
+    Returns what was killed, and when, in words, and the seconds until the next start's first process.
+    """
     before = _states(run)
     trainer = _trainer(run, watcher)
     if in_a_save:
@@ -169,8 +177,21 @@ def _kill_once(run: Path, watcher: subprocess.Popen[bytes], chance: random.Rando
             process.send_signal(signal.SIGKILL)
         except psutil.Error:
             continue
+    killed_at = time.time()
     _until(lambda: _attempt(run) > (record.attempt if record else 0), watcher)
-    return f"{what} of start {record.attempt if record else '?'}{' in a save' if in_a_save else ''}"
+    waited = _began(run) - killed_at
+    return f"{what} of start {record.attempt if record else '?'}{' in a save' if in_a_save else ''}", waited
+
+
+def _began(run: Path) -> float:
+    """When the start that runs began, seconds since 1970; now where its first process has ended already."""
+    record = read_record(run)
+    try:
+        return (
+            psutil.Process(record.training.pid).create_time() if record and record.training else time.time()
+        )
+    except psutil.Error:
+        return time.time()
 
 
 def _attempt(run: Path) -> int:
@@ -244,6 +265,11 @@ def main() -> int:
     begun = time.monotonic()
     soaked = soak(folder, options.kills, options.seed, lambda line: print(line, flush=True))
     print(f"\n{time.monotonic() - begun:.0f} s; killed: {dict(soaked.killed)}; updates {soaked.updates}")
+    if soaked.waits:
+        waits = sorted(soaked.waits)
+        print(
+            f"from a kill to the next start: median {waits[len(waits) // 2]:.2f} s, longest {waits[-1]:.2f} s"
+        )
     for line, count in Counter(text.partition(" ")[0] for text in soaked.resumed).items():
         print(f"  {line}: {count}")
     for failure in soaked.failures:

@@ -34,6 +34,7 @@ from checkpoint_core.training import (
     EventLosses,
     NothingRuns,
     Processes,
+    ProcessState,
     Progress,
     Request,
     Start,
@@ -70,6 +71,8 @@ class TrainingView:
     can_start: bool = False
     can_stop: bool = False
     can_watch: bool = False
+    #: Whether it has crashed and waits for its next start.
+    can_retry: bool = False
     bring_back: bool = True
 
 
@@ -119,6 +122,7 @@ class TrainingPresenter:
             can_start=not status.is_running and run.facts.script is not None,
             can_stop=status.is_running,
             can_watch=status.is_running and not status.is_watched,
+            can_retry=_waits(status),
             bring_back=_bring_back(status.record),
         )
 
@@ -190,6 +194,15 @@ class TrainingPresenter:
         except TROUBLE:
             return  # the box shows what holds at the next look
 
+    def retry(self, run_name: PageName) -> ActionResult:
+        """Let a crashed training that waits for its next start begin at once."""
+
+        def work() -> ActionResult:
+            run = self._presenter.run(run_name)
+            return ActionResult(info_view(launcher.retry(run.facts.path)), done=True)
+
+        return guarded(work, TROUBLE)
+
     def ask_stop(self, run_name: PageName) -> ActionResult:
         """What a stop would do, and the question whether to do it."""
 
@@ -252,6 +265,11 @@ class TrainingPresenter:
         gone = f"{counted(len(removed.names), 'checkpoint')} {verb} removed"
         told = f"{gone}; {human_bytes(removed.freed_bytes)} freed."
         return ActionResult(good_view(told), done=True)
+
+
+def _waits(status: TrainingStatus) -> bool:
+    record = status.record
+    return status.is_watched and record is not None and record.status is ProcessState.BACKOFF
 
 
 def _bring_back(record: TrainingRecord | None) -> bool:

@@ -38,6 +38,10 @@ class Running(Protocol):
         """Whether any of its processes is left."""
         ...
 
+    def has_lost(self) -> bool:
+        """Whether a process of it has ended since it was last looked at."""
+        ...
+
     def is_idle(self) -> bool:
         """Whether it has computed nothing since the last time."""
         ...

@@ -190,6 +190,8 @@ def stop(run: Path, now: bool = False, sleep: Callable[[float], None] = time.sle
     record = read_record(run)
     found = of_run(run, find_trainings())
     life = life_of(run, record, found)
+    if life is Life.WATCHED and record is not None and _is_renamed(run, record):
+        return _stop_renamed(run, record, sleep)
     if life is Life.WATCHED:
         _leave_word(run, Request.STOP_NOW if now else Request.STOP)
         return "Stopping; the current save is finished first." if not now else "Stopping."
@@ -207,6 +209,45 @@ def stop(run: Path, now: bool = False, sleep: Callable[[float], None] = time.sle
     if record is not None:
         write_record(run, with_status(record, ProcessState.STOPPED, time.time_ns(), training=None))
     return "Stopped."
+
+
+def _is_renamed(run: Path, record: TrainingRecord) -> bool:
+    """Whether the run's watcher looks for its requests in another folder: the run had another name when it began."""
+    watched = processes.watched_run(record.watcher) if record.watcher is not None else None
+    return watched is not None and watched != run.resolve()
+
+
+def _stop_renamed(run: Path, record: TrainingRecord, sleep: Callable[[float], None]) -> str:
+    """End a training and its watcher, which cannot be reached by the run's new name."""
+    assert record.watcher is not None  # noqa: S101 - one that is alive was found
+    watcher = record.watcher
+    # The watcher first: it would start the training again. What it started is below it, whatever the record says.
+    below = [each for each in map(processes.identify, processes.below(watcher)) if each is not None]
+    roots = [*([record.training] if record.training else []), *below]
+    left = processes.end_all(lambda: processes.only(watcher), sleep, 1.0)
+    gone = processes.end_all(lambda: [each for root in roots for each in processes.members(root)], sleep)
+    if not (left and gone):
+        raise CannotStart(
+            "Some of its processes could not be ended: this user may not. End them in a terminal."
+        )
+    told = "Stopped, as you asked. The run's folder was renamed while it trained."
+    write_journal(run, JournalLine(time.time_ns(), "stopped", told))
+    write_record(run, with_status(record, ProcessState.STOPPED, time.time_ns(), training=None, message=told))
+    return "Stopped."
+
+
+def retry(run: Path) -> str:
+    """Let a crashed training that waits for its next start begin at once, and tell so.
+
+    :raises NothingRuns: when none waits.
+    :raises WriteFailed: when the watcher could not be told.
+    """
+    record = read_record(run)
+    life = life_of(run, record, None)
+    if record is None or life is not Life.WATCHED or record.status is not ProcessState.BACKOFF:
+        raise NothingRuns("No training of this run is waiting to be started again.")
+    _leave_word(run, Request.RETRY_NOW)
+    return "Restarting now."
 
 
 def _leave_word(run: Path, what: Request) -> None:
@@ -237,10 +278,19 @@ def check(start: Start) -> None:
     others = [each for each in trainings if each.run != run.resolve()]
     busy = next((each for each in others if processes.share_a_device(each.device, device_here())), None)
     if busy is not None and not start.force:
-        raise DeviceBusy(
-            f"The training of “{busy.run.name}” uses this GPU (process {busy.root.pid}). Two trainings would share its "
-            "memory, and one or both would crash. Wait for it, stop it, or start this one beside it all the same."
-        )
+        raise DeviceBusy(_busy_words(busy.run.name, busy.root.pid, processes.has_gpu()))
+
+
+def _busy_words(name: str, pid: int, has_gpu: bool) -> str:
+    does, shared = (
+        ("uses this GPU", "its memory, and one or both would crash")
+        if has_gpu
+        else ("is running on this machine", "its processors and its memory, and both would be slow")
+    )
+    return (
+        f"The training of “{name}” {does} (process {pid}). Two trainings would share {shared}. Wait for it, stop it, "
+        "or start this one beside it all the same."
+    )
 
 
 def _check_script(run: Path, python: str | None) -> None:

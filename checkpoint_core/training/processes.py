@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -26,7 +29,12 @@ _TERM_SECONDS = 5.0
 _SCRIPTS = ("train.sh", "train.bat")
 _SAME_START_SECONDS = 0.02
 #: Programs that run a script, and that train; an editor that has the script open is none.
-_SHELLS, _TRAINERS = ("bash", "sh", "zsh", "dash", "cmd"), ("python", "accelerate")
+_SHELLS, _LAUNCHERS = ("bash", "sh", "zsh", "dash", "cmd"), ("python", "accelerate", "torchrun", "deepspeed")
+_LAUNCHER = re.compile(r"accelerate|^torch\.distributed|^deepspeed|^launch\.py$")
+#: sd-scripts' trainers (``flux_train_network.py``, ``train_db.py``, ``fine_tune.py``); what captions or caches is none.
+_TRAINER = re.compile(
+    r"(?:.*[\\/.])?(?!\w*(?:caption|tag|cache|prepare|resize))(?:(?:\w+_)?train(?:_\w+)?|fine_tune)(?:\.py)?"
+)
 #: The command line as a module, and as the program that an installation adds.
 _OURS = re.compile(r"checkpoint_core|(?:.*[\\/])?checkpoint-core(?:\.exe)?")
 
@@ -71,6 +79,16 @@ def members(root: ProcessId, seen: Iterable[ProcessId] = ()) -> list[psutil.Proc
             found.update((each.pid, each) for each in tree_of(known.pid))
     found.update((each.pid, each) for each in _session(root))
     return [each for each in found.values() if _is_running(each)]
+
+
+def below(process: ProcessId) -> list[int]:
+    """The numbers of the processes that a process has started and that are left."""
+    return [each.pid for each in tree_of(process.pid)[1:]] if is_alive(process) else []
+
+
+def only(process: ProcessId) -> list[psutil.Process]:
+    """This very process, while it is there."""
+    return [psutil.Process(process.pid)] if is_alive(process) else []
 
 
 def _session(root: ProcessId) -> Iterator[psutil.Process]:
@@ -195,28 +213,70 @@ def _run_of(process: psutil.Process, words: Sequence[str]) -> Path | None:
     """The run that a process trains, by what it was started with."""
     program = os.path.basename(words[0].replace("\\", "/")).lower() if words else ""
     if _is_watcher(words):
-        return Path(os.path.realpath(words[words.index("watch") + 1]))
+        return _run_of_watcher(process, words)
     if program.startswith(_SHELLS):
         return _run_of_shell(process, words)
-    return _run_of_trainer(process, words) if program.startswith(_TRAINERS) else None
+    return _run_of_trainer(process, words) if program.startswith(_LAUNCHERS) else None
+
+
+def _run_of_watcher(process: psutil.Process, words: Sequence[str]) -> Path:
+    return Path(os.path.realpath(Path(process.cwd(), words[words.index("watch") + 1])))
 
 
 def _run_of_shell(process: psutil.Process, words: Sequence[str]) -> Path | None:
     """The run whose script a shell runs. Only a run's: a train.sh elsewhere has no outputs folder above."""
-    named = (word for word in words[1:] if os.path.basename(word.replace("\\", "/")) in _SCRIPTS)
-    script = next((Path(process.cwd(), word) for word in named), None)
-    if script is None or script.parent.parent.name != "outputs":
+    word = _shell_script(words)
+    if os.path.basename(word.replace("\\", "/")) not in _SCRIPTS:
         return None
-    return Path(os.path.realpath(script.parent))
+    script = Path(process.cwd(), word)
+    return Path(os.path.realpath(script.parent)) if script.parent.parent.name == "outputs" else None
+
+
+def _shell_script(words: Sequence[str]) -> str:
+    """The script that a shell runs: its first word that is no option; further ones are the script's own."""
+    options = iter(words[1:])
+    for word in options:
+        if word in ("-o", "+o", "-O", "+O", "--rcfile", "--init-file"):
+            next(options, "")
+        elif word == "-c" or (word.startswith("-") and not word.startswith("--") and set("cn") & set(word)):
+            return ""  # it runs what the next word says, or only reads the script
+        elif not word.startswith(("-", "+")) and not re.fullmatch(r"/\w(?::\w+)?", word):
+            return word
+    return ""
 
 
 def _run_of_trainer(process: psutil.Process, words: Sequence[str]) -> Path | None:
     """The run into which a trainer, or its launcher, writes."""
+    if not _TRAINER.fullmatch(_program(words)):
+        return None
     for word, following in zip(words, [*words[1:], ""], strict=True):
         value = following if word == "--output_dir" else word.removeprefix("--output_dir=")
         if word.startswith("--output_dir") and value not in ("", word):
             return Path(os.path.realpath(Path(process.cwd(), value)))
     return None
+
+
+def _program(words: Sequence[str]) -> str:
+    """The program that Python runs, below whatever launches it; empty where it has no name."""
+    named = (word for before, word in pairwise(words) if before == "-m" or word.endswith(".py"))
+    return next((word for word in named if not _LAUNCHER.search(os.path.basename(word))), "")
+
+
+def watched_run(watcher: ProcessId) -> Path | None:
+    """The run that a watcher of ours was started for; ``None`` where that cannot be told."""
+    try:
+        process = psutil.Process(watcher.pid)
+        words = process.cmdline()
+        return _run_of_watcher(process, words) if _is_watcher(words) else None
+    except (psutil.Error, OSError, ValueError):
+        return None
+
+
+def has_gpu() -> bool:
+    """Whether this machine seems to have a GPU that a training can use."""
+    if os.name == "posix" and sys.platform != "darwin":
+        return any(os.path.exists(f"/dev/{name}") for name in ("nvidiactl", "nvidia0", "kfd", "dxg"))
+    return sys.platform == "darwin" or shutil.which("nvidia-smi") is not None
 
 
 def _is_watcher(words: Sequence[str]) -> bool:

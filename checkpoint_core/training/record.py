@@ -166,6 +166,8 @@ class Request(enum.Enum):
     STOP = "stop"
     #: End it at once, a save or not.
     STOP_NOW = "stop-now"
+    #: Do not wait any longer for the next start.
+    RETRY_NOW = "retry-now"
     BRING_BACK = "bring-back"
     LEAVE = "leave"
 

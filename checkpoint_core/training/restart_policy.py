@@ -1,11 +1,12 @@
 """Whether a crashed training is started again, and when; pure.
 
-The waiting time doubles from crash to crash and begins anew with progress, as process managers do it (supervisord,
-"BACKOFF"). A restart that cannot help is not tried: it would only hide the reason.
+The first restart after progress is at once; from then on the waiting time doubles from crash to crash, as process
+managers do it (supervisord, "BACKOFF"). A restart that cannot help is not tried: it would only hide the reason.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from checkpoint_core.training.crash.diagnosis import Crash, CrashKind
@@ -30,16 +31,35 @@ class Policy:
     nan_steps: int = 50
 
 
+#: Addresses, process numbers and sizes differ from start to start.
+_NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+")
+
+
 @dataclass(frozen=True)
 class History:
-    """What came before: starts after a crash in all, and those in a row that brought no new good checkpoint."""
+    """What came before: starts after a crash in all, and those in a row that brought no new good checkpoint.
+
+    ``has_trained`` tells whether the last start took a step; ``error`` is what one that took none ended with, without
+    its numbers; ``is_repeated`` tells that the start before ended with the same, and had taken none either.
+    """
 
     restarts: int = 0
     fruitless: int = 0
+    has_trained: bool = False
+    error: str = ""
+    is_repeated: bool = False
 
-    def after(self, progressed: bool) -> History:
-        """The history after one more crash; ``progressed`` if a good checkpoint was saved since the last start."""
-        return replace(self, fruitless=0 if progressed else self.fruitless + 1)
+    def after(self, progressed: bool, trained: bool = True, evidence: str = "") -> History:
+        """The history after one more crash.
+
+        :param progressed: a good checkpoint was saved since the last start.
+        :param trained: a step was trained since then.
+        :param evidence: the line that told why it ended.
+        """
+        trained = trained or progressed
+        error = "" if trained else _NUMBER.sub("#", evidence)
+        fruitless = 0 if progressed else self.fruitless + 1
+        return History(self.restarts, fruitless, trained, error, bool(error) and error == self.error)
 
     def restarted(self) -> History:
         """The history after one more start."""
@@ -70,6 +90,10 @@ _LIKELY_AGAIN = {
 }
 
 
+#: What comes from outside may be gone the next time, though it says the same.
+_FROM_OUTSIDE = frozenset({CrashKind.KILLED, CrashKind.HUB_UNREACHABLE})
+
+
 def decide(crash: Crash, history: History, policy: Policy) -> Restart | GiveUp:
     """What to do after a crash.
 
@@ -79,8 +103,11 @@ def decide(crash: Crash, history: History, policy: Policy) -> Restart | GiveUp:
         return GiveUp(f"A restart would not help. {crash.cure}")
     if history.restarts >= policy.restarts:
         return GiveUp(f"It has been restarted {history.restarts} times, which is the limit. {crash.cure}")
+    if history.is_repeated and crash.kind not in _FROM_OUTSIDE:
+        return GiveUp(f"It ended twice with the same error before it had trained a step. {crash.cure}")
     limit = min(policy.fruitless, _LIKELY_AGAIN.get(crash.kind, policy.fruitless))
     if history.fruitless >= limit:
         times = "once" if history.fruitless == 1 else f"{history.fruitless} times in a row"
         return GiveUp(f"It crashed {times} without a new good checkpoint in between. {crash.cure}")
-    return Restart(min(policy.longest_wait, policy.first_wait * 2.0 ** max(0, history.fruitless - 1)))
+    vain = history.fruitless - history.has_trained
+    return Restart(min(policy.longest_wait, policy.first_wait * 2.0 ** max(0, vain - 1)) if vain > 0 else 0.0)

@@ -56,6 +56,13 @@ class Supervisor:
         """Whether there is nothing left to watch."""
         return not self.record.status.is_live
 
+    @property
+    def is_due(self) -> bool:
+        """Whether there is something to do before the next look: a start, or a process that has just ended."""
+        if self.record.status is ProcessState.BACKOFF:
+            return self._clock() * 1e9 >= self.record.next_try_ns
+        return self._running is not None and self._running.has_lost()
+
     def begin(self, checkpoint: str = "") -> None:
         """Start the training as its script says; ``checkpoint`` is what it resumes from, as far as is known."""
         trouble = self._io.disk_trouble()
@@ -148,7 +155,7 @@ class Supervisor:
             self._say(crash.kind.name.lower().replace("_", "-"), crash.sentence)
             if not running.end():
                 self._say("not-ended", _NOT_ENDED)
-            elif self._io.is_finished(running):
+            elif self._is_finished(running):
                 self._ended(running)
             else:
                 running.read_output()
@@ -195,16 +202,20 @@ class Supervisor:
     def _ended(self, running: Running) -> None:
         running.read_output()
         status = running.exit_status
-        finished = self._io.is_finished(running)
+        # A script that ends in a pipe, in another command or in `&` has a status of its own, which tells nothing.
+        finished = self._is_finished(running)
         if self.record.status is ProcessState.STOPPING:
             self._look_at_saves(settled=True)
             self._over(ProcessState.STOPPED, "stopped", "Stopped, as you asked.", status)
-        elif finished or status == 0:
+        elif finished:
             self._look_at_saves(settled=True)
-            end = "It has reached its last epoch." if finished else "It ended by itself, without an error."
-            self._over(ProcessState.EXITED, "finished", end, status)
+            self._over(ProcessState.EXITED, "finished", "It has reached its last epoch.", status)
         else:
             self._crashed(running, self._why(running, status))
+
+    def _is_finished(self, running: Running) -> bool:
+        """Whether the last epoch was reached, by the log of this start or by what it left on the disk."""
+        return running.reader.progress.finished or self._io.is_finished(running)
 
     def _why(self, running: Running, status: int | None) -> Crash:
         if running.prints_here:
@@ -217,7 +228,8 @@ class Supervisor:
 
     def _crashed(self, running: Running, crash: Crash) -> None:
         self._look_at_saves(settled=True)
-        said = f" It said: “{crash.evidence}”." if crash.evidence else ""
+        evidence = crash.evidence
+        said = f" It said: “{evidence}”." if evidence else ""
         crash = replace(crash, sentence=f"{crash.sentence}{said}")
         self._say("crashed", f"{crash.sentence} {crash.effect}".strip())
         if crash.kind in (CrashKind.STATE_REFUSED, CrashKind.KEY_ERROR_STEP) and self.record.resumed_from:
@@ -226,7 +238,8 @@ class Supervisor:
         if not self.record.bring_back:
             self._give_up(f"{crash.sentence} {crash.effect} {crash.cure}".replace("  ", " "), told=True)
             return
-        self._history = self._history.after(self._good_saves > 0)
+        trained = running.reader.progress.has_trained
+        self._history = self._history.after(self._good_saves > 0, trained, evidence)
         decision = decide(crash, self._history, self._policy)
         if crash.kind is CrashKind.UNKNOWN and (full := self._io.no_room()):
             # The log lies on the same disk: it may lack the very lines that would say so.
@@ -234,7 +247,8 @@ class Supervisor:
         if isinstance(decision, GiveUp):
             self._give_up(f"{crash.sentence} {decision.why}")
             return
-        self._say("waiting", f"Restarting in {decision.seconds:.0f} seconds.")
+        when = f"in {decision.seconds:.0f} seconds" if decision.seconds else "now"
+        self._say("waiting", f"Restarting {when}.")
         at = round((self._clock() + decision.seconds) * 1e9)
         self._running = None
         self._set_status(ProcessState.BACKOFF, next_try_ns=at, training=None, message=crash.sentence)
@@ -260,6 +274,8 @@ class Supervisor:
         for each in wanted:
             if each in (Request.STOP, Request.STOP_NOW):
                 self._stop(each)
+            elif each is Request.RETRY_NOW:
+                self._retry()
             elif each in (Request.BRING_BACK, Request.LEAVE) and self.record.bring_back != (
                 each is Request.BRING_BACK
             ):
@@ -267,6 +283,11 @@ class Supervisor:
                 word = "will" if self.record.bring_back else "will not"
                 self._say("setting", f"It {word} restart automatically after a crash, as you asked.")
                 self._set_status(self.record.status, self._running)
+
+    def _retry(self) -> None:
+        if self.record.status is ProcessState.BACKOFF:
+            self._say("setting", "It does not wait any longer, as you asked.")
+            self._set_status(ProcessState.BACKOFF, next_try_ns=round(self._clock() * 1e9))
 
     def _stop(self, how: Request) -> None:
         if self._running is None:

@@ -77,6 +77,12 @@ class TrainingProcess:
         """Whether any of its processes is left: a launcher that was killed leaves its trainer training."""
         return bool(self.members())
 
+    def has_lost(self) -> bool:
+        """Whether a process of it has ended since it was last looked at; cheap, to be asked often."""
+        if self._process is not None:
+            self._process.poll()
+        return any(not processes.is_alive(each) for each in self._seen.values())
+
     @property
     def exit_status(self) -> int | None:
         """What its first process ended with, as the shell gives it; ``None`` where it is not known."""

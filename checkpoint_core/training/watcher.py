@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from checkpoint_core.atomic_write import WriteFailed
 from checkpoint_core.audit import Auditor, Verdict
@@ -47,9 +49,13 @@ from checkpoint_core.training.supervisor import Supervisor
 from checkpoint_core.training.training_process import TrainingProcess
 
 TICK_SECONDS = 1.0
+#: Between two looks it is asked so often whether a process has ended.
+_GLANCE_SECONDS = 0.1
 #: The progress is written no more often than that, and at least so often while it lives.
 _PROGRESS_SECONDS, _LIFE_SECONDS = 2.0, 20.0
 _OWNER_SECONDS = 10.0
+#: Names of files that are not the last: ``{name}-000004.safetensors``, ``{name}-step00000250.safetensors``.
+_NUMBERED = re.compile(r"-(?:\d{6}|step\d{8})\.\w+$")
 #: Looks in a row that may fail, a second apart, before the watch is given up.
 MOST_FAILURES = 600
 
@@ -162,11 +168,17 @@ class LiveRun:
         Source: sd-scripts ``train_network.py``, the end of ``train`` (``save_model`` with the output name alone).
         """
         run = self.auditor.audit_run(self.name).facts
-        name = (run.script.output_name if run.script else None) or "last"
+        script = run.script
+        name = script.output_name if script is not None else None
+        if script is not None and script.value("--save_model_as") in ("ckpt", "pt"):
+            return _is_since(
+                self.run / f"{name or 'last'}.{script.value('--save_model_as')}", running.began_ns
+            )
         whole = (lora for lora in run.loras if isinstance(lora, LoraFacts))
-        return any(
-            lora.file == f"{name}.safetensors" and lora.modified_ns >= running.began_ns for lora in whole
-        )
+        since = [lora.file for lora in whole if lora.modified_ns >= running.began_ns]
+        if name is None and (script is None or not script.lacks("--output_name")):
+            return any(not _NUMBERED.search(file) for file in since)
+        return f"{name or 'last'}.safetensors" in since
 
     def save_goes_on(self, running: Running) -> bool:
         """Whether the training is writing a state: by its log, or by a state that is not whole yet."""
@@ -233,6 +245,22 @@ class LiveRun:
         return is_over and release_reserve(self.run)
 
 
+def _is_since(path: Path, began_ns: int) -> bool:
+    """Whether a file was written since then; a shutdown may have left it cut off, which no header tells here."""
+    try:
+        return path.stat().st_mtime_ns >= began_ns
+    except OSError:
+        return False
+
+
+def _rest(supervisor: Supervisor, sleep: Callable[[float], None]) -> None:
+    """Wait for the next look; a start that is due and a process that has ended are not waited with."""
+    for _ in range(round(TICK_SECONDS / _GLANCE_SECONDS)):
+        sleep(_GLANCE_SECONDS)
+        if supervisor.is_due:
+            return
+
+
 def watch(
     io: LiveRun,
     record: TrainingRecord,
@@ -257,7 +285,7 @@ def watch(
         supervisor.begin(target)
     failures, looked_at = 0, time.monotonic()
     while not supervisor.is_over:
-        sleep(TICK_SECONDS)
+        _rest(supervisor, sleep)
         if time.monotonic() - looked_at > _OWNER_SECONDS:
             looked_at, written = time.monotonic(), read_record(io.run)
             if written is not None and written.watcher != record.watcher:

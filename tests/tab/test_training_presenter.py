@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,20 @@ def test_a_running_one_is_shown_and_asked_before_it_is_stopped(running: World) -
     assert take_requests(running.run) == []
     it.answer(asked.question)
     assert take_requests(running.run) == [Request.STOP]
+
+
+def test_one_that_waits_for_its_next_start_can_be_started_at_once(running: World) -> None:
+    it = presenter(running).training
+    assert not it.show(RUN_NAME).can_retry
+    assert "waiting" in it.retry(RUN_NAME).message
+    record = read_record(running.run)
+    assert record is not None
+    write_record(running.run, replace(record, status=ProcessState.BACKOFF))
+    assert it.show(RUN_NAME).can_retry
+    told = it.retry(RUN_NAME)
+    assert told.done
+    assert "Restarting now." in told.message
+    assert take_requests(running.run) == [Request.RETRY_NOW]
 
 
 def test_the_box_speaks_to_a_watcher_that_is_at_work(running: World) -> None:

@@ -27,7 +27,7 @@ from checkpoint_core.training.record import (
     write_record,
 )
 from checkpoint_core.training.status import Life, Processes, training_status
-from tests.training.test_processes import Launch, launch, until
+from tests.training.test_processes import Launch, launch, sleeper, until
 from tests.world import World
 
 __all__ = ["launch"]
@@ -139,11 +139,16 @@ def test_another_training_on_the_same_gpu_is_in_the_way_unless_forced(
 ) -> None:
     other = world.outputs / "other-lora"
     other.mkdir()
-    words = [sys.executable, "-c", "import time; time.sleep(600)", "--output_dir", str(other)]
+    words = [
+        sys.executable,
+        sleeper(other.parent.parent, "flux_train_network.py"),
+        "--output_dir",
+        str(other),
+    ]
     busy = launch(*words)
     until(lambda: any(each.run == other for each in processes.find_trainings()))
 
-    with pytest.raises(DeviceBusy, match=rf"“other-lora” uses this GPU \(process {busy.pid}\)"):
+    with pytest.raises(DeviceBusy, match=rf"“other-lora” .* \(process {busy.pid}\)"):
         launcher.start_detached(Start(world.run), spawn)
     assert read_record(world.run) is None
     launcher.start_detached(Start(world.run, force=True), spawn)
@@ -152,7 +157,12 @@ def test_another_training_on_the_same_gpu_is_in_the_way_unless_forced(
 def test_another_training_on_another_gpu_is_not(world: World, spawn: Spawn, launch: Launch) -> None:
     other = world.outputs / "other-lora"
     other.mkdir()
-    words = [sys.executable, "-c", "import time; time.sleep(600)", "--output_dir", str(other)]
+    words = [
+        sys.executable,
+        sleeper(other.parent.parent, "flux_train_network.py"),
+        "--output_dir",
+        str(other),
+    ]
     launch(*words, env={**os.environ, "CUDA_VISIBLE_DEVICES": "GPU-elsewhere"})
     until(lambda: any(each.run == other for each in processes.find_trainings()))
     launcher.start_detached(Start(world.run), spawn)
@@ -200,7 +210,12 @@ def test_what_cannot_be_started_leaves_no_record(world: World) -> None:
 def test_a_training_that_others_started_is_not_started_twice_but_can_be_watched(
     world: World, spawn: Spawn, launch: Launch
 ) -> None:
-    words = [sys.executable, "-c", "import time; time.sleep(600)", "--output_dir", str(world.run)]
+    words = [
+        sys.executable,
+        sleeper(world.outputs.parent, "flux_train_network.py"),
+        "--output_dir",
+        str(world.run),
+    ]
     process = launch(*words)
     until(lambda: training_status(world.run, Processes()).found)
 
@@ -255,3 +270,25 @@ def test_an_unwatched_training_is_stopped_here(world: World, launch: Launch) -> 
     assert after is not None
     assert replace(after, since_ns=0) == replace(record, status=ProcessState.STOPPED, training=None)
     assert [line.kind for line in read_journal(world.run)] == ["stopped"]
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "says"), [(True, "uses this GPU"), (False, "is running on this machine")]
+)
+def test_a_gpu_is_only_spoken_of_where_there_is_one(has_gpu: bool, says: str) -> None:
+    told = launcher._busy_words("other-lora", 7, has_gpu)
+    assert told.startswith(f"The training of “other-lora” {says} (process 7).")
+    assert ("GPU" in told) is has_gpu
+
+
+def test_only_a_training_that_waits_for_its_next_start_can_be_started_at_once(
+    world: World, spawn: Spawn
+) -> None:
+    with pytest.raises(NothingRuns):
+        launcher.retry(world.run)
+    record = launcher.start_detached(Start(world.run, bring_back=True), spawn)
+    with pytest.raises(NothingRuns):
+        launcher.retry(world.run)
+    write_record(world.run, replace(record, status=ProcessState.BACKOFF))
+    assert launcher.retry(world.run) == "Restarting now."
+    assert take_requests(world.run) == [Request.RETRY_NOW]

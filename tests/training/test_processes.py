@@ -135,12 +135,62 @@ def test_one_that_ends_when_asked_is_not_killed(launch: Launch) -> None:
     assert process.wait() == 7
 
 
+def sleeper(folder: Path, name: str) -> str:
+    (folder / name).write_text("import time; time.sleep(600)\n")
+    return str(folder / name)
+
+
+@pytest.mark.parametrize(
+    ("program", "trains"),
+    [
+        ("flux_train_network.py", True),
+        ("train_db.py", True),
+        ("fine_tune.py", True),
+        ("sdxl_train.py", True),
+        ("make_captions.py", False),
+        ("tag_train_images.py", False),
+        ("train_captions.py", False),
+        ("cache_latents.py", False),
+        ("constrain.py", False),
+    ],
+)
+def test_what_writes_into_a_run_trains_it_only_by_a_trainer(
+    launch: Launch, tmp_path: Path, program: str, trains: bool
+) -> None:
+    run = tmp_path / "outputs" / "my-lora"
+    process = launch(sys.executable, sleeper(tmp_path, program), "--output_dir", str(run), "train_network.py")
+    until(lambda: psutil.Process(process.pid).cmdline()[-1:] == ["train_network.py"])
+    found = [each.root for each in processes.find_trainings() if each.run == run]
+    assert found == [identified(process)] * trains
+
+
+@pytest.mark.parametrize(
+    ("before", "trains"),
+    [([], True), (["-e", "-x"], True), (["-o", "pipefail"], True), (["upload.sh"], False), (["-n"], False)],
+)
+def test_a_shell_trains_the_script_that_it_runs_not_one_that_it_is_told_of(
+    launch: Launch, tmp_path: Path, before: list[str], trains: bool
+) -> None:
+    run = tmp_path / "outputs" / "my-lora"
+    run.mkdir(parents=True)
+    (run / "train.sh").write_text("sleep 600\n")
+    (tmp_path / "upload.sh").write_text("sleep 600\n")
+    if before == ["-n"]:
+        os.mkfifo(tmp_path / "in")  # it reads the script, and never runs it
+        (run / "train.sh").unlink()
+        (run / "train.sh").symlink_to(tmp_path / "in")
+    process = launch("bash", *before, "outputs/my-lora/train.sh", cwd=tmp_path)
+    until(lambda: psutil.Process(process.pid).cmdline()[-1:] == ["outputs/my-lora/train.sh"])
+    found = [each.root for each in processes.find_trainings() if each.run == run]
+    assert found == [identified(process)] * trains
+
+
 @pytest.mark.parametrize("how", ["script", "--output_dir", "--output_dir="])
 def test_a_training_that_others_started_is_found(launch: Launch, tmp_path: Path, how: str) -> None:
     run = tmp_path / "outputs" / "my-lora"
     run.mkdir(parents=True)
     (run / "train.sh").write_text("sleep 600\n")
-    program = [sys.executable, "-c", "import time; time.sleep(600)"]
+    program = [sys.executable, sleeper(tmp_path, "flux_train_network.py")]
     commands = {
         "script": ["bash", "outputs/my-lora/train.sh"],
         "--output_dir": [*program, "--output_dir", "outputs/my-lora"],

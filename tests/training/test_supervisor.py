@@ -55,6 +55,9 @@ class FakeRunning:
     def is_running(self) -> bool:
         return self.runs
 
+    def has_lost(self) -> bool:
+        return not self.runs
+
     def is_idle(self) -> bool:
         return self.idle
 
@@ -214,6 +217,72 @@ def test_the_waiting_time_doubles_and_the_limit_is_told(watched: Watched) -> Non
     assert waits == [10, 20]
     assert watched.status is ProcessState.FATAL
     assert "3 times in a row without a new good checkpoint" in watched.it.record.message
+
+
+BAR = b"\rsteps:  33%|###      | 8/24 [00:05<00:11,  1.37it/s, avr_loss=1.52]\n"
+
+
+def waits(watched: Watched) -> float:
+    return watched.it.record.next_try_ns / 1e9 - watched.now
+
+
+def test_the_first_restart_after_progress_is_at_once_and_the_second_waits(watched: Watched) -> None:
+    watched.crash(BAR + KILLED, status=-9)
+    assert waits(watched) == 0
+    assert watched.it.is_due
+    assert "Restarting now." in watched.world.said
+    watched.pass_time(1)
+    assert watched.it.record.attempt == 2
+    watched.crash(BAR + KILLED, status=-9)
+    assert waits(watched) == 10
+
+
+def test_a_start_that_trained_nothing_is_waited_with(watched: Watched) -> None:
+    watched.crash(KILLED, status=-9)
+    assert waits(watched) == 10
+    assert not watched.it.is_due
+
+
+def test_a_status_of_0_is_no_end_while_epochs_are_left(watched: Watched) -> None:
+    watched.crash(BAR, status=0)
+    assert watched.status is ProcessState.BACKOFF
+    assert "exit status 0, though the last epoch was not reached" in watched.world.said
+
+
+def test_the_log_tells_the_end_too_whatever_the_status(watched: Watched) -> None:
+    watched.crash(BAR + b"model saved.\n", status=1)
+    assert watched.status is ProcessState.EXITED
+
+
+def test_the_same_error_twice_before_a_step_is_not_tried_a_third_time(watched: Watched) -> None:
+    for number in (b"4711", b"4712"):
+        error = b"RuntimeError: odd weather in process " + number + b"\n"
+        watched.crash(b"Traceback (most recent call last):\n" + error)
+        watched.pass_time(20)
+    assert (watched.status, watched.it.record.attempt) == (ProcessState.FATAL, 2)
+    assert "“RuntimeError: odd weather in process 4712”" in watched.it.record.message
+    assert "ended twice with the same error before it had trained a step" in watched.it.record.message
+
+
+@pytest.mark.parametrize("between", [BAR, b""], ids=["it trained", "another error"])
+def test_another_error_or_a_step_between_is_not_the_same_twice(watched: Watched, between: bytes) -> None:
+    for error in (b"one", b"two" if not between else b"one"):
+        watched.crash(b"Traceback (most recent call last):\nRuntimeError: " + error + b"\n" + between)
+        watched.pass_time(40)
+    assert (watched.status, watched.it.record.attempt) == (ProcessState.RUNNING, 3)
+
+
+def test_a_restart_need_not_be_waited_for(watched: Watched) -> None:
+    watched.crash(KILLED, status=-9)
+    watched.world.requests = [Request.RETRY_NOW]
+    watched.pass_time(1)
+    assert (watched.status, watched.it.record.attempt) == (ProcessState.RUNNING, 2)
+
+
+def test_a_restart_that_nobody_waits_for_is_none(watched: Watched) -> None:
+    watched.world.requests = [Request.RETRY_NOW]
+    watched.pass_time(2)
+    assert (watched.status, watched.it.record.attempt) == (ProcessState.RUNNING, 1)
 
 
 def test_progress_begins_the_count_anew(watched: Watched) -> None:

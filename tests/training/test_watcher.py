@@ -188,6 +188,105 @@ def test_a_script_that_fails_at_once_is_not_started_again(run: Path) -> None:
     assert "A restart would not help." in record.message
 
 
+#: What a script may end in, that hides what became of the trainer; and whether the log is then read here.
+HIDING = {
+    "2>&1 | tee outputs/soaked-cat/console.log": True,
+    "|| echo failed": True,
+    "\necho all done": True,
+    "> outputs/soaked-cat/console.log 2>&1": False,
+    "nohup > outputs/soaked-cat/console.log 2>&1 &": False,
+}
+
+
+def ending_in(run: Path, ending: str) -> None:
+    script = run / "train.sh"
+    text = script.read_text().rstrip().removesuffix("\\").rstrip()
+    if ending.startswith("nohup "):
+        text, ending = text.replace("python ", "nohup python ", 1), ending.removeprefix("nohup ")
+    script.write_text(f"{text} {ending}\n")
+
+
+def process_that_trains(run: Path) -> psutil.Process:
+    """The trainer of a run, once it has saved its second epoch, wherever its log goes."""
+    until(lambda: (run / f"{RUN}-000002-state" / "random_states_0.pkl").is_file())
+    training = training_of(run)
+    assert training is not None
+    (found,) = (each for each in processes.members(training) if each.name().startswith("python"))
+    return found
+
+
+@pytest.mark.parametrize("ending", HIDING)
+def test_a_script_whose_end_hides_the_trainers_is_a_crash_all_the_same(run: Path, ending: str) -> None:
+    ending_in(run, ending)
+    start(run)
+    process_that_trains(run).kill()
+    until(lambda: is_over(run))
+
+    record = read_record(run)
+    assert record is not None
+    assert (record.status, record.attempt) == (ProcessState.EXITED, 2), told(run)
+    assert "from soaked-cat-00000" in told(run)
+    assert "had not trained a step" not in told(run)
+    if not HIDING[ending]:
+        assert "Its output goes elsewhere" in told(run)
+
+
+def test_a_trainer_that_finds_no_images_has_trained_nothing_though_its_status_is_0(run: Path) -> None:
+    trainer_file = run.parent.parent / "sd-scripts" / "flux_train_network.py"
+    no_data = "ERROR    No data found. Please verify arguments (train_data_dir must be the parent of folders)"
+    trainer_file.write_text(f"print({no_data!r})\n")
+    start(run)
+    until(lambda: is_over(run))
+    record = read_record(run)
+    assert record is not None
+    assert (record.status, record.attempt, record.exit_status) == (ProcessState.FATAL, 1, 0)
+    assert record.message.startswith("Nothing was trained: no images were found")
+
+
+def test_the_same_error_twice_before_a_step_ends_it(run: Path) -> None:
+    trainer_file = run.parent.parent / "sd-scripts" / "flux_train_network.py"
+    trainer_file.write_text("import os\nraise RuntimeError(f'wrong weather for process {os.getpid()}')\n")
+    start(run, "--fruitless", "5")
+    until(lambda: is_over(run))
+    record = read_record(run)
+    assert record is not None
+    assert (record.status, record.attempt) == (ProcessState.FATAL, 2)
+    assert "It said: “RuntimeError: wrong weather for process" in record.message
+    assert "It ended twice with the same error before it had trained a step." in record.message
+
+
+def test_a_restart_need_not_be_waited_for(run: Path) -> None:
+    trainer_file = run.parent.parent / "sd-scripts" / "flux_train_network.py"
+    trains, fails = trainer_file.read_text(), "raise RuntimeError('not yet')\n"
+    trainer_file.write_text(fails)
+    start(run, "--wait", "600")
+    until(lambda: "waiting: " in told(run))
+    trainer_file.write_text(trains)
+    launcher.retry(run)
+    until(lambda: is_over(run))
+    record = read_record(run)
+    assert record is not None
+    assert (record.status, record.attempt) == (ProcessState.EXITED, 2), told(run)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not rename a folder in use")
+def test_a_run_that_was_renamed_while_it_trains_can_be_stopped(run: Path) -> None:
+    script = run / "train.sh"
+    script.write_text(script.read_text().replace("--max_train_epochs 6", "--max_train_epochs 300"))
+    start(run)
+    training = trainer(run)
+    renamed = run.rename(run.with_name("renamed-cat"))
+    record = read_record(renamed)
+    assert record is not None
+    assert record.watcher is not None
+    assert launcher.stop(renamed) == "Stopped."
+    assert not training.is_running()
+    assert not processes.is_alive(record.watcher)
+    after = read_record(renamed)
+    assert after is not None
+    assert after.status is ProcessState.STOPPED
+
+
 def test_a_trainer_that_hangs_is_ended_and_brought_back(run: Path) -> None:
     start(run, "--hang-minutes", "0.1")
     hung = trainer(run)

@@ -48,6 +48,7 @@ class Page:
         self.training = _html()
         with _bar():
             self.stop = _button("Stop training", 150, visible=False, scale=0)
+            self.retry = _button("Restart now", 120, visible=False, scale=0)
             self.watch = _button("Monitor this training", 120, visible=False, scale=0)
         with gr.Accordion("Log", open=False, visible=False) as self.log_part:
             self.log = _html()
@@ -145,7 +146,7 @@ class Page:
         """What shows a run's training; see :func:`checkpoint_core.tab.ui.updates.training_updates`."""
         return [
             *(self.training, self.log_part, self.log, self.journal_part, self.journal),
-            *(self.start, self.stop, self.watch, self.restart),
+            *(self.start, self.stop, self.retry, self.watch, self.restart),
         ]
 
     @property

@@ -135,6 +135,7 @@ def training_updates(page: Page, now: TrainingView, before: TrainingView | None)
         (page.journal, "journal", str),
         (page.start, "can_start", visible),
         (page.stop, "can_stop", visible),
+        (page.retry, "can_retry", visible),
         (page.watch, "can_watch", visible),
         (page.restart, "bring_back", lambda value: gr.update(value=value)),
     ]

@@ -13,6 +13,7 @@ from checkpoint_core.training.crash.signs import (
     ERROR_SIGNS,
     LINE_SIGNS,
     MAIN_MEMORY,
+    SHARED_MEMORY,
     CrashKind,
     LogError,
     errors_of,
@@ -30,6 +31,22 @@ _ASKED = frozenset({129, 130, 143, -1, -2, -15, 0xC000013A, 0xC000013A - 2**32})
 _KILLED = frozenset({137, -9})
 #: argparse and bash end with 2; 126 and 127 are bash's, 9009 is cmd's: the command cannot be run or found.
 _SCRIPT = frozenset({2, 126, 127, 9009})
+#: Ends by the processor or the C library: from Python, from a shell, and Windows' access violation and stack overrun.
+_NATIVE = {
+    -11: "a segmentation fault", 139: "a segmentation fault", -6: "an abort", 134: "an abort", -7: "a bus error",
+    135: "a bus error", -4: "an illegal instruction", 132: "an illegal instruction", -8: "a wrong division",
+    136: "a wrong division", 0xC0000005: "an access violation", 0xC0000409: "a stack overrun",
+    0xC000001D: "an illegal instruction", 0xC00000FD: "a stack overflow",
+}  # fmt: skip
+_NATIVE_NAMES = {"SEGV": -11, "ABRT": -6, "BUS": -7, "ILL": -4, "FPE": -8}
+#: A line above the launcher's own error that may tell the reason.
+_TELLING = re.compile(
+    r"error|fatal|fail|exception|cannot|can't|unable|invalid|fault|abort|denied|refused|missing|not found",
+    re.IGNORECASE,
+)
+_OF_THE_TRAINER = re.compile(
+    r"Traceback \(most recent|steps:|(?:DEBUG|INFO|WARNING|ERROR|CRITICAL) |epoch \d|.*\berror: "
+)
 _SIGNAL = re.compile(r"died with <Signals\.SIG(\w+)|Signal \d+ \(SIG(\w+)\)")
 _EXIT = re.compile(r"returned non-zero exit status (-?\d{1,10})|exitcode\s*:\s*(-?\d{1,10})")
 
@@ -52,14 +69,18 @@ def read_crash(tail: Sequence[str], exit_status: int | None, progress: Progress)
     lines = joined(tail)
     errors = errors_of(lines)
     kind, line = (
-        _disk_full(errors)
+        _after_the_end(progress)
+        or _disk_full(errors)
         or _signal(lines, exit_status)
         or _by_error(errors)
         or _by_line(lines)
         or _by_status(lines, exit_status)
         or (CrashKind.UNKNOWN, _last_words(lines, errors))
     )
-    return _crash(kind, line, progress, exit_status)
+    if "CalledProcessError" in line:
+        line = _last_words(lines, errors)
+    is_read = any(_OF_THE_TRAINER.match(each.strip()) for each in lines)
+    return _crash(kind, line, progress, _native(lines, exit_status) or _status_words(exit_status), is_read)
 
 
 def hang_crash(minutes: float) -> Crash:
@@ -74,10 +95,15 @@ def nan_crash(steps: int) -> Crash:
     return Crash(CrashKind.NAN_LOSS, sentence, EFFECTS[CrashKind.NAN_LOSS], CURES[CrashKind.NAN_LOSS], "")
 
 
+def _after_the_end(progress: Progress) -> _Diagnosed | None:
+    """A training that is complete has lost nothing, however its program ends."""
+    return (CrashKind.FINISHED, "") if progress.finished else None
+
+
 def _disk_full(errors: list[LogError]) -> _Diagnosed | None:
     """A full disk lets much else fail after it, so it is looked for among all errors."""
     for error in reversed(errors):
-        if DISK_FULL.search(error.message):
+        if DISK_FULL.search(error.message) and not SHARED_MEMORY.search(error.message):
             return CrashKind.DISK_FULL, error.line
     return None
 
@@ -100,10 +126,10 @@ def _by_error(errors: list[LogError]) -> _Diagnosed | None:
     for error in reversed(own):
         for sign in ERROR_SIGNS:
             if sign.tells(error):
-                return sign.kind, error.line
+                return sign.kind, error.words
         if not error.is_linked:
             break
-    return (CrashKind.UNKNOWN, own[-1].line) if own else None
+    return (CrashKind.UNKNOWN, own[-1].words) if own else None
 
 
 def _by_line(lines: Sequence[str]) -> _Diagnosed | None:
@@ -118,7 +144,24 @@ def _by_status(lines: Sequence[str], exit_status: int | None) -> _Diagnosed | No
     line, inner = _inner_status(lines)
     if exit_status in _SCRIPT or inner in _SCRIPT:
         return CrashKind.SCRIPT_ERROR, line
-    return None
+    return (CrashKind.NATIVE_CRASH, line) if _native(lines, exit_status) else None
+
+
+def _native(lines: Sequence[str], exit_status: int | None) -> str:
+    """What ended the trainer outside of Python, in words; empty where nothing of the kind did."""
+    _, found = _last(lines, _SIGNAL)
+    named = _NATIVE_NAMES.get((found[1] or found[2]) if found else "")
+    _, inner = _inner_status(lines)
+    for status in (named, inner, exit_status):
+        if status is not None and (words := _NATIVE.get(status) or _NATIVE.get(status % 2**32)):
+            return words
+    return ""
+
+
+def _status_words(exit_status: int | None) -> str:
+    if exit_status == 0:
+        return "exit status 0, though the last epoch was not reached"
+    return "" if exit_status is None else f"exit status {exit_status}"
 
 
 def _inner_status(lines: Sequence[str]) -> tuple[str, int | None]:
@@ -136,27 +179,36 @@ def _last(lines: Sequence[str], pattern: re.Pattern[str]) -> tuple[str, re.Match
 
 
 def _last_words(lines: Sequence[str], errors: list[LogError]) -> str:
-    """What comes nearest to a reason: a record of an error, or the launcher's own error."""
+    """What comes nearest to a reason: a record of an error, or the last line that tells of one above the launcher's."""
     told = [line for line in lines if line.startswith(("ERROR ", "CRITICAL "))]
-    return told[-1] if told else errors[-1].line if errors else ""
+    if told:
+        return told[-1]
+    end = min((error.begin for error in errors if error.is_the_launchers), default=len(lines))
+    above = (line for line in reversed(lines[max(0, end - _LINES_AT_THE_END) : end]) if _TELLING.search(line))
+    return next((line for line in above if not line.startswith(("steps:", "INFO ", "WARNING "))), "")
 
 
-def _crash(kind: CrashKind, line: str, progress: Progress, exit_status: int | None) -> Crash:
+def _crash(kind: CrashKind, line: str, progress: Progress, status: str, is_read: bool) -> Crash:
     words = kind is CrashKind.OUT_OF_MEMORY and MAIN_MEMORY.search(line)
     sentence, cure = MAIN_MEMORY_WORDS if words else (SENTENCES[kind], CURES[kind])
-    if kind is CrashKind.UNKNOWN:
-        sentence = sentence.format(status="" if exit_status is None else f" (exit status {exit_status})")
-    effect = f"{EFFECTS[kind]} {_loss_of_work(progress)}".strip()
+    if kind in (CrashKind.UNKNOWN, CrashKind.NATIVE_CRASH):
+        sentence = sentence.format(status=f" ({status})" if status else "")
+    effect = f"{EFFECTS[kind]} {_loss_of_work(progress, is_read)}".strip()
     return Crash(kind, sentence, effect, cure, _short(line.strip()))
 
 
-def _loss_of_work(progress: Progress) -> str:
-    """What is gone: everything since the last save."""
+def _loss_of_work(progress: Progress, is_read: bool) -> str:
+    """What is gone: everything since the last save.
+
+    :param is_read: the trainer's own output is in the log, so that what it does not say has not happened.
+    """
     half = "It ended while it was saving: that checkpoint may be incomplete." if progress.saving else ""
     if progress.finished:
         lost = "The training was complete and its LoRA file is saved: nothing is lost."
-    elif not progress.bar_step:
+    elif not progress.has_trained and is_read:
         lost = "It had not trained a step since it was started: nothing is lost."
+    elif not progress.has_trained:
+        lost = "Its output goes elsewhere: what it trained since its last save is lost."
     elif progress.last_saved:
         lost = f"What was trained since the last save ({progress.last_saved}) is lost."
     else:

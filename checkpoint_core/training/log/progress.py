@@ -43,6 +43,11 @@ class Progress:
         """The training's true step."""
         return None if self.bar_step is None else self.first_step + self.bar_step
 
+    @property
+    def has_trained(self) -> bool:
+        """Whether this launch has trained a step; where the bar goes elsewhere, what else was told decides."""
+        return bool(self.bar_step) if self.bar_step is not None else bool(self.epoch or self.last_saved)
+
     def to_json(self) -> dict[str, object]:
         """For strict JSON: NaN and infinity become text."""
         return {field.name: _without_nan(getattr(self, field.name)) for field in fields(self)}

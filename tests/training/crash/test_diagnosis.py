@@ -40,6 +40,13 @@ SAVE = (
 OPTIM = (
     '  File "/env/lib/python3.10/site-packages/transformers/optim.py", line 6, in step\n    beta = group[x]\n'
 )
+MODEL = '  File "/gym/sd-scripts/library/flux_utils.py", line 150, in load_flow_model\n    sd.update(load(path))\n'
+IMAGE = (
+    '  File "/gym/sd-scripts/library/train_util.py", line 1700, in load_image\n    image = Image.open(path)\n'
+)
+SETTING = (
+    '  File "/gym/sd-scripts/train_network.py", line 310, in train\n    self.assert_extra_args(args, group)\n'
+)
 BAR = "\rsteps:  33%|███▎      | 8/24 [00:05<00:11,  1.37it/s, avr_loss=1.52]"
 
 
@@ -81,10 +88,12 @@ CASES = [
     ("KeyError: 'something'", OPTIM, CrashKind.UNKNOWN),
     ("AssertionError: max_train_steps should be greater than initial step / max_train_stepsは初期ステップより"
      "大きい必要があります: 32 vs 32", TRAIN, CrashKind.NOTHING_LEFT),
-    ("RuntimeError: CUDA error: device-side assert triggered", TRAIN, CrashKind.GPU_LOST),
-    ("RuntimeError: CUDA error: no kernel image is available for execution on the device", TRAIN, CrashKind.GPU_LOST),
-    ("torch.distributed.DistBackendError: NCCL error in: x.cpp:1, unhandled cuda error", TRAIN, CrashKind.GPU_LOST),
-    ("RuntimeError: The NVIDIA driver on your system is too old", TRAIN, CrashKind.GPU_LOST),
+    ("RuntimeError: CUDA error: device-side assert triggered", TRAIN, CrashKind.DEVICE_ASSERT),
+    ("RuntimeError: CUDA error: no kernel image is available for execution on the device", TRAIN,
+     CrashKind.TORCH_BUILD),
+    ("torch.distributed.DistBackendError: NCCL error in: x.cpp:1, unhandled cuda error", TRAIN, CrashKind.DISTRIBUTED),
+    ("RuntimeError: The NVIDIA driver on your system is too old", TRAIN, CrashKind.TORCH_BUILD),
+    ("RuntimeError: CUDA error: unspecified launch failure", TRAIN, CrashKind.GPU_LOST),
     ("RuntimeError: Error(s) in loading state_dict for LoRANetwork:\n\tsize mismatch for lora_unet_a.lora_down.weight: "
      "copying a param with shape torch.Size([4, 64]) from checkpoint", LOAD, CrashKind.STATE_REFUSED),
     ('RuntimeError: Error(s) in loading state_dict for LoRANetwork:\n\tMissing key(s) in state_dict: "lora_te1"', LOAD,
@@ -107,7 +116,28 @@ CASES = [
      "objects:", LOAD, CrashKind.STATE_REFUSED),
     ("ValueError: Tried to find /gym/cat.safetensors but folder does not exist", LOAD, CrashKind.STATE_REFUSED),
     ("KeyboardInterrupt", TRAIN, CrashKind.ASKED_TO_END),
-    ("voluptuous.error.MultipleInvalid: extra keys not allowed @ data['x']", TRAIN, CrashKind.UNKNOWN),
+    ("voluptuous.error.MultipleInvalid: extra keys not allowed @ data['x']", TRAIN, CrashKind.DATASET_CONFIG),
+    ("toml.decoder.TomlDecodeError: Unbalanced quotes (line 3 column 9 char 40)", TRAIN, CrashKind.DATASET_CONFIG),
+    ("RuntimeError: unable to open shared memory object </torch_77_12> in read-write mode: No space left on device "
+     "(28)", TRAIN, CrashKind.SHARED_MEMORY),
+    ("RuntimeError: DataLoader worker (pid 9) is killed by signal: Bus error.", TRAIN, CrashKind.SHARED_MEMORY),
+    ("RuntimeError: DataLoader worker (pid 9) is killed by signal: Killed.", TRAIN, CrashKind.KILLED),
+    ("OSError: Auslagerungsdatei zu klein (os error 1455)", TRAIN, CrashKind.OUT_OF_MEMORY),
+    ("safetensors_rust.SafetensorError: Error while deserializing header: header too large", MODEL,
+     CrashKind.BASE_MODEL),
+    ("RuntimeError: PytorchStreamReader failed reading zip archive: not a ZIP archive", MODEL, CrashKind.BASE_MODEL),
+    ("huggingface_hub.utils._errors.RepositoryNotFoundError: 404 Client Error.", TRAIN, CrashKind.HUB_DENIED),
+    ("requests.exceptions.HTTPError: 403 Client Error: Forbidden for url: https://huggingface.co/x", TRAIN,
+     CrashKind.HUB_DENIED),
+    ("OSError: We couldn't connect to 'https://huggingface.co' to load the files", TRAIN, CrashKind.HUB_UNREACHABLE),
+    ("httpx.ConnectError: [Errno -3] name resolution, for https://huggingface.co/x", TRAIN, CrashKind.HUB_UNREACHABLE),
+    ("requests.exceptions.ConnectionError: api.wandb.ai", TRAIN, CrashKind.UNKNOWN),
+    ("PIL.UnidentifiedImageError: cannot identify image file '/gym/datasets/cat/3.png'", IMAGE, CrashKind.DATASET_FILE),
+    ("UnicodeDecodeError: 'utf-8' codec can't decode byte 0xe4", IMAGE, CrashKind.DATASET_FILE),
+    ("AssertionError: cache_text_encoder_outputs needs shuffle_caption off", SETTING, CrashKind.SETTINGS),
+    ("TypeError: Lion.__init__() got an unexpected keyword argument 'd_coef'", SETTING, CrashKind.SETTINGS),
+    ("AssertionError", TRAIN, CrashKind.UNKNOWN),
+    ("RuntimeError:\n        CUDA Setup failed despite a card being there", TRAIN, CrashKind.MISSING_MODULE),
 ]  # fmt: skip
 
 
@@ -115,7 +145,10 @@ CASES = [
 def test_the_error_above_the_launchers_decides(error: str, frames: str, kind: CrashKind) -> None:
     found = crash(BAR + "\n" + trace(error, frames) + BAR + "\n" + FAILED)
     assert found.kind is kind
-    assert found.evidence == error.split("\n")[0][:300]
+    lines = error.split("\n")
+    assert (
+        found.evidence == (" ".join(map(str.strip, lines)) if lines[0] == "RuntimeError:" else lines[0])[:300]
+    )
     assert found.sentence
     assert found.cure
 
@@ -168,7 +201,9 @@ def test_the_cause_of_an_error_decides_where_the_error_says_nothing() -> None:
         ("died with <Signals.SIGKILL: 9>.", CrashKind.KILLED),
         ("died with <Signals.SIGTERM: 15>.", CrashKind.ASKED_TO_END),
         ("died with <Signals.SIGINT: 2>.", CrashKind.ASKED_TO_END),
-        ("died with <Signals.SIGSEGV: 11>.", CrashKind.UNKNOWN),
+        ("died with <Signals.SIGSEGV: 11>.", CrashKind.NATIVE_CRASH),
+        ("returned non-zero exit status 3221225477.", CrashKind.NATIVE_CRASH),
+        ("returned non-zero exit status -6.", CrashKind.NATIVE_CRASH),
         ("returned non-zero exit status 2.", CrashKind.SCRIPT_ERROR),
         ("returned non-zero exit status 137.", CrashKind.KILLED),
         ("returned non-zero exit status 1.", CrashKind.UNKNOWN),
@@ -177,15 +212,61 @@ def test_the_cause_of_an_error_decides_where_the_error_says_nothing() -> None:
 def test_the_launchers_own_words(ending: str, kind: CrashKind) -> None:
     found = crash(LAUNCHER + ending + "\n")
     assert found.kind is kind
-    assert found.evidence.startswith("subprocess.CalledProcessError")
-    assert len(found.evidence) <= 300
+    assert found.evidence == ""  # that a command failed is no reason
+
+
+@pytest.mark.parametrize(
+    ("above", "quoted"),
+    [
+        ("Fatal Python error: Segmentation fault\n", "Fatal Python error: Segmentation fault"),
+        ("oneDNN: cannot create the primitive\n" + BAR + "\n", "oneDNN: cannot create the primitive"),
+        (f"{'':20}ERROR    the model is of another kind\n", "ERROR the model is of another kind"),
+        ("INFO     Loading state dict, missing keys: none\n", ""),
+    ],
+)
+def test_what_stands_above_the_launchers_error_is_quoted(above: str, quoted: str) -> None:
+    assert crash(above + FAILED).evidence == quoted
+
+
+def test_a_notice_with_a_traceback_is_no_reason() -> None:
+    notice = "A matching Triton is not available, some optimizations will not be enabled\n"
+    shown = notice + trace(
+        "ModuleNotFoundError: No module named 'triton'", '  File "x.py", line 1, in _is_triton\n'
+    )
+    found = crash(shown * 3 + LAUNCHER + "returned non-zero exit status 3221225477.\n")
+    assert found.kind is CrashKind.NATIVE_CRASH
+    assert "an access violation" in found.sentence
+    assert crash(shown + trace("RuntimeError: CUDA error: x") + FAILED).kind is CrashKind.GPU_LOST
+
+
+def test_no_images_is_no_error_for_the_trainer() -> None:
+    log = "WARNING  ignore subset: no images found\nERROR    No data found. Please verify arguments (x) / y\n"
+    found = crash(log, 0)
+    assert found.kind is CrashKind.NO_DATA
+    assert found.sentence.startswith("Nothing was trained: no images were found")
+
+
+def test_what_follows_the_end_of_the_training_lost_nothing() -> None:
+    found = crash(
+        "INFO model saved.\n" + LAUNCHER + "died with <Signals.SIGSEGV: 11>.\n", 1, Progress(finished=True)
+    )
+    assert found.kind is CrashKind.FINISHED
+    assert "nothing is lost" in found.effect
+
+
+@pytest.mark.parametrize("log", ["", "all done\n", "nohup: ignoring input\n"])
+def test_where_the_output_goes_elsewhere_no_step_is_not_said(log: str) -> None:
+    assert "not trained a step" not in crash(log, 0).effect
+    assert "goes elsewhere" in crash(log, 0).effect
+    assert "not trained a step" not in crash(FAILED, 1, Progress(epoch=3)).effect
 
 
 @pytest.mark.parametrize(
     ("status", "kind"),
     [(130, "ASKED_TO_END"), (143, "ASKED_TO_END"), (129, "ASKED_TO_END"), (-2, "ASKED_TO_END"), (-15, "ASKED_TO_END"),
      (-1, "ASKED_TO_END"), (137, "KILLED"), (-9, "KILLED"), (2, "SCRIPT_ERROR"), (127, "SCRIPT_ERROR"),
-     (126, "SCRIPT_ERROR"), (1, "UNKNOWN"), (139, "UNKNOWN"), (0, "UNKNOWN"), (None, "UNKNOWN")],
+     (126, "SCRIPT_ERROR"), (1, "UNKNOWN"), (139, "NATIVE_CRASH"), (-6, "NATIVE_CRASH"), (3221226505, "NATIVE_CRASH"),
+     (3221225477 - 2**32, "NATIVE_CRASH"), (0, "UNKNOWN"), (None, "UNKNOWN")],
 )  # fmt: skip
 def test_the_status_alone(status: int | None, kind: str) -> None:
     found = read_crash((), status, Progress())
@@ -215,6 +296,13 @@ def test_a_kill_may_be_main_memory() -> None:
         ("bash: /gym/outputs/cat/train.sh: No such file or directory", 127, CrashKind.MISSING_FILE),
         ("train.sh: line 2: 12345 Killed                  accelerate launch", 1, CrashKind.KILLED),
         ("terminate called after throwing: std::bad_alloc", 134, CrashKind.OUT_OF_MEMORY),
+        ("[E523 06:38] Watchdog caught collective operation timeout: x", 1, CrashKind.DISTRIBUTED),
+        ("train.sh: line 3:  4711 Terminated              python x.py", 0, CrashKind.ASKED_TO_END),
+        (
+            "train.sh: line 3: 4711 Segmentation fault      (core dumped) python x.py",
+            0,
+            CrashKind.NATIVE_CRASH,
+        ),
         ("  what():  CUDA error: unspecified launch failure", 134, CrashKind.GPU_LOST),
     ],
 )
@@ -265,7 +353,8 @@ def test_hangs_and_nans() -> None:
 def test_which_crashes_a_restart_cannot_help() -> None:
     assert {kind.name for kind in CrashKind if not kind.can_help_to_restart} == {
         "DISK_FULL", "ASKED_TO_END", "MISSING_FILE", "MISSING_MODULE", "SCRIPT_ERROR", "OPTIMIZER_MISMATCH",
-        "NOTHING_LEFT",
+        "NOTHING_LEFT", "TORCH_BUILD", "DEVICE_ASSERT", "BASE_MODEL", "HUB_DENIED", "DATASET_CONFIG", "DATASET_FILE",
+        "NO_DATA", "SETTINGS", "FINISHED",
     }  # fmt: skip
 
 

@@ -27,6 +27,7 @@ def wire(tab: Tab) -> None:
     events = (
         page.start.click(partial(start, tab), restart, asked, **UNLISTED),
         page.watch.click(partial(watch, tab), restart, asked, **UNLISTED),
+        page.retry.click(partial(retry, tab), page.session, asked, **UNLISTED),
         page.stop.click(partial(ask_stop, tab), page.session, asked, **UNLISTED),
         page.remove.click(partial(ask_remove, tab), [page.removable, page.session], asked, **UNLISTED),
     )
@@ -42,6 +43,11 @@ def start(tab: Tab, restart: bool, session: PageSession) -> Updates:
 def watch(tab: Tab, restart: bool, session: PageSession) -> Updates:
     """Watch a training that somebody else started."""
     return _said(tab.page, tab.presenter.training.watch(session.run, restart))
+
+
+def retry(tab: Tab, session: PageSession) -> Updates:
+    """Let a crashed training that waits begin at once."""
+    return _said(tab.page, tab.presenter.training.retry(session.run))
 
 
 def ask_stop(tab: Tab, session: PageSession) -> Updates:
