@@ -219,7 +219,9 @@ class RepairPresenter:
             transaction.undo(run.facts.path, record.id)
             left = f" {record.script.name} was changed since and is left." if record.script and keeps else ""
             return ActionResult(
-                info_view(f"{record.state} is as it was before the repair.{left}"), written=True
+                info_view(f"{record.state} is as it was before the repair.{left}"),
+                written=True,
+                is_undo=True,
             )
 
         return self._guarded(work)

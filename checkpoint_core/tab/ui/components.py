@@ -123,7 +123,8 @@ class Page:
         self.session = gr.State(PageSession())
         self.run_choices, self.interpreters = gr.State(None), gr.State(None)
         self.fresh_change, self.question, self.receipt = (gr.State(None) for _ in range(3))
-        self.resumed_from, self.working = gr.State(None), gr.State(None)
+        self.written, self.working = gr.State(None), gr.State(None)
+        self.carried, self.followed = gr.State(None), gr.State(False)
 
     @property
     def who(self) -> list[Block]:

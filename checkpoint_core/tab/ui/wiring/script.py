@@ -6,15 +6,14 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import gradio as gr
 from gradio.events import Dependency
 
-from checkpoint_core.tab.host.gym import Gym
 from checkpoint_core.tab.page_names import NOTHING, PageName
 from checkpoint_core.tab.results import ActionResult
 from checkpoint_core.tab.session import PageSession
 from checkpoint_core.tab.ui.compat import QUIET, UNLISTED
-from checkpoint_core.tab.ui.updates import Updates, message_updates, result_updates, unchanged
+from checkpoint_core.tab.ui.updates import Updates, message_updates, result_updates
+from checkpoint_core.tab.ui.wiring import host
 from checkpoint_core.tab.ui.wiring.long_work import follow, followed
 from checkpoint_core.tab.ui.wiring.shared import (
     Tab,
@@ -23,7 +22,6 @@ from checkpoint_core.tab.ui.wiring.shared import (
     then_look_at_training,
     value_of,
 )
-from checkpoint_core.tab.views.actions import info_view
 
 
 def wire(tab: Tab) -> None:
@@ -38,12 +36,12 @@ def wire(tab: Tab) -> None:
     events = _wire_changes(tab)
     then_look_at_training(tab, *events)
     if tab.gym is not None and tab.gym.is_connected:
-        _carry_into_gym(tab, tab.gym, events)
+        host.wire(tab, tab.gym, events)
 
 
 def _wire_changes(tab: Tab) -> tuple[Dependency, ...]:
     page, who = tab.page, tab.page.who
-    changed = [*page.message_parts, page.receipt, page.resumed_from, *page.run_parts]
+    changed = [*page.message_parts, page.receipt, page.written, *page.run_parts]
     changed_or_asked = [*changed, page.question]
     # Versions that nobody has tried are tried first; what that shows decides with the rest.
     tried = page.resume.click(partial(try_first, tab), *followed(page), **UNLISTED)
@@ -125,23 +123,3 @@ def ask_option(tab: Tab, message: str, session: PageSession, run: PageName | Non
         **message_updates(tab.page, said, question=question is not None),
         tab.page.question: question,
     }
-
-
-def _carry_into_gym(tab: Tab, gym: Gym, events: tuple[Dependency, ...]) -> None:
-    """After a change: set FluxGym's own components, so that its “Start training” does not undo the choice."""
-    page = tab.page
-    inputs = [page.resumed_from, page.runs, page.result, *gym.inputs]
-    for event in events:
-        event.then(partial(carry, tab, gym), inputs, [page.result, *gym.targets], **QUIET)
-
-
-def carry(tab: Tab, gym: Gym, state: str | bool | None, run: PageName, message: str, *values: Any) -> Updates:
-    """FluxGym's own components after a change, and in words what became of them.
-
-    :param values: what FluxGym's inputs hold.
-    """
-    if state is None:
-        return unchanged(tab.page.result)
-    carried, said = tab.presenter.carry(gym, values, run, state)
-    kept = [gr.skip()] * len(gym.targets) if carried is None else carried
-    return {tab.page.result: message + info_view(said), **dict(zip(gym.targets, kept, strict=True))}
