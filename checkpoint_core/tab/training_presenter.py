@@ -138,7 +138,7 @@ class TrainingPresenter:
         """Start a run's training as its script says.
 
         :param force: beside another training on the same GPU.
-        :param fresh: even if it begins at epoch 1 and overwrites what is there.
+        :param fresh: even if it begins at epoch 1 and overwrites what is there, or with another run's training.
         """
 
         def work() -> ActionResult:
@@ -146,6 +146,9 @@ class TrainingPresenter:
             if (lost := launcher.overwrites(run)) and not (fresh or force):
                 question = Confirmation(run_name, Asked.FRESH, bring_back=bring_back)
                 return ActionResult(warning_view(f"{lost} Begin at epoch 1 all the same?"), question)
+            if (elsewhere := launcher.begins_elsewhere(run)) and not (fresh or force):
+                question = Confirmation(run_name, Asked.ELSEWHERE, bring_back=bring_back)
+                return ActionResult(warning_view(f"{elsewhere} Start it all the same?"), question)
             try:
                 launcher.start_detached(self._start_of(run, bring_back, force))
             except DeviceBusy as error:
@@ -210,7 +213,7 @@ class TrainingPresenter:
 
     def answer(self, question: Confirmation) -> ActionResult:
         """Do what the question asked."""
-        if question.asked is Asked.FRESH:
+        if question.asked in (Asked.FRESH, Asked.ELSEWHERE):
             return self.start(question.run, question.bring_back, fresh=True)
         if question.asked is Asked.FORCE:
             return self.start(question.run, question.bring_back, force=True)
