@@ -109,10 +109,11 @@ def watch(
 
 def _reason_not_to_start(run: RunReport) -> str:
     """Why the script as it is should not be started without being asked, and how it is started all the same."""
-    if lost := launcher.overwrites(run):
-        return f"{lost} To begin at epoch 1 all the same: --fresh."
-    elsewhere = launcher.begins_elsewhere(run)
-    return f"{elsewhere} To start it all the same: --fresh." if elsewhere else ""
+    lost, elsewhere = launcher.overwrites(run), launcher.begins_elsewhere(run)
+    if not lost and not elsewhere:
+        return ""
+    act = "begin at epoch 1" if lost else "start it"
+    return " ".join(filter(None, (lost, elsewhere, f"To {act} all the same: --fresh.")))
 
 
 def _print_line(line: JournalLine) -> None:

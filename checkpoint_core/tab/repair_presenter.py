@@ -205,7 +205,7 @@ class RepairPresenter:
         )
         backup = applied.receipt.backup.name if applied.receipt and applied.receipt.backup else None
         lines = (*question.change.summary, *question.change.notes) if question.change else ()
-        what = f"ActionResult: {question.option.title[0].lower()}{question.option.title[1:]}."
+        what = f"Done: {question.option.title[0].lower()}{question.option.title[1:]}."
         undo = applied.receipt if question.change and not question.change.is_noop else None
         message = done_view(what, run_it.command, run_it.folder, backup, lines)
         return ActionResult(message, written=True, receipt=undo)
@@ -217,12 +217,8 @@ class RepairPresenter:
             run = self._presenter.run(run_name)
             keeps = transaction.keeps_its_script(run.facts.path, record)
             transaction.undo(run.facts.path, record.id)
-            left = f" {record.script.name} was changed since and is left." if record.script and keeps else ""
-            return ActionResult(
-                info_view(f"{record.state} is as it was before the repair.{left}"),
-                written=True,
-                is_undo=True,
-            )
+            told = " ".join(transaction.restored(record, keeps))
+            return ActionResult(info_view(told), written=True, is_undo=True)
 
         return self._guarded(work)
 

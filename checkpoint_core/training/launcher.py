@@ -253,7 +253,7 @@ def check(start: Start) -> None:
     if busy is not None and not start.force:
         raise DeviceBusy(
             f"The training of “{busy.run.name}” uses this GPU (process {busy.root.pid}). Two trainings would share its "
-            "memory, and one or both would crash. Wait for it, stop it, or start this one beside it all the same."
+            "memory, and one or both would crash. Wait for it, or stop it."
         )
 
 

@@ -126,7 +126,10 @@ def test_another_loras_name_takes_the_resume_out_of_the_gym_and_its_own_brings_i
 ) -> None:
     run = add_run(mounted, "first-lora")
     resumed_in_gym(page, mounted, run)
-    name, script = page.get_by_label("The name of your LoRA"), page.get_by_label("Train script")
+    name, script = (
+        page.get_by_label("The name of your LoRA"),
+        page.get_by_role("textbox", name="Train script"),
+    )
 
     name.press_sequentially(" two")
 

@@ -71,11 +71,11 @@ def picker_updates(
     """
     if run != picked:
         picker = gr.update(choices=choices, value=run or None)
-        return {page.run_choices: choices, page.runs: picker, **message_updates(page, "")}
+        return {page.runs: picker, page.receipt: None, **message_updates(page, "")}
     # An unchanged list is not sent again: it would close the picker under the user's hand.
     same = choices == listed
     picker = gr.skip() if same else gr.update(choices=choices, value=run or None)
-    return {page.run_choices: choices, page.runs: picker}
+    return {page.runs: picker}
 
 
 def interpreter_updates(page: Page, now: InterpreterView, before: InterpreterView | None) -> Updates:

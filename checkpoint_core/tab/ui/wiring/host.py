@@ -67,7 +67,8 @@ def follow(tab: Tab, gym: Gym, carried: Carried | None, *values: Any) -> Updates
     """FluxGym's own components after its LoRA's name was changed."""
     done = follow_name(gym, values, carried)
     if done is None:
-        return {tab.page.followed: False}
+        # While a name is typed letter by letter, the boxes change at its first one.
+        return {tab.page.followed: carried is not None and carried.is_out}
     gr.Info(done.told)
     return {tab.page.carried: done.carried, tab.page.followed: True, **_of_gym(gym, done)}
 

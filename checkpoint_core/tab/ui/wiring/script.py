@@ -22,13 +22,14 @@ from checkpoint_core.tab.ui.wiring.shared import (
     then_look_at_training,
     value_of,
 )
+from checkpoint_core.tab.views.actions import info_view
 
 
 def wire(tab: Tab) -> None:
     """Connect what changes a run."""
     page = tab.page
     page.fresh.click(partial(ask_fresh, tab), page.who, [*page.message_parts, page.fresh_change], **UNLISTED)
-    page.decline.click(partial(decline, tab), None, page.message_parts, **UNLISTED)
+    page.decline.click(partial(decline, tab), page.receipt, page.message_parts, **UNLISTED)
     asked = [*page.message_parts, page.question]
     then_go_to_question(
         page.option_box.change(partial(ask_option, tab), [page.option_box, *page.who], asked, **QUIET)
@@ -41,7 +42,7 @@ def wire(tab: Tab) -> None:
 
 def _wire_changes(tab: Tab) -> tuple[Dependency, ...]:
     page, who = tab.page, tab.page.who
-    changed = [*page.message_parts, page.receipt, page.written, *page.run_parts]
+    changed = [*page.message_parts, page.receipt, page.written, *page.shown_parts]
     changed_or_asked = [*changed, page.question]
     # Versions that nobody has tried are tried first; what that shows decides with the rest.
     tried = page.resume.click(partial(try_first, tab), *followed(page), **UNLISTED)
@@ -109,9 +110,10 @@ def ask_fresh(tab: Tab, session: PageSession, run: PageName | None) -> Updates:
     }
 
 
-def decline(tab: Tab) -> Updates:
-    """Take the question away; nothing was done."""
-    return message_updates(tab.page, "")
+def decline(tab: Tab, receipt: Any) -> Updates:
+    """Take the question away; nothing was done, and what was done before can still be taken back."""
+    kept = "Nothing more was changed. “Undo” takes back what was done before." if receipt else ""
+    return message_updates(tab.page, info_view(kept) if kept else "", undo=bool(receipt))
 
 
 def ask_option(tab: Tab, message: str, session: PageSession, run: PageName | None) -> Updates:
