@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 
 from checkpoint_core.environment import Environment, RehearsalOutcome
@@ -27,6 +27,8 @@ class RunFacts:
     skipped: tuple[Skipped, ...]
     free_bytes: int | None
     problem: Damage | None = None
+    #: Flag to the other run that it leads into, of the script's flags that name what the training begins with.
+    other_runs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def steps_per_epoch(self) -> int | None:

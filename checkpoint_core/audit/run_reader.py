@@ -12,7 +12,14 @@ from checkpoint_core.audit.context import CheckContext, RunFacts
 from checkpoint_core.audit.manifest_diff import RunManifests
 from checkpoint_core.audit.reports import state_name
 from checkpoint_core.environment import Environment
-from checkpoint_core.scripts import ScriptFacts, find_script, output_elsewhere, read_script, resume_target
+from checkpoint_core.scripts import (
+    ScriptFacts,
+    find_script,
+    other_runs,
+    output_elsewhere,
+    read_script,
+    resume_target,
+)
 from checkpoint_core.states import (
     CUSTOM_OBJECT,
     RECENT_NS,
@@ -70,6 +77,7 @@ class RunReader:
             skipped=found.skipped,
             free_bytes=inspection.free_bytes(found.path),
             problem=found.listing.problem,
+            other_runs=other_runs(script, found.path),
         )
 
     def context(self, found: RunDir, facts: RunFacts, environment: Environment) -> CheckContext:

@@ -178,11 +178,8 @@ def _undo(folder: Path, state: Path) -> None:
         raise Usage(f"No repair of {name} is left to revert. There is nothing to undo.")
     keeps = transaction.keeps_its_script(folder, record)
     transaction.undo(folder, record.id)
-    say(f"{name} is as it was before the repair.")
-    if record.script and keeps:
-        say(f"Note: {record.script.name} was changed since and is left as it is.")
-    elif record.script:
-        say(f"{record.script.name} is as it was before.")
+    for line in transaction.restored(record, keeps):
+        say(line)
 
 
 def _wanted(recovery: RecoveryPlan, number: int | None) -> RecoveryOption:

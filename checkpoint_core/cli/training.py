@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from checkpoint_core.atomic_write import WriteFailed
+from checkpoint_core.audit import RunReport
 from checkpoint_core.cli.exit_codes import ExitCode
 from checkpoint_core.cli.options import LayoutOption, PythonOption, RunDirArgument, audited_run, auditor_of
 from checkpoint_core.cli.output import Usage, print_json, problems_told, say, stop, tell
@@ -51,7 +52,11 @@ def watch(
         bool, typer.Option("--force", help="Start it even if another training uses the same GPU.")
     ] = False,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Begin at epoch 1 even if that overwrites checkpoints.")
+        bool,
+        typer.Option(
+            "--fresh",
+            help="Begin where the script says, even if that overwrites checkpoints or is in another run.",
+        ),
     ] = False,
     restarts: Annotated[
         int, typer.Option(min=0, help="Start it again no more often than this.")
@@ -85,7 +90,7 @@ def watch(
         environment = run.environment
         found = environment.executable if isinstance(environment, EnvironmentFacts) else None
         start = Start(folder, bring_back, force, found)
-        lost = "" if fresh else launcher.overwrites(run)
+        lost = "" if fresh else _reason_not_to_start(run)
         try:
             record, running = _claimed(folder, io, claimed) if claimed else _claim(start, io, lost)
             record = watch_run(io, record, policy, running)
@@ -100,6 +105,15 @@ def watch(
             raise typer.Exit(ExitCode.DOES_NOT) from None
         say(record.message)
         raise typer.Exit(ExitCode.RESUMES if record.status is ProcessState.EXITED else ExitCode.DOES_NOT)
+
+
+def _reason_not_to_start(run: RunReport) -> str:
+    """Why the script as it is should not be started without being asked, and how it is started all the same."""
+    lost, elsewhere = launcher.overwrites(run), launcher.begins_elsewhere(run)
+    if not lost and not elsewhere:
+        return ""
+    act = "begin at epoch 1" if lost else "start it"
+    return " ".join(filter(None, (lost, elsewhere, f"To {act} all the same: --fresh.")))
 
 
 def _print_line(line: JournalLine) -> None:

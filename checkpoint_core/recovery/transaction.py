@@ -345,6 +345,16 @@ def _script_digest(path: Path) -> str | None:
         return None
 
 
+def restored(record: RepairRecord, keeps_script: bool) -> tuple[str, ...]:
+    """What an undo brought back, in sentences: a repair may have changed the state, the train script, or both."""
+    state = (f"{record.state} is as it was before the repair.",) if record.files else ()
+    if record.script is None:
+        return state
+    name = record.script.name
+    was = "was changed since and is left as it is" if keeps_script else "is as it was before the repair"
+    return (*state, f"{name} {was}.")
+
+
 def _check_undoable(run: Path, record: RepairRecord) -> None:
     state, before = _state(run, record), _folder(run, record.id) / "before"
     for file in record.files:

@@ -21,6 +21,7 @@ from checkpoint_core.scripts.change import (
     value_in_script,
 )
 from checkpoint_core.scripts.facts import ResumeTarget, ScriptFacts
+from checkpoint_core.scripts.other_runs import other_runs
 from checkpoint_core.scripts.paths import (
     is_of_this_machine,
     is_run_folder,
@@ -56,6 +57,7 @@ __all__ = [
     "find_script",
     "is_of_this_machine",
     "is_run_folder",
+    "other_runs",
     "output_elsewhere",
     "path_here",
     "plan_edits",

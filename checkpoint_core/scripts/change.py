@@ -267,8 +267,8 @@ def _edited(script: TrainScript, edit: Edit) -> tuple[TrainScript, str]:
     if isinstance(edit, SetValues):
         return _edited_values(script, edit)
     if isinstance(edit, SetSwitch):
-        return script.with_switch(edit.flag), f"{edit.flag} is there already" if had else f"{edit.flag} added"
-    return script.without(edit.flag), f"{edit.flag} removed" if had else f"{edit.flag} is not there already"
+        return script.with_switch(edit.flag), f"{edit.flag} was set already" if had else f"{edit.flag} added"
+    return script.without(edit.flag), f"{edit.flag} removed" if had else f"{edit.flag} was not set"
 
 
 def _edited_values(script: TrainScript, edit: SetValues) -> tuple[TrainScript, str]:

@@ -40,10 +40,11 @@ from checkpoint_core.states import Layout, OutputsFolderError, RepairRecord
 from checkpoint_core.tab import sample_images
 from checkpoint_core.tab.background import BackgroundTasks
 from checkpoint_core.tab.host import gym
+from checkpoint_core.tab.host.carrying import Carried, Carrying, carry
 from checkpoint_core.tab.interpreter_picker import InterpreterPicker
 from checkpoint_core.tab.page_names import NOTHING, PageName, on_disk, page_name
 from checkpoint_core.tab.repair_presenter import RepairPresenter
-from checkpoint_core.tab.results import ActionResult, Asked, Confirmation
+from checkpoint_core.tab.results import ActionResult, Asked, Confirmation, Written
 from checkpoint_core.tab.training_presenter import DiskView, TrainingPresenter
 from checkpoint_core.tab.views.actions import (
     done_view,
@@ -316,6 +317,7 @@ class TabPresenter:
             info_view(f"{receipt.path.name} is as it was before."),
             state_path=self._present_target(page_name(receipt.path.parent.name)),
             written=True,
+            is_undo=True,
         )
 
     def _present_target(self, run_name: PageName) -> Path | None:
@@ -338,27 +340,28 @@ class TabPresenter:
         return fresh_view(change.diff), change
 
     def carry(
-        self, host: gym.Gym, values: Sequence[Any], run_name: PageName, state: str | bool
-    ) -> tuple[list[Any] | None, str]:
-        """:meth:`checkpoint_core.tab.host.gym.Gym.carry` of a run's script as it is now.
+        self,
+        host: gym.Gym,
+        values: Sequence[Any],
+        run_name: PageName,
+        written: Written,
+        carried: Carried | None = None,
+    ) -> Carrying:
+        """:func:`checkpoint_core.tab.host.carrying.carry` of a run's script as it is now.
 
-        :param state: the path that is resumed from; any other value clears FluxGym's ``--resume``.
+        :param written: what was written into the script.
+        :param carried: what was carried before.
         """
         try:
             run = self.run(run_name)
-            name, script = run.name, run.facts.script
+            path, script = run.facts.path, run.facts.script
         except (UnknownName, OutputsFolderError):
-            name, script = str(run_name), None
-        box = self.box_value(state)
-        if safe_name(name + box) != name + box:
+            path, script = self.outputs / str(run_name), None
+        box = gym.box_value(written.state_path, Dialect.BAT if os.name == "nt" else Dialect.SH)
+        if safe_name(path.name + box) != path.name + box:
             told = "it cannot hold a name whose bytes are no UTF-8. Run the script as shown."
-            return None, f"The Gym tab was left alone: {told}"
-        return host.carry(values, name, box, script)
-
-    def box_value(self, state: str | bool) -> str:
-        """What FluxGym's text box ``--resume`` must hold for a state's path, or to be cleared."""
-        dialect = Dialect.BAT if os.name == "nt" else Dialect.SH
-        return gym.box_value(Path(state) if isinstance(state, str) else None, dialect)
+            return Carrying(None, f"The Gym tab was left alone: {told}", carried)
+        return carry(host, values, path, box, script, carried, is_undo=written.is_undo)
 
     def diagnosis(self, run_name: PageName, layout: str = "") -> Diagnosis:
         """The report of a run.

@@ -216,9 +216,7 @@ class RepairPresenter:
             run = self._presenter.run(run_name)
             keeps = transaction.keeps_its_script(run.facts.path, record)
             transaction.undo(run.facts.path, record.id)
-            left = f" {record.script.name} was changed since and is left." if record.script and keeps else ""
-            return ActionResult(
-                info_view(f"{record.state} is as it was before the repair.{left}"), written=True
-            )
+            told = " ".join(transaction.restored(record, keeps))
+            return ActionResult(info_view(told), written=True, is_undo=True)
 
         return guarded(work, TROUBLE)

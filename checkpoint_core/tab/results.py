@@ -23,6 +23,8 @@ class Asked(enum.Enum):
     UNDO = "undo"
     #: Start a training that begins at epoch 1 over what is there.
     FRESH = "fresh"
+    #: Start a training that begins with another run's training.
+    ELSEWHERE = "elsewhere"
     #: Start a training beside another one on the same GPU.
     FORCE = "force"
     STOP = "stop"
@@ -48,11 +50,23 @@ class Confirmation:
 
 
 @dataclass(frozen=True)
+class Written:
+    """What a press wrote into a run's script: ``state_path`` is what it resumes from now, if anything.
+
+    ``is_undo`` says that an earlier press was taken back.
+    """
+
+    state_path: Path | None = None
+    is_undo: bool = False
+
+
+@dataclass(frozen=True)
 class ActionResult:
     """What a press did. ``message`` is HTML; ``question`` is asked with it.
 
     ``done`` says that what was asked for was done, ``written`` that a script or a checkpoint was changed; ``receipt``
-    can take that back, and ``state_path`` is what the script resumes from now.
+    can take that back, and ``state_path`` is what the script resumes from now. ``is_undo`` says that something was
+    taken back.
     """
 
     message: str
@@ -61,6 +75,7 @@ class ActionResult:
     written: bool = False
     receipt: Receipt | RepairRecord | None = None
     state_path: Path | None = None
+    is_undo: bool = False
 
 
 def guarded(work: Callable[[], ActionResult], trouble: tuple[type[Exception], ...]) -> ActionResult:

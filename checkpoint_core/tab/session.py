@@ -21,7 +21,7 @@ class PageSession:
     """One page's place on the page; its handlers take turns, and each sees the newest choice.
 
     ``run`` and ``selected`` are names as the page shows them, ``shown`` is what it was sent last, ``pressed`` what it
-    showed when “Resume” was pressed.
+    showed when “Resume” was pressed, ``listed`` are the picker's choices.
     """
 
     def __init__(self) -> None:
@@ -30,6 +30,7 @@ class PageSession:
         self.choices = Choices()
         self.shown: RunView | None = None
         self.pressed: RunView | None = None
+        self.listed: list[tuple[str, PageName]] | None = None
         self.training: tuple[PageName, TrainingView] | None = None
         self.turn = threading.RLock()
 

@@ -20,7 +20,7 @@ from checkpoint_core.recovery import (
 )
 from checkpoint_core.states import OutputsFolderError, RecordUnusable, free_bytes
 from checkpoint_core.tab.lookup import RunLookup
-from checkpoint_core.tab.page_names import PageName
+from checkpoint_core.tab.page_names import PageName, page_name
 from checkpoint_core.tab.results import ActionResult, Asked, Confirmation, guarded
 from checkpoint_core.tab.views.actions import error_view, good_view, info_view, warning_view
 from checkpoint_core.tab.views.disk import chosen_names, retention_choices, retention_view
@@ -140,19 +140,18 @@ class TrainingPresenter:
         """Start a run's training as its script says.
 
         :param force: beside another training on the same GPU.
-        :param fresh: even if it begins at epoch 1 and overwrites what is there.
+        :param fresh: even if it begins at epoch 1 and overwrites what is there, or with another run's training.
         """
 
         def work() -> ActionResult:
             run = self._presenter.run(run_name)
-            if (lost := launcher.overwrites(run)) and not (fresh or force):
-                question = Confirmation(run_name, Asked.FRESH, bring_back=bring_back)
-                return ActionResult(warning_view(f"{lost} Begin at epoch 1 all the same?"), question)
+            if not (fresh or force) and (asked := _ask_beginning(run, bring_back)):
+                return asked
             try:
                 launcher.start_detached(self._start_of(run, bring_back, force))
             except DeviceBusy as error:
                 question = Confirmation(run_name, Asked.FORCE, bring_back=bring_back)
-                return ActionResult(warning_view(f"{error} Start it all the same?"), question)
+                return ActionResult(warning_view(f"{error} Start this one beside it all the same?"), question)
             back = " If it crashes, it restarts automatically." if bring_back else ""
             told = (
                 "The training is starting. It keeps running when this page is closed or FluxGym is restarted."
@@ -221,7 +220,7 @@ class TrainingPresenter:
 
     def answer(self, question: Confirmation) -> ActionResult:
         """Do what the question asked."""
-        if question.asked is Asked.FRESH:
+        if question.asked in (Asked.FRESH, Asked.ELSEWHERE):
             return self.start(question.run, question.bring_back, fresh=True)
         if question.asked is Asked.FORCE:
             return self.start(question.run, question.bring_back, force=True)
@@ -270,6 +269,16 @@ class TrainingPresenter:
 def _waits(status: TrainingStatus) -> bool:
     record = status.record
     return status.is_watched and record is not None and record.status is ProcessState.BACKOFF
+
+
+def _ask_beginning(run: RunReport, bring_back: bool) -> ActionResult | None:
+    """The question about where the training would begin, if there is reason for one."""
+    lost, elsewhere = launcher.overwrites(run), launcher.begins_elsewhere(run)
+    if not lost and not elsewhere:
+        return None
+    asked, act = (Asked.FRESH, "Begin at epoch 1") if lost else (Asked.ELSEWHERE, "Start it")
+    told = " ".join(filter(None, (lost, elsewhere, f"{act} all the same?")))
+    return ActionResult(warning_view(told), Confirmation(page_name(run.name), asked, bring_back=bring_back))
 
 
 def _bring_back(record: TrainingRecord | None) -> bool:

@@ -86,6 +86,16 @@ def overwrites(run: RunReport) -> str:
     )
 
 
+#: Findings of a run that say that its script begins with what is not this run's.
+_FOREIGN_BEGINNINGS = ("resume-other-run", "weights-other-run", "initial-epoch-alone")
+
+
+def begins_elsewhere(run: RunReport) -> str:
+    """How a start of the script as it is would begin with another run's training, or late with none; else empty."""
+    found = (each for each in run.findings if each.code in _FOREIGN_BEGINNINGS)
+    return " ".join(f"{each.message} {each.effect} {each.cure}" for each in found)
+
+
 def device_here() -> str:
     """The GPUs that a training started here would use, as CUDA is told."""
     return processes.devices_of(os.environ)
@@ -173,7 +183,7 @@ def claim_here(start: Start, lost: str = "") -> tuple[TrainingRecord, bool]:
         found = of_run(start.run, find_trainings(watchers=False))
         adopts = life_of(start.run, read_record(start.run), found) is Life.UNWATCHED
         if not adopts and lost:
-            raise CannotStart(f"{lost} To begin at epoch 1 all the same: --fresh.")
+            raise CannotStart(lost)
         if not adopts:
             check(start)
         take_requests(start.run)
@@ -287,10 +297,7 @@ def _busy_words(name: str, pid: int, has_gpu: bool) -> str:
         if has_gpu
         else ("is running on this machine", "its processors and its memory, and both would be slow")
     )
-    return (
-        f"The training of “{name}” {does} (process {pid}). Two trainings would share {shared}. Wait for it, stop it, "
-        "or start this one beside it all the same."
-    )
+    return f"The training of “{name}” {does} (process {pid}). Two trainings would share {shared}. Wait for it, or stop it."
 
 
 def _check_script(run: Path, python: str | None) -> None:

@@ -37,6 +37,106 @@ def test_a_long_reading_leaves_the_user_where_he_went(
     expect(page.locator(".ck-title .ck-quiet")).to_have_text(FIRST)
 
 
+#: Looks at every frame how faint the faintest part is, and counts what Gradio lays over one.
+_WATCH_PARTS = """() => {
+  window.faintest = 1;
+  window.covered = 0;
+  const look = () => {
+    for (const it of document.querySelectorAll("#ck-root .ck-part, #ck-root .ck-part div")) {
+      const over = it.closest(".wrap");
+      if (over && over.closest(".ck-part")) continue;
+      window.faintest = Math.min(window.faintest, Number(getComputedStyle(it).opacity));
+    }
+    window.covered += document.querySelectorAll("#ck-root .ck-part .wrap:not(.hide)").length;
+    requestAnimationFrame(look);
+  };
+  look();
+}"""
+
+
+def test_selecting_refreshing_and_polling_fade_nothing(
+    alone: Server, open_tab: OpenTab, add_run: AddRun
+) -> None:
+    run = add_run(alone, "never faint")
+    page = open_tab(alone)
+    pick(page, run.name)
+    page.evaluate(_WATCH_PARTS)
+
+    select(page, FIRST)
+    page.get_by_role("button", name="Refresh").click()
+    refresh_quietly(page)
+    for _ in range(3):
+        page.evaluate("document.getElementById('ck-live').click()")
+        page.evaluate("new Promise((done) => setTimeout(done, 400))")
+    select(page, SECOND)
+
+    assert page.evaluate("[window.faintest, window.covered]") == [1, 0]
+
+
+def test_the_picker_says_of_a_run_what_its_headline_says(
+    alone: Server, open_tab: OpenTab, add_run: AddRun
+) -> None:
+    run = add_run(alone, "in step")
+    page = open_tab(alone)
+    pick(page, run.name)
+    field = page.locator("#ck-root").get_by_label("Run")
+    before = field.input_value()
+    for state in run.glob("*-state"):
+        (state / "optimizer.bin").write_bytes(b"")
+
+    # No refresh: another row alone brings the news.
+    row(page, FIRST).click()
+
+    expect(page.locator(".ck-headline").first).not_to_contain_text("can be resumed")
+    expect(field).not_to_have_value(before)
+
+
+def test_a_question_that_is_declined_leaves_undo(alone: Server, open_tab: OpenTab, add_run: AddRun) -> None:
+    run = add_run(alone, "declined")
+    before = (run / "train.sh").read_bytes()
+    page = open_tab(alone)
+    asked_to_start_fresh(page, run)
+    undo = page.get_by_role("button", name="Undo", exact=True)
+    expect(undo).to_be_hidden()
+
+    page.get_by_role("button", name="No, keep it").click()
+    expect(page.locator("#ck-result")).to_contain_text("Nothing more was changed")
+    undo.click()
+
+    expect(page.locator("#ck-result")).to_contain_text("train.sh is as it was before")
+    assert (run / "train.sh").read_bytes() == before
+
+
+def test_undo_does_not_follow_to_another_run(alone: Server, open_tab: OpenTab, add_run: AddRun) -> None:
+    run, other = add_run(alone, "undone here"), add_run(alone, "not there")
+    (other / "train.sh").write_bytes((run / "train.sh").read_bytes().rstrip(b"\n \\") + b" --resume x\n")
+    page = open_tab(alone)
+    pick(page, run.name)
+    resume_button(page).click()
+    expect(page.get_by_role("button", name="Undo", exact=True)).to_be_visible()
+    pick(page, other.name)
+    page.get_by_role("button", name="Start fresh").click()
+
+    page.get_by_role("button", name="No, keep it").click()
+
+    expect(page.get_by_role("button", name="No, keep it")).to_be_hidden()
+    expect(page.get_by_role("button", name="Undo", exact=True)).to_be_hidden()
+    expect(page.locator("#ck-result")).to_have_text("")
+
+
+def test_a_poll_says_nothing_in_the_console(alone: Server, open_tab: OpenTab, page: Page) -> None:
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    open_tab(alone)
+    refresh_quietly(page)
+    page.evaluate("document.getElementById('ck-live').click()")
+    page.evaluate("new Promise((done) => setTimeout(done, 1500))")
+    page.evaluate("console.warn('another warning')")
+
+    assert not [text for text in said if "Too many arguments" in text]
+    assert "another warning" in said
+
+
 def asked_to_start_fresh(page: Page, run: Path) -> Locator:
     """Resume a run, press “Start fresh”, and wait for its question; gives the button that says yes."""
     pick(page, run.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from tests.browser.conftest import PROJECT, AddRun, Server, pick, resume_button,
 from tests.fake_accelerate import FakeAccelerate, trainer_reads
 
 SECOND = "tiny-lora-000002-state"
+RESUME_BOX = '[id="--resume"] textarea, [id="--resume"] input'
 
 
 def make_host(root: Path, real_runs: Path) -> Path:
@@ -78,14 +80,13 @@ def test_a_resume_is_carried_into_the_gym_tab_and_undone_there(
     assert "--save_state" in arguments
     # Gradio 6 puts what a closed accordion holds into the page only when it is opened.
     page.get_by_role("button", name="Advanced options").click()
-    box = '[id="--resume"] textarea, [id="--resume"] input'
-    assert page.locator(box).first.input_value() == f'"{run / SECOND}"'
+    assert page.locator(RESUME_BOX).first.input_value() == f'"{run / SECOND}"'
     expect(page.locator('[id="--save_state"] input')).to_be_checked()
 
     page.get_by_role("tab", name="Checkpoints").click()
     page.get_by_role("button", name="Undo").click()
     expect(page.locator("#ck-result")).to_contain_text("its --resume is empty")
-    assert page.locator(box).first.input_value() == ""
+    assert page.locator(RESUME_BOX).first.input_value() == ""
     assert "--resume" not in gym_script(page)
 
 
@@ -106,6 +107,74 @@ def test_a_repair_of_the_script_is_carried_into_the_gym_tab(
     page.get_by_role("button", name="Undo", exact=True).click()
     expect(page.locator("#ck-result")).to_contain_text("its --resume is empty")
     assert "--initial_epoch" not in gym_script(page)
+
+
+def resumed_in_gym(page: Page, server: Server, run: Path) -> None:
+    """Resume a run in the tab, and open the Gym tab that it was carried into, with its advanced options."""
+    open_checkpoints(page, server)
+    pick(page, run.name)
+    select(page, SECOND)
+    resume_button(page).click()
+    expect(page.locator("#ck-result")).to_contain_text("The Gym tab was updated too")
+    page.get_by_role("tab", name="Gym").click()
+    page.get_by_role("button", name="Advanced options").click()
+    expect(page.locator(RESUME_BOX).first).to_have_value(f'"{run / SECOND}"')
+
+
+def test_another_loras_name_takes_the_resume_out_of_the_gym_and_its_own_brings_it_back(
+    mounted: Server, page: Page, add_run: AddRun
+) -> None:
+    run = add_run(mounted, "first-lora")
+    resumed_in_gym(page, mounted, run)
+    name, script = (
+        page.get_by_label("The name of your LoRA"),
+        page.get_by_role("textbox", name="Train script"),
+    )
+
+    name.press_sequentially(" two")
+
+    expect(page.locator(RESUME_BOX).first).to_have_value("")
+    expect(page.locator('[id="--save_state"] input')).not_to_be_checked()
+    expect(script).to_have_value(re.compile("--output_name first-lora-two"))
+    expect(script).not_to_have_value(re.compile("--resume"))
+    expect(page.get_by_text("no longer set in the Gym tab")).to_be_visible()
+    # FluxGym's own refresh comes a second after the typing; it must not bring the resume back.
+    page.evaluate("new Promise((done) => setTimeout(done, 1800))")
+    page.get_by_role("button", name="Start training").click()
+    expect(page.locator("#terminal")).to_contain_text("first-lora-two")
+    written = mounted.outputs / "first-lora-two" / "train.sh"
+    assert "--resume" not in written.read_text()
+    shutil.rmtree(written.parent)
+
+    name.fill("First LoRA")
+
+    expect(page.locator(RESUME_BOX).first).to_have_value(f'"{run / SECOND}"')
+    expect(script).to_have_value(re.compile("--resume .*first-lora"))
+
+
+def test_what_somebody_typed_into_the_gym_stays_there(mounted: Server, page: Page, add_run: AddRun) -> None:
+    run = add_run(mounted, "typed-lora")
+    resumed_in_gym(page, mounted, run)
+    page.locator(RESUME_BOX).first.fill("mine")
+
+    page.get_by_label("The name of your LoRA").fill("Another")
+
+    expect(page.locator('[id="--save_state"] input')).not_to_be_checked()
+    expect(page.locator(RESUME_BOX).first).to_have_value("mine")
+
+
+def test_what_the_gym_would_write_otherwise_is_set_or_shown(
+    mounted: Server, page: Page, add_run: AddRun
+) -> None:
+    run = add_run(mounted, "other-lora", epochs=11)
+    script = run / "train.sh"
+    script.write_text(script.read_text().rstrip("\n \\") + " \\\n  --loss_type huber\n")
+    resumed_in_gym(page, mounted, run)
+
+    expect(page.get_by_label("Max Train Epochs")).to_have_value("11")
+    page.get_by_role("tab", name="Checkpoints").click()
+    expect(page.locator("#ck-result")).to_contain_text("“Start training” there would still write")
+    expect(page.locator("#ck-result")).not_to_contain_text("--max_train_epochs")
 
 
 def test_start_training_keeps_what_was_chosen(

@@ -93,6 +93,17 @@ def test_a_script_that_would_begin_anew_is_not_started_unasked(run: Path) -> Non
     assert done("watch", run, "--fresh").returncode == 0
 
 
+def test_a_script_that_begins_with_another_run_is_not_started_unasked(run: Path) -> None:
+    script = run / "train.sh"
+    other = run.parent / "another" / "another-000012-state"
+    script.write_text(script.read_text().rstrip("\n \\") + f" --resume {other} --initial_epoch 13\n")
+    refused = done("watch", run)
+    assert refused.returncode == 2
+    assert "belongs to another run, “another”" in refused.stderr
+    assert "--fresh" in refused.stderr
+    assert not list(run.glob("*-state"))
+
+
 def test_a_run_without_a_script_is_not_started(run: Path) -> None:
     (run / "train.sh").unlink()
     (run / f"{run.name}-000001-state").mkdir()

@@ -124,6 +124,22 @@ def test_undo_brings_every_byte_and_time_back(run: Path) -> None:
         transaction.undo(run, record.id)
 
 
+def test_an_undo_names_what_it_brought_back_and_nothing_else(run: Path) -> None:
+    both = transaction.apply(plan_of(run))
+    script_alone, state_alone = replace(both, files=()), replace(both, script=None)
+    state, script = (
+        "cat-000004-state is as it was before the repair.",
+        "train.sh is as it was before the repair.",
+    )
+    left = "train.sh was changed since and is left as it is."
+
+    assert transaction.restored(both, keeps_script=False) == (state, script)
+    assert transaction.restored(both, keeps_script=True) == (state, left)
+    assert transaction.restored(script_alone, keeps_script=False) == (script,)
+    assert transaction.restored(script_alone, keeps_script=True) == (left,)
+    assert transaction.restored(state_alone, keeps_script=False) == (state,)
+
+
 def test_an_original_is_never_reached_through_the_repaired_file(run: Path) -> None:
     record = transaction.apply(plan_of(run))
     with (run / "cat-000004-state" / "random_states_0.pkl").open("r+b") as file:  # as a trainer saves over it

@@ -209,7 +209,7 @@ def test_several_edits_are_one_change(run: Path) -> None:
         "--save_state added",
         "--initial_epoch set to 3",
         "--seed removed",
-        "--resume is not there already",
+        "--resume was not set",
     )
     assert b"--seed" not in change.after
     again = plan_edits(run, [SetValue("--seed", "7"), SetSwitch("--sdpa")])

@@ -20,9 +20,11 @@ from checkpoint_core.recovery.repair import Choices
 from checkpoint_core.states.discovery import OutputsFolderError
 from checkpoint_core.tab import api, background
 from checkpoint_core.tab.presenter import LAYOUTS, TabPresenter
+from checkpoint_core.tab.results import Written
 from tests.damage import truncate
 from tests.environments import SlowPython
 from tests.tab.conftest import DAMAGED, EPOCH_1, EPOCH_2, EPOCH_3, GOOD, RESUMED
+from tests.tab.host.test_gym import found
 
 NOT_NAMES = ["", ".", "..", "../outputs", "/etc", f"{GOOD}/..", f"./{GOOD}", "a/b", "nothing", "\0"]
 
@@ -306,10 +308,14 @@ def test_pressing_on_what_is_gone_is_a_message(presenter: TabPresenter, outputs:
         assert 'role="alert"' in told
 
 
-@pytest.mark.parametrize(("state", "holds"), [(True, ""), ("/x/my lora", True)], ids=["cleared", "set"])
-def test_what_the_gym_tab_is_to_hold(presenter: TabPresenter, state: str | bool, holds: str | bool) -> None:
-    box = presenter.box_value(state)
-    assert box == "" if holds == "" else "/x/my lora" in box and box != "/x/my lora"
+@pytest.mark.parametrize("state", [None, Path("/x/my lora")], ids=["cleared", "set"])
+def test_what_the_gym_tab_is_to_hold(presenter: TabPresenter, state: Path | None) -> None:
+    values = presenter.carry(found(), ["", 16, "", False], GOOD, Written(state)).values
+
+    assert values is not None
+    name, box, save_state = values[:3]
+    assert (name, save_state) == (GOOD, True)  # the script saves states, whatever it resumes from
+    assert box == "" if state is None else "/x/my lora" in box and box != "/x/my lora"
 
 
 # Reading every byte.

@@ -68,6 +68,19 @@ def test_a_run_that_was_never_started_can_be(world: World, started: list[Start])
     assert started[0].python
 
 
+def test_a_start_with_another_run_s_training_is_asked_about(world: World, started: list[Start]) -> None:
+    other = world.outputs / "another" / "another-000012-state"
+    world.edit_script(
+        lambda text: text.rstrip("\n \\") + f" \\\n  --resume {other} \\\n  --initial_epoch 13\n"
+    )
+    told = presenter(world).training.start(RUN_NAME, bring_back=True)
+    assert "belongs to another run, “another”" in told.message
+    assert (told.done, started) == (False, [])
+    assert told.question is not None
+    assert presenter(world).training.answer(told.question).done
+    assert [(each.run, each.force) for each in started] == [(world.run, False)]
+
+
 def test_a_run_that_is_not_there_is_told(world: World) -> None:
     assert presenter(world).training.show("../etc").training == ""
     assert "There is no run" in presenter(world).training.start("../etc", bring_back=False).message
@@ -83,7 +96,7 @@ def test_a_busy_gpu_is_asked_about_and_yes_forces_it(
 
     monkeypatch.setattr(launcher, "start_detached", busy)
     told = presenter(world).training.start(RUN_NAME, bring_back=True, fresh=True)
-    assert "Start it all the same?" in told.message
+    assert told.message.count("all the same") == 1
     assert told.question is not None
     assert not told.done
     assert presenter(world).training.answer(told.question).done

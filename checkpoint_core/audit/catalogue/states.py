@@ -265,6 +265,21 @@ _TARGETS = (
           "The train script resumes from {evidence}, which is a folder but no state directory.",
           "The trainer stops: FileNotFoundError … pytorch_model.bin.",
           "Choose one of the checkpoints in it."),
+    Entry("resume-other-run", _FIXABLE, _SCRIPT,
+          "The train script resumes from {evidence}, which belongs to another run, “{run}”.",
+          "The trainer continues from that run's weights and epochs, and saves the result under this run's name.",
+          "Choose a checkpoint here, or press “Start fresh” to remove the flag. No action is needed if this run is "
+          "meant to continue from “{run}”."),
+    Entry("weights-other-run", _WARNING, _SCRIPT,
+          "The train script begins with the weights {evidence}, which belong to another run, “{run}”.",
+          "The trainer continues from that run's weights, and saves the result under this run's name.",
+          "Remove --network_weights (and --initial_epoch) from the script. No action is needed if this run is meant "
+          "to begin with the LoRA of “{run}”."),
+    Entry("initial-epoch-alone", _FIXABLE, _SCRIPT,
+          "The train script begins at epoch {epoch} with new weights: --initial_epoch is set without --resume or "
+          "--network_weights.",
+          "The trainer passes over the epochs before, although nothing was trained in them, without a message.",
+          "Choose a checkpoint here, or remove --initial_epoch from the script to train from epoch 1."),
     Entry("resume-other-world", _INFO, _SCRIPT,
           "The train script resumes from {evidence}, a path of another machine or container.",
           "This machine can't check whether it exists there.",

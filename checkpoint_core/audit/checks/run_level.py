@@ -18,7 +18,7 @@ def check_run(facts: RunFacts) -> Iterator[Finding]:
         yield finding("run-unreadable", detail=facts.problem.detail)
         return
     yield from _script(facts)
-    yield from _resume_target(facts)
+    yield from _beginning(facts)
     yield from _disk_space(facts)
 
 
@@ -63,6 +63,31 @@ _TARGET_CODES = {
     "other-world": "resume-other-world",
     "hub": "resume-from-hub",
 }
+
+
+def _beginning(facts: RunFacts) -> Iterator[Finding]:
+    """What the training begins with: a state of this run, of another one, or new weights at a late epoch."""
+    script, others, target = facts.script, facts.other_runs, facts.resume_target
+    if script is None:
+        return
+    if other := others.get("--resume"):
+        yield finding("resume-other-run", file=script.file, evidence=target.value, run=other)
+        return
+    yield from _resume_target(facts)
+    if target.kind not in ("none", "empty"):
+        return  # whatever --network_weights holds, a state that is resumed from overwrites it
+    if other := others.get("--network_weights"):
+        value = script.value("--network_weights") or ""
+        yield finding("weights-other-run", file=script.file, evidence=value, run=other)
+    if _begins_late_with_nothing(script):
+        yield finding("initial-epoch-alone", file=script.file, epoch=script.initial_epoch)
+
+
+def _begins_late_with_nothing(script: ScriptFacts) -> bool:
+    """Whether it is certain that the script passes over epochs without anything that was trained in them."""
+    flags = ("--initial_epoch", "--resume", "--network_weights", "--config_file")
+    unknown = script.hidden or script.config_file is not None or script.why_unknown(*flags)
+    return not unknown and (script.initial_epoch or 1) > 1 and not script.has("--network_weights")
 
 
 def _resume_target(facts: RunFacts) -> Iterator[Finding]:

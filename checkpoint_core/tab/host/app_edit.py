@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from checkpoint_core.atomic_write import ChangedMeanwhile, WriteFailed, replace_bytes
+from checkpoint_core.atomic_write import (
+    ChangedMeanwhile,
+    WriteFailed,
+    backups_of,
+    remove_own_file,
+    replace_bytes,
+)
 from checkpoint_core.tab.host import install
 
 
@@ -48,7 +54,7 @@ def add_tab(app: Path, project_dir: Path | None) -> str:
     :param project_dir: the folder that holds ``fluxgym_resume_tab.py``; none where FluxGym's environment holds it.
     :raises NotEdited: when the app is not recognised or cannot be written.
     """
-    return _edit(app, lambda source: install.install(source, project_dir), "it has the tab already")
+    return _edit(app, lambda source: install.install(source, project_dir), "it has the tab already", True)
 
 
 def remove_tab(app: Path) -> str:
@@ -56,10 +62,27 @@ def remove_tab(app: Path) -> str:
 
     :raises NotEdited: when it cannot be written.
     """
-    return _edit(app, install.uninstall, "it does not have the tab")
+    told = _edit(app, install.uninstall, "it does not have the tab")
+    return " ".join([told, *_without_backups(app)])
 
 
-def _edit(app: Path, edit: Callable[[bytes], bytes], unchanged: str) -> str:
+def _without_backups(app: Path) -> Iterator[str]:
+    """Remove the backups of ``app.py`` that hold nothing but what it holds itself; says which were left.
+
+    One that install or uninstall made is the app as it is now, with the two lines or without them.
+    """
+    try:
+        now = app.read_bytes()
+        for backup in backups_of(app):
+            if not backup.is_symlink() and install.uninstall(backup.read_bytes()) == now:
+                remove_own_file(backup)
+            else:
+                yield f"{backup.name} holds another app.py than this and is left."
+    except (OSError, WriteFailed) as error:
+        yield f"Its backups are left: {error}"
+
+
+def _edit(app: Path, edit: Callable[[bytes], bytes], unchanged: str, tells_backup: bool = False) -> str:
     try:
         before = app.read_bytes()
         after = edit(before)
@@ -68,5 +91,5 @@ def _edit(app: Path, edit: Callable[[bytes], bytes], unchanged: str) -> str:
         backup = replace_bytes(app, after, expected=before)
     except (install.AppNotRecognised, ChangedMeanwhile, WriteFailed, OSError) as error:
         raise NotEdited(f"{app} was not changed. {error}") from error
-    kept = f" The file as it was is kept as {backup.name}." if backup else ""
+    kept = f" The file as it was is kept as {backup.name}." if backup and tells_backup else ""
     return f"{app} was changed.{kept} Restart FluxGym to see it."

@@ -1,38 +1,33 @@
-"""FluxGym's own components, found from outside, and kept in step with a resume.
+"""FluxGym's own components, found from outside.
 
-FluxGym's "Start training" overwrites the train script with what its Gym tab generates. So a resume is also written into
-the text box ``--resume`` and the check box ``--save_state`` of "Advanced options", and FluxGym's own function behind
-the hidden button ``#refresh`` generates the script anew. Source: FluxGym ``app.py`` (``init_advanced``, ``update``).
+FluxGym's "Start training" overwrites the train script with what its Gym tab generates: by the function behind the
+hidden button ``#refresh``, from boxes such as ``--resume`` of "Advanced options". What is set in them is the
+business of :mod:`checkpoint_core.tab.host.carrying`. Source: FluxGym ``app.py`` (``init_advanced``, ``update``).
 
 The components are Gradio's, but nothing of Gradio is needed to find them.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from checkpoint_core.scripts import (
-    Dialect,
-    ScriptFacts,
-    ScriptNotUnderstood,
-    TrainScript,
-    bash,
-    batch,
-    script_facts,
-)
+from checkpoint_core.scripts import Dialect, bash, batch
 
 _NAME_LABEL = "name of your lora"
 #: Further boxes of "Advanced options" that a recovery option may need: where the training begins.
 _BEGINNINGS = ("--initial_epoch", "--initial_step", "--network_weights", "--skip_until_initial_step")
-#: Of a long list of differences, so many are named.
-_MOST_NAMED = 6
+#: What a recovery option may change besides. FluxGym's own boxes for them are known by their labels alone.
+_SETTINGS = {
+    "--max_train_epochs": "max train epochs",
+    "--network_dim": "--network_dim",
+    "--network_alpha": "--network_alpha",
+    "--save_last_n_epochs_state": "--save_last_n_epochs_state",
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +43,8 @@ class Gym:
     missing: tuple[str, ...] = ()
     #: Flag to box, of those in ``_BEGINNINGS`` that FluxGym has.
     beginnings: Mapping[str, Any] = field(default_factory=dict)
+    #: Flag to box, of those in ``_SETTINGS`` that FluxGym has.
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_connected(self) -> bool:
@@ -63,81 +60,17 @@ class Gym:
             "train script; “Start training” in the Gym tab would overwrite it, so run the script as shown."
         )
 
-    def carry(
-        self, values: Sequence[Any], run: str, resume: str, script: ScriptFacts | None = None
-    ) -> tuple[list[Any] | None, str]:
-        """The values for the components :attr:`targets` after a resume, or ``None`` with the reason in words.
-
-        :param values: the present values of :attr:`inputs`.
-        :param resume: what the text box ``--resume`` is to hold; empty to clear it.
-        :param script: the run's script as it is now, for the flags that say where the training begins.
-        """
-        present = dict(zip(map(id, self.inputs), values, strict=True))
-        name = str(present.get(id(self.lora_name), "") or "")
-        if name.strip() and slug(name) != run and name != run:
-            return None, f"The Gym tab is set up for “{name}”, another LoRA; it was left alone."
-        wanted: dict[int, Any] = {id(self.resume): resume, id(self.lora_name): name if name.strip() else run}
-        if resume:
-            wanted[id(self.save_state)] = True
-        wanted |= {id(box): _box_of(flag, script) for flag, box in self.beginnings.items() if script}
-        present.update({key: value for key, value in wanted.items() if key in present})
-        assert self.generate is not None  # noqa: S101 - `is_connected` is asked first
-        try:
-            generated = self.generate(*(present[id(component)] for component in self.inputs))
-        except Exception:  # FluxGym's own code; the train script is written by now
-            logging.getLogger(__name__).exception("FluxGym could not generate its script")
-            return None, (
-                "FluxGym could not generate its script, so the Gym tab was left alone. “Start training” there would "
-                "overwrite the train script: run it as shown."
-            )
-        told = "The Gym tab was updated too: --resume and --save_state are set under “Advanced options”."
-        if not resume:
-            told = "The Gym tab was updated too: its --resume is empty."
-        if not name.strip():
-            told += f" Its LoRA name was empty and is now “{run}”; compare its other settings before “Start training”."
-        kept = [present[id(component)] for component in self.targets[: len(self.targets) - len(self.outputs)]]
-        written = _as_list(generated, len(self.outputs))
-        if script is not None and name.strip() and (other := _differing(script, written)):
-            told += (
-                f" “Start training” there would still set {', '.join(other)} differently from the run's script: change "
-                "that in the Gym tab too, or run the script as shown."
-            )
-        return [*kept, *written], told
+    @property
+    def own(self) -> list[Any]:
+        """The components that a resume may set, in a fixed order."""
+        boxes = (*self.beginnings.values(), *self.settings.values())
+        wanted = (self.lora_name, self.resume, self.save_state, *boxes)
+        return [component for component in wanted if component in self.inputs]
 
     @property
     def targets(self) -> list[Any]:
-        """The components that :meth:`carry` gives values for, in that order."""
-        own = [
-            component
-            for component in (self.lora_name, self.resume, self.save_state, *self.beginnings.values())
-            if component in self.inputs
-        ]
-        return [*own, *self.outputs]
-
-
-def _box_of(flag: str, script: ScriptFacts) -> Any:
-    """What a box must hold to give the script's flag: whether it is there, or its value as bash or cmd takes it."""
-    if flag == "--skip_until_initial_step":
-        return script.has(flag)
-    value = script.value(flag)
-    if value is None:
-        return ""
-    return value if value.isdigit() else _quote(value, Dialect.BAT if os.name == "nt" else Dialect.SH)
-
-
-def _differing(script: ScriptFacts, generated: Sequence[Any]) -> list[str]:
-    """The flags that FluxGym's generated script sets otherwise than the run's, the first few."""
-    dialect = Dialect.BAT if os.name == "nt" else Dialect.SH
-    try:
-        theirs = script_facts(TrainScript.parse(str(generated[0]).encode(), dialect), script.file).flags
-    except (ScriptNotUnderstood, IndexError):
-        return []
-    flags = [flag for flag in {**script.flags, **theirs} if script.flags.get(flag) != theirs.get(flag)]
-    return [*flags[:_MOST_NAMED], *(["and others"] if len(flags) > _MOST_NAMED else [])]
-
-
-def _as_list(generated: Any, count: int) -> list[Any]:
-    return list(generated) if count > 1 else [generated]
+        """The components that are given new values, in that order: :attr:`own` and what FluxGym generates."""
+        return [*self.own, *self.outputs]
 
 
 def find_gym(blocks: Iterable[Any], functions: Iterable[Any]) -> Gym:
@@ -162,7 +95,12 @@ def find_gym(blocks: Iterable[Any], functions: Iterable[Any]) -> Gym:
         outputs=tuple(event.outputs) if event else (),
         missing=tuple(name for name, found in named if found is None),
         beginnings={flag: by_id[flag] for flag in _BEGINNINGS if by_id.get(flag) in inputs},
+        settings={flag: box for flag, label in _SETTINGS.items() if (box := _labelled(inputs, label))},
     )
+
+
+def _labelled(inputs: Iterable[Any], label: str) -> Any:
+    return next((each for each in inputs if str(getattr(each, "label", "")).lower() == label), None)
 
 
 def _is_click_of(event: Any, button: Any) -> bool:
@@ -179,8 +117,9 @@ def slug(name: str) -> str:
 
 def box_value(state: Path | None, dialect: Dialect) -> str:
     """What the text box ``--resume`` must hold: FluxGym appends it to the script as it is, without quotes."""
-    return "" if state is None else _quote(str(state), dialect)
+    return "" if state is None else quoted(str(state), dialect)
 
 
-def _quote(text: str, dialect: Dialect) -> str:
+def quoted(text: str, dialect: Dialect) -> str:
+    """A value as bash or cmd takes it."""
     return batch.quote(text) if dialect is Dialect.BAT else bash.quote(text)

@@ -122,9 +122,10 @@ class Page:
     def _add_memory(self) -> None:
         """What the server keeps for one open page."""
         self.session = gr.State(PageSession())
-        self.run_choices, self.interpreters = gr.State(None), gr.State(None)
+        self.interpreters = gr.State(None)
         self.fresh_change, self.question, self.receipt = (gr.State(None) for _ in range(3))
-        self.resumed_from, self.working = gr.State(None), gr.State(None)
+        self.written, self.working = gr.State(None), gr.State(None)
+        self.carried, self.followed = gr.State(None), gr.State(False)
 
     @property
     def who(self) -> list[Block]:
@@ -140,6 +141,11 @@ class Page:
             *(self.verify, self.fresh, self.download),
             *(self.disk_part, self.disk, self.removable, self.remove),
         ]
+
+    @property
+    def shown_parts(self) -> list[Block]:
+        """What shows a run, and the picker, whose label says how it stands."""
+        return [self.runs, *self.run_parts]
 
     @property
     def training_parts(self) -> list[Block]:

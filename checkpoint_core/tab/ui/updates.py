@@ -15,7 +15,7 @@ from gradio.blocks import Block
 from checkpoint_core.tab.interpreter_picker import InterpreterView
 from checkpoint_core.tab.page_names import PageName
 from checkpoint_core.tab.presenter import RunView
-from checkpoint_core.tab.results import ActionResult
+from checkpoint_core.tab.results import ActionResult, Written
 from checkpoint_core.tab.training_presenter import TrainingView
 from checkpoint_core.tab.ui.components import Page
 from checkpoint_core.tab.views.actions import error_view
@@ -53,13 +53,11 @@ def message_updates(
 
 def result_updates(page: Page, result: ActionResult) -> Updates:
     """What a press did that may have changed the script, and what can take it back."""
-    # The path is a token too: True after “Start fresh”, None where nothing was written.
-    resumed_from = (str(result.state_path) if result.state_path else True) if result.written else None
     has_undo, has_question = result.receipt is not None, result.question is not None
     return {
         **message_updates(page, result.message, undo=has_undo, question=has_question),
         page.receipt: result.receipt,
-        page.resumed_from: resumed_from,
+        page.written: Written(result.state_path, result.is_undo) if result.written else None,
     }
 
 
@@ -73,11 +71,11 @@ def picker_updates(
     """
     if run != picked:
         picker = gr.update(choices=choices, value=run or None)
-        return {page.run_choices: choices, page.runs: picker, **message_updates(page, "")}
+        return {page.runs: picker, page.receipt: None, **message_updates(page, "")}
     # An unchanged list is not sent again: it would close the picker under the user's hand.
     same = choices == listed
     picker = gr.skip() if same else gr.update(choices=choices, value=run or None)
-    return {page.run_choices: choices, page.runs: picker}
+    return {page.runs: picker}
 
 
 def interpreter_updates(page: Page, now: InterpreterView, before: InterpreterView | None) -> Updates:

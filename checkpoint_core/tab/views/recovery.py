@@ -102,8 +102,6 @@ def undo_question(record: RepairRecord, keeps_script: bool) -> str:
         if keeps_script and record.script
         else ""
     )
-    return notice(
-        "warning",
-        f'<p class="ck-headline">Undo the repair of {text(record.state)}?</p>'
-        f"<p>This brings back as it was before: {text(', '.join(names))}.</p>{note}",
-    )
+    brings = f"<p>This brings back as it was before: {text(', '.join(names))}.</p>" if names else ""
+    asked = f'<p class="ck-headline">Undo the repair of {text(record.state)}?</p>'
+    return notice("warning", asked + brings + note)

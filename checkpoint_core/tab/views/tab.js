@@ -74,6 +74,10 @@
     if (log && scrolled && log.scrollTop !== scrolled) log.scrollTop = scrolled;
   }).observe(document.body, { childList: true, subtree: true });
 
+  // Gradio's client counts a handler's memory (gr.State) as an argument too many, and says so at every poll.
+  const warn = console.warn.bind(console);
+  console.warn = (...what) => { if (what[0] !== "Too many arguments provided for the endpoint.") warn(...what); };
+
   const shown = (id) => { if (visible() && !document.hidden) { const it = document.getElementById(id); if (it) it.click(); } };
   window.setInterval(() => shown("ck-poll"), 10000);
   // While something trains, its progress alone is asked for more often.

@@ -91,6 +91,71 @@ def test_where_the_resume_flag_points(world: World, value: str, code: str | None
     assert run_codes(world) == ([code] if code else [])
 
 
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        ("{outputs}/first/first-000012-state", "resume-other-run"),
+        ("outputs/first/first-000012-state", "resume-other-run"),
+        ("{run}/../first/first-000012-state", "resume-other-run"),
+        ("/workspace/fluxgym/outputs/first/first-000012-state", "resume-other-run"),
+        (r"'D:\fluxgym\outputs\first\first-000012-state'", "resume-other-run"),
+        ("{outputs}/first", "resume-other-run"),
+        ("/workspace/fluxgym/outputs/persian-cat/persian-cat-000002-state", "resume-missing"),
+        ("/data/outputs/backups/outputs/persian-cat/persian-cat-000002-state", "resume-missing"),
+        ("{outputs}/linked/persian-cat-000002-state", None),
+        ("/elsewhere/states/first-000012-state", "resume-missing"),
+    ],
+)
+def test_a_resume_from_another_run_is_told(world: World, value: str, code: str | None) -> None:
+    shutil.copytree(world.state(2), world.outputs / "first" / "first-000012-state")
+    (world.outputs / "linked").symlink_to(world.run)
+    with_flags(world, f"--resume {value.format(run=world.run, outputs=world.outputs)}")
+
+    assert run_codes(world) == ([code] if code else [])
+
+
+def test_two_machines_paths_of_one_run_are_not_another_run(world: World) -> None:
+    world.edit_script(lambda text: text.replace(str(world.outputs), "/workspace/fluxgym/outputs"))
+    with_flags(world, "--resume /workspace/fluxgym/outputs/persian-cat/persian-cat-000002-state")
+    assert run_codes(world) == []
+
+    world.edit_script(
+        lambda text: text.replace("persian-cat/persian-cat-000002-state", "first/first-000002-state")
+    )
+    assert run_codes(world) == ["resume-other-run"]
+    assert "“first”" in audit_world(world).findings[0].message
+
+
+def test_the_folder_that_a_renamed_run_s_script_saves_into_is_not_another_run(world: World) -> None:
+    world.edit_script(lambda text: text.replace("outputs/persian-cat", "outputs/old-name"))
+    with_flags(world, f"--resume {world.outputs}/old-name/persian-cat-000002-state")
+    assert "resume-other-run" not in run_codes(world)
+
+
+@pytest.mark.parametrize(
+    ("flags", "codes"),
+    [
+        ("--network_weights {outputs}/first/first.safetensors", ["weights-other-run"]),
+        ("--network_weights {outputs}/first/first.safetensors --initial_epoch 13", ["weights-other-run"]),
+        ("--network_weights {run}/persian-cat-000002.safetensors --initial_epoch 3", []),
+        ("--network_weights /loras/base.safetensors", []),
+        # What is resumed from overwrites the weights.
+        ("--network_weights {outputs}/first/first.safetensors --resume {run}/persian-cat-000002-state", []),
+        ("--initial_epoch 13", ["initial-epoch-alone"]),
+        ("--initial_epoch 1", []),
+        ("--initial_epoch 13 --resume {run}/persian-cat-000002-state", []),
+        ("--initial_epoch 13 $MORE", None),
+    ],
+)
+def test_what_a_training_begins_with(world: World, flags: str, codes: list[str] | None) -> None:
+    with_flags(world, flags.format(run=world.run, outputs=world.outputs))
+    found_codes = run_codes(world)
+    if codes is None:
+        assert "initial-epoch-alone" not in found_codes
+    else:
+        assert found_codes == codes
+
+
 def test_the_state_of_a_lora_file_is_named(world: World) -> None:
     with_flags(world, f"--resume {world.lora(2)}")
     assert f"{world.state(2).name} is the state of the same save" in audit_world(world).findings[0].cure

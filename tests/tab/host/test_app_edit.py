@@ -32,6 +32,32 @@ def test_adding_and_removing_gives_the_bytes_and_the_mode_back(app: Path) -> Non
     assert app.stat().st_mode & 0o777 == 0o750
 
 
+def test_removing_leaves_none_of_our_backups(app: Path) -> None:
+    add_tab(app, PROJECT)
+    add_tab(app, Path("/opt/moved"))
+    remove_tab(app)
+
+    assert [path.name for path in app.parent.iterdir()] == ["app.py"]
+    add_tab(app, PROJECT)
+    app.write_bytes(SOURCE)  # somebody took the lines out by hand
+    assert "does not have the tab" in remove_tab(app)
+    assert [path.name for path in app.parent.iterdir()] == ["app.py"]
+
+
+def test_a_backup_that_holds_something_else_is_left_and_said(app: Path) -> None:
+    add_tab(app, PROJECT)
+    app.with_name("app.py.bak.1").write_bytes(b"mine")
+    app.write_bytes(app.read_bytes() + b"# a newer FluxGym\n")
+
+    said = remove_tab(app)
+
+    assert app.read_bytes() == SOURCE + b"# a newer FluxGym\n"
+    assert sorted(path.name for path in app.parent.iterdir()) == ["app.py", "app.py.bak.1", "app.py.bak.2"]
+    assert "app.py.bak.1 holds another app.py than this and is left." in said
+    assert app.with_name("app.py.bak.1").read_bytes() == SOURCE
+    assert app.with_name("app.py.bak.2").read_bytes() == b"mine"
+
+
 def test_a_second_time_changes_nothing_and_says_so(app: Path) -> None:
     add_tab(app, PROJECT)
     added = app.read_bytes()

@@ -10,7 +10,7 @@ import pytest
 
 from checkpoint_core.tab.interpreter_picker import InterpreterView
 from checkpoint_core.tab.presenter import RunView
-from checkpoint_core.tab.results import ActionResult
+from checkpoint_core.tab.results import ActionResult, Written
 from checkpoint_core.tab.training_presenter import DiskView, TrainingView
 from checkpoint_core.tab.ui.components import Page
 from checkpoint_core.tab.ui.updates import (
@@ -75,7 +75,7 @@ def test_the_disk_is_opened_when_it_becomes_tight_and_not_again(page: Page) -> N
 
 
 def test_an_open_picker_is_left_alone_and_another_run_silences_the_page(page: Page) -> None:
-    assert values(picker_updates(page, CHOICES, CHOICES, "a", "a")) == [CHOICES]
+    assert values(picker_updates(page, CHOICES, CHOICES, "a", "a")) == []
     assert picker_updates(page, CHOICES, None, "a", "a")[page.runs] == gr.update(choices=CHOICES, value="a")
     other = picker_updates(page, CHOICES, CHOICES, "b", "a")
     assert other[page.runs] == gr.update(choices=CHOICES, value="b")
@@ -86,13 +86,14 @@ def test_an_open_picker_is_left_alone_and_another_run_silences_the_page(page: Pa
     ("result", "token"),
     [
         (ActionResult("no"), None),
-        (ActionResult("fresh", written=True), True),
-        (ActionResult("resumed", state_path=Path("state"), written=True), "state"),
+        (ActionResult("fresh", written=True), Written()),
+        (ActionResult("resumed", state_path=Path("state"), written=True), Written(Path("state"))),
+        (ActionResult("undone", written=True, is_undo=True), Written(is_undo=True)),
     ],
-    ids=["nothing written", "--resume removed", "--resume set"],
+    ids=["nothing written", "--resume removed", "--resume set", "reverted"],
 )
-def test_what_the_gym_tab_is_told(page: Page, result: ActionResult, token: str | bool | None) -> None:
-    assert result_updates(page, result)[page.resumed_from] == token
+def test_what_the_gym_tab_is_told(page: Page, result: ActionResult, token: Written | None) -> None:
+    assert result_updates(page, result)[page.written] == token
 
 
 def test_a_question_and_an_undo_bring_their_buttons(page: Page) -> None:

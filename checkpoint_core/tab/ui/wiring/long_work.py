@@ -30,7 +30,7 @@ def _wire_work(tab: Tab, button: gr.Button, work: Work) -> None:
     page = tab.page
     done = button.click(partial(follow, work, page), *followed(page), concurrency_limit=4, **QUIET)
     # A step of its own, so that it shows what is selected when the work ends, not when it began.
-    done.then(partial(show, tab), page.who, page.run_parts, **QUIET)
+    done.then(partial(show, tab), page.who, page.shown_parts, **QUIET)
 
 
 def followed(page: Page) -> tuple[list[Block], list[Block]]:

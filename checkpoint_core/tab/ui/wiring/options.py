@@ -21,7 +21,7 @@ def wire(tab: Tab) -> None:
     chosen = page.interpreter.input(
         partial(choose_interpreter, tab), page.interpreter, page.environment, **UNLISTED
     )
-    chosen.then(partial(show, tab), page.who, page.run_parts, **QUIET)
+    chosen.then(partial(show, tab), page.who, page.shown_parts, **QUIET)
     made = page.download.click(telling(partial(make_diagnosis, tab)), page.who, page.report, **UNLISTED)
     made.then(None, page.report, None, js=DOWNLOAD, **UNLISTED)
 

@@ -6,15 +6,14 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import gradio as gr
 from gradio.events import Dependency
 
-from checkpoint_core.tab.host.gym import Gym
 from checkpoint_core.tab.page_names import NOTHING, PageName
 from checkpoint_core.tab.results import ActionResult
 from checkpoint_core.tab.session import PageSession
 from checkpoint_core.tab.ui.compat import QUIET, UNLISTED
-from checkpoint_core.tab.ui.updates import Updates, message_updates, result_updates, unchanged
+from checkpoint_core.tab.ui.updates import Updates, message_updates, result_updates
+from checkpoint_core.tab.ui.wiring import host
 from checkpoint_core.tab.ui.wiring.long_work import follow, followed
 from checkpoint_core.tab.ui.wiring.shared import (
     Tab,
@@ -30,7 +29,7 @@ def wire(tab: Tab) -> None:
     """Connect what changes a run."""
     page = tab.page
     page.fresh.click(partial(ask_fresh, tab), page.who, [*page.message_parts, page.fresh_change], **UNLISTED)
-    page.decline.click(partial(decline, tab), None, page.message_parts, **UNLISTED)
+    page.decline.click(partial(decline, tab), page.receipt, page.message_parts, **UNLISTED)
     asked = [*page.message_parts, page.question]
     then_go_to_question(
         page.option_box.change(partial(ask_option, tab), [page.option_box, *page.who], asked, **QUIET)
@@ -38,12 +37,12 @@ def wire(tab: Tab) -> None:
     events = _wire_changes(tab)
     then_look_at_training(tab, *events)
     if tab.gym is not None and tab.gym.is_connected:
-        _carry_into_gym(tab, tab.gym, events)
+        host.wire(tab, tab.gym, events)
 
 
 def _wire_changes(tab: Tab) -> tuple[Dependency, ...]:
     page, who = tab.page, tab.page.who
-    changed = [*page.message_parts, page.receipt, page.resumed_from, *page.run_parts]
+    changed = [*page.message_parts, page.receipt, page.written, *page.shown_parts]
     changed_or_asked = [*changed, page.question]
     # Versions that nobody has tried are tried first; what that shows decides with the rest.
     tried = page.resume.click(partial(try_first, tab), *followed(page), **UNLISTED)
@@ -111,9 +110,10 @@ def ask_fresh(tab: Tab, session: PageSession, run: PageName | None) -> Updates:
     }
 
 
-def decline(tab: Tab) -> Updates:
-    """Take the question away; nothing was done."""
-    return message_updates(tab.page, "")
+def decline(tab: Tab, receipt: Any) -> Updates:
+    """Take the question away; nothing was done, and what was done before can still be taken back."""
+    kept = "Nothing more was changed. “Undo” takes back what was done before." if receipt else ""
+    return message_updates(tab.page, info_view(kept) if kept else "", undo=bool(receipt))
 
 
 def ask_option(tab: Tab, message: str, session: PageSession, run: PageName | None) -> Updates:
@@ -125,23 +125,3 @@ def ask_option(tab: Tab, message: str, session: PageSession, run: PageName | Non
         **message_updates(tab.page, said, question=question is not None),
         tab.page.question: question,
     }
-
-
-def _carry_into_gym(tab: Tab, gym: Gym, events: tuple[Dependency, ...]) -> None:
-    """After a change: set FluxGym's own components, so that its “Start training” does not undo the choice."""
-    page = tab.page
-    inputs = [page.resumed_from, page.runs, page.result, *gym.inputs]
-    for event in events:
-        event.then(partial(carry, tab, gym), inputs, [page.result, *gym.targets], **QUIET)
-
-
-def carry(tab: Tab, gym: Gym, state: str | bool | None, run: PageName, message: str, *values: Any) -> Updates:
-    """FluxGym's own components after a change, and in words what became of them.
-
-    :param values: what FluxGym's inputs hold.
-    """
-    if state is None:
-        return unchanged(tab.page.result)
-    carried, said = tab.presenter.carry(gym, values, run, state)
-    kept = [gr.skip()] * len(gym.targets) if carried is None else carried
-    return {tab.page.result: message + info_view(said), **dict(zip(gym.targets, kept, strict=True))}

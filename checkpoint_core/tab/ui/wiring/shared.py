@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import gradio as gr
 from gradio.events import Dependency
 
 from checkpoint_core.tab.host.gym import Gym
@@ -39,7 +40,19 @@ def show(
         for name, value in chosen.items():
             setattr(session, name, value)
         view, before = session.look(tab.presenter)
-        return run_updates(tab.page, view, None if again else before)
+        updates = run_updates(tab.page, view, None if again else before)
+        if view.headline != (before.headline if before else ""):
+            updates.update(_relabelled(tab, session))
+        return updates
+
+
+def _relabelled(tab: Tab, session: PageSession) -> Updates:
+    """The picker, whose labels say how each run stands, in step with the headline."""
+    choices = tab.presenter.choices()
+    if session.listed in (None, choices) or not session.run:
+        return {}
+    session.listed = choices
+    return {tab.page.runs: gr.update(choices=choices, value=session.run)}
 
 
 def look_at_training(tab: Tab, session: PageSession) -> Updates:

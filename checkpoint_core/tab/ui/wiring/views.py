@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from checkpoint_core.recovery import Choices
 from checkpoint_core.tab.interpreter_picker import InterpreterView
 from checkpoint_core.tab.page_names import NOTHING, PageName, received
 from checkpoint_core.tab.session import PageSession
-from checkpoint_core.tab.ui.compat import QUIET, UNLISTED
+from checkpoint_core.tab.ui.compat import QUIET
 from checkpoint_core.tab.ui.updates import (
     Updates,
     interpreter_updates,
@@ -24,33 +23,34 @@ from checkpoint_core.tab.views.table import DEFAULT_SORT
 def wire(tab: Tab) -> None:
     """Connect what only shows."""
     page = tab.page
-    known = [page.run_choices, page.interpreters, *page.who]
+    known = [page.interpreters, *page.who]
     interpreters = [page.interpreters, page.interpreter, page.environment]
-    refreshed = [page.run_choices, page.runs, *page.message_parts, *interpreters, *page.run_parts]
-    picked = [*page.message_parts, page.progress, *page.run_parts]
+    refreshed = [*page.message_parts, page.receipt, *interpreters, *page.shown_parts]
+    picked = [*page.message_parts, page.receipt, page.progress, *page.shown_parts]
     then_look_at_training(
         tab,
-        page.refresh.click(partial(refresh, tab), known, refreshed, **UNLISTED),
+        page.refresh.click(partial(refresh, tab), known, refreshed, **QUIET),
         page.poll.click(partial(refresh, tab), known, refreshed, **QUIET),
         # `input`, not `change`: a refresh that sets the same value again must not start everything anew.
         page.runs.input(partial(pick_run, tab), page.who, picked, **QUIET),
     )
-    page.layout.input(partial(set_layout, tab), [page.layout, *page.who], page.run_parts, **QUIET)
+    page.layout.input(partial(set_layout, tab), [page.layout, *page.who], page.shown_parts, **QUIET)
     boxes = (page.epoch_in, page.epochs, page.skip)
     for box in boxes:
         # `change`: Gradio may tell an input before the number has its new value; nothing else sets these.
-        box.change(partial(set_choices, tab), [*boxes, *page.who], page.run_parts, **QUIET)
-    page.selected_box.change(partial(select, tab), [page.selected_box, *page.who], page.run_parts, **QUIET)
-    page.sort_box.change(partial(sort, tab), [page.sort_box, *page.who], page.run_parts, **QUIET)
+        box.change(partial(set_choices, tab), [*boxes, *page.who], page.shown_parts, **QUIET)
+    page.selected_box.change(partial(select, tab), [page.selected_box, *page.who], page.shown_parts, **QUIET)
+    page.sort_box.change(partial(sort, tab), [page.sort_box, *page.who], page.shown_parts, **QUIET)
 
 
 def refresh(
-    tab: Tab, listed: Any, interpreters: InterpreterView | None, session: PageSession, run: PageName | None
+    tab: Tab, interpreters: InterpreterView | None, session: PageSession, run: PageName | None
 ) -> Updates:
     """What is on the disk now; the run that is shown stays while it is there."""
     choices = tab.presenter.choices()
     with session.turn:
         kept = session.keep([name for _, name in choices], run or NOTHING)
+        listed, session.listed = session.listed, choices
         return {
             **picker_updates(tab.page, choices, listed, kept, run or NOTHING),
             **interpreter_updates(tab.page, tab.presenter.python.show(), interpreters),
@@ -63,7 +63,7 @@ def pick_run(tab: Tab, session: PageSession, run: PageName | None) -> Updates:
     # Gradio's picker tells one choice twice: the second may come after the user has gone on.
     if run == session.run:
         return unchanged(tab.page.headline)
-    silence = {**message_updates(tab.page, ""), tab.page.progress: ""}
+    silence = {**message_updates(tab.page, ""), tab.page.receipt: None, tab.page.progress: ""}
     return {**silence, **show(tab, session, run, run=run or NOTHING)}
 
 
