@@ -58,6 +58,7 @@ PURE = (
     "recovery/next_steps.py",
     "recovery/options.py",
     "recovery/script_fixes.py",
+    "recovery/set_aside.py",
     "report/diagnosis.py",
     "report/markdown.py",
     "report/json_schema.py",

@@ -51,7 +51,8 @@ def watch(
         bool, typer.Option("--force", help="Start it even if another training uses the same GPU.")
     ] = False,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Begin at epoch 1 even if that overwrites checkpoints.")
+        bool,
+        typer.Option("--fresh", help="Begin at epoch 1 though there are checkpoints; they are set aside."),
     ] = False,
     restarts: Annotated[
         int, typer.Option(min=0, help="Start it again no more often than this.")

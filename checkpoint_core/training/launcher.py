@@ -81,7 +81,7 @@ def overwrites(run: RunReport) -> str:
     count = len(run.checkpoints)
     there = "is 1 checkpoint" if count == 1 else f"are {count} checkpoints"
     return (
-        "The train script has no --resume: it begins at epoch 1 and overwrites the run's files one by one. There "
+        "The train script has no --resume: it begins at epoch 1 and sets aside what is there, in .replaced. There "
         f"{there}. To continue the training, choose a checkpoint and resume from it."
     )
 
