@@ -20,7 +20,7 @@ from tests.command_help import CORE, TAB, Program, commands_in, help_text, needs
 
 DOCS = PROJECT / "docs"
 DOCUMENTS = sorted([*PROJECT.glob("*.md"), *DOCS.glob("*.md")])
-_NAMES = "scan check resume repair recover watch status stop prune report"
+_NAMES = "scan check resume repair recover watch status stop prune restore report"
 COMMANDS = ([], *([name] for name in _NAMES.split()))
 TAB_COMMANDS = ([], *([name] for name in "demo serve launch install uninstall".split()))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -48,6 +48,7 @@ from checkpoint_core.cli.output import (
 from checkpoint_core.cli.prune import prune as prune_command
 from checkpoint_core.cli.repair import recover as recover_command
 from checkpoint_core.cli.repair import repair as repair_command
+from checkpoint_core.cli.restore import restore_replaced as restore_command
 from checkpoint_core.cli.training import status as status_command
 from checkpoint_core.cli.training import stop_training as stop_command
 from checkpoint_core.cli.training import watch as watch_command
@@ -59,7 +60,7 @@ from checkpoint_core.environment import (
     environment_source,
     rehearse_state,
 )
-from checkpoint_core.recovery import plan_checked, plan_recovery
+from checkpoint_core.recovery import plan_checked, plan_recovery, set_aside_from
 from checkpoint_core.report import check_json, diagnosis_for, scan_json
 from checkpoint_core.scripts import NoScript, ScriptChange, find_script, plan_fresh
 from checkpoint_core.states import StateFacts
@@ -73,8 +74,9 @@ app = typer.Typer(
     help="""Find, judge and resume the training states of FluxGym.
 
     Nothing of a checkpoint is ever executed. Only these write: "resume" (the train script, with a backup),
-    "repair" and "recover" with --apply (with a way back), "prune" with --remove, "report" (the report), and "watch",
-    which trains and, unless told otherwise, restarts a crashed training (it repairs and edits as "recover" does).
+    "repair", "recover" and "restore" with --apply (with a way back), "prune" with --remove, "report" (the report), and
+    "watch", which trains and, unless told otherwise, restarts a crashed training (it repairs and edits as "recover"
+    does).
 
     Exit status: 0 will resume; 1 will not resume, or was refused; 2 could not tell, or wrong usage.""",
 )
@@ -244,6 +246,7 @@ watch = app.command()(watch_command)
 status = app.command()(status_command)
 stop_training = app.command(name="stop")(stop_command)
 prune = app.command()(prune_command)
+restore = app.command(name="restore")(restore_command)
 
 
 def _scanned(auditor: Auditor, run: str | None) -> AuditReport:
@@ -300,6 +303,8 @@ def _tried(auditor: Auditor, checkpoint: CheckpointReport, wanted: bool) -> Chec
 
 def _plan(run: RunReport, checkpoint: CheckpointReport) -> ScriptChange:
     say(f"Resuming from {title(checkpoint)}: {checkpoint.name}")
+    if kept := set_aside_from(run, checkpoint).sentence:
+        say(f"Before it starts: {kept}")
     return plan_checked(run, checkpoint)
 
 

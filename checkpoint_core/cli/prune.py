@@ -24,16 +24,20 @@ from checkpoint_core.cli.options import (
     settled,
 )
 from checkpoint_core.cli.output import Usage, print_json, problems_told, say, show, stop, tell
+from checkpoint_core.cli.restore import refuse_while_training, replaced_json, replaced_line
 from checkpoint_core.recovery import (
     DiskForecast,
+    NothingToRestore,
     RemovalRefused,
     RetentionPlan,
     disk_forecast,
     finish_removals,
     look_again_at_run,
     plan_removal,
+    read_replaced,
     retention_of,
 )
+from checkpoint_core.recovery import remove_replaced as discard
 from checkpoint_core.report import SCHEMA_VERSION, Json
 from checkpoint_core.text import human_bytes, printable
 from checkpoint_core.training import in_use
@@ -48,10 +52,20 @@ RemoveOption = Annotated[
     ),
 ]
 
+RemoveReplacedOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ID",
+        help="Remove for good what a start had set aside under this name; “restore” lists it.",
+        show_default=False,
+    ),
+]
+
 
 def prune(
     run_dir: RunDirArgument,
     remove: RemoveOption = None,
+    remove_replaced: RemoveReplacedOption = None,
     layout: LayoutOption = None,
     python: PythonOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
@@ -65,9 +79,12 @@ def prune(
     wrong usage.
     """
     with problems_told():
-        if as_json and remove:
+        if as_json and (remove or remove_replaced):
             raise Usage("--json shows the proposal and removes nothing. Give either --json or --remove.")
         folder = Path(os.path.abspath(run_dir))
+        if remove_replaced is not None:
+            _discard(folder, remove_replaced)
+            return
         auditor = auditor_of(folder.parent, layout, python)
         run = _settled(auditor, audited_run(folder, layout, python, auditor))
         plan = retention_of(auditor, run, in_use(folder))
@@ -76,9 +93,11 @@ def prune(
             return
         forecast = disk_forecast(run)
         if as_json:
-            print_json(retention_json(run.name, forecast, plan))
+            print_json({**retention_json(run.name, forecast, plan), **replaced_json(folder)})
         else:
             show(_view(forecast, plan))
+            for record in read_replaced(folder):
+                say(f"Kept from being overwritten: {replaced_line(record)}")
         raise typer.Exit(_exit_code(forecast))
 
 
@@ -102,6 +121,15 @@ def _remove(auditor: Auditor, run: RunReport, wanted: Sequence[str], plan: Reten
         stop(f"Refused: {error}")
     say(f"Removed: {', '.join(done.names)}. Freed {human_bytes(done.freed_bytes)}.")
     say(disk_forecast(auditor.audit_run(run.name)).sentence)
+
+
+def _discard(run: Path, identity: str) -> None:
+    refuse_while_training(run)
+    try:
+        freed = discard(run, identity)
+    except NothingToRestore as error:
+        raise Usage(str(error)) from error
+    say(f"Removed: {identity}. {human_bytes(freed)} are free again.")
 
 
 def _view(forecast: DiskForecast, plan: RetentionPlan) -> RenderableType:

@@ -55,7 +55,8 @@ def watch(
         bool,
         typer.Option(
             "--fresh",
-            help="Begin where the script says, even if that overwrites checkpoints or is in another run.",
+            help="Begin where the script says, even at epoch 1 over checkpoints, which are set aside, or in another "
+            "run.",
         ),
     ] = False,
     restarts: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from checkpoint_core.recovery import transaction
 from checkpoint_core.recovery.fix import FixChoices
+from checkpoint_core.recovery.launching import next_set_aside, set_aside_from
 from checkpoint_core.recovery.next_steps import next_steps
 from checkpoint_core.recovery.options import OptionKind, RecoveryOption, RecoveryPlan
 from checkpoint_core.recovery.planning import apply_option, change_of, look_again, plan_recovery, repair_of
@@ -17,6 +18,14 @@ from checkpoint_core.recovery.removal import (
     retention_of,
 )
 from checkpoint_core.recovery.repair import Choices, RepairFailed, RepairPlan
+from checkpoint_core.recovery.replaced import (
+    NothingToRestore,
+    named,
+    remove_replaced,
+    restore,
+    set_aside_saves,
+)
+from checkpoint_core.recovery.replaced_records import Replaced, read_replaced
 from checkpoint_core.recovery.resume import ResumeRefused, plan_checked, resume
 from checkpoint_core.recovery.retention import (
     Candidate,
@@ -32,6 +41,7 @@ __all__ = [
     "Choices",
     "DiskForecast",
     "FixChoices",
+    "NothingToRestore",
     "NothingToUndo",
     "OptionKind",
     "RecoveryOption",
@@ -40,6 +50,7 @@ __all__ = [
     "RemovalRefused",
     "RepairFailed",
     "RepairPlan",
+    "Replaced",
     "ResumeRefused",
     "RetentionPlan",
     "StateChangedSinceShown",
@@ -50,13 +61,20 @@ __all__ = [
     "links_in",
     "look_again",
     "look_again_at_run",
+    "named",
+    "next_set_aside",
     "next_steps",
     "plan_checked",
     "plan_recovery",
     "plan_removal",
     "plan_retention",
+    "read_replaced",
+    "remove_replaced",
     "repair_of",
+    "restore",
     "resume",
     "retention_of",
+    "set_aside_from",
+    "set_aside_saves",
     "transaction",
 ]

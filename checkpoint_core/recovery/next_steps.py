@@ -57,7 +57,7 @@ def _without_checkpoint(run: RunReport, recovery: RecoveryPlan) -> Iterator[str]
     yield f"{why} {_warm_start(best) if best.kind is OptionKind.WARM_START else _FRESH}"
 
 
-_FRESH = "Start fresh instead: the training begins at epoch 1 and overwrites the run's files."
+_FRESH = "Start fresh instead: the training begins at epoch 1; what is there is kept in .replaced."
 
 
 def _warm_start(option: RecoveryOption) -> str:

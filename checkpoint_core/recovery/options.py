@@ -23,6 +23,7 @@ from checkpoint_core.audit import (
 )
 from checkpoint_core.recovery.repair import RepairPlan
 from checkpoint_core.recovery.script_fixes import KEPT_STATES, saving_edits
+from checkpoint_core.recovery.set_aside import FOLDER
 from checkpoint_core.states import LoraFacts
 from checkpoint_core.text import counted, human_bytes
 from checkpoint_core.trainer import forecast_sentence, state_sizes
@@ -248,7 +249,7 @@ def _fresh(run: RunReport) -> RecoveryOption:
         kind=OptionKind.FRESH,
         title="Start fresh",
         keeps="Nothing.",
-        loses=f"Everything that was trained{trained}: it begins at epoch 1 and overwrites the run's files.",
+        loses=f"Everything that was trained{trained}: it begins at epoch 1; what is there is kept in {FOLDER}.",
         lost_steps=steps,
     )
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from checkpoint_core.audit import Auditor, CheckpointReport, RunReport
 from checkpoint_core.environment import rehearse_state
+from checkpoint_core.recovery.launching import set_aside_for
 from checkpoint_core.recovery.options import OptionKind, RecoveryOption, RecoveryPlan, rank_options
 from checkpoint_core.recovery.repair import Choices, RepairPlan, plan_repair
 from checkpoint_core.recovery.resume import check_resume
@@ -51,7 +52,16 @@ def plan_recovery(
             repair_plans[item.name] = repair_plan
         if item.verdict.resumes or len(repair_plans) >= _MOST_REPAIRS:
             break
-    return rank_options(run, repair_plans)
+    recovery = rank_options(run, repair_plans)
+    return replace(recovery, options=tuple(_with_set_aside(run, each) for each in recovery.options))
+
+
+def _with_set_aside(run: RunReport, option: RecoveryOption) -> RecoveryOption:
+    """The option with what of the run is set aside before the training starts, and so is kept, too."""
+    told = set_aside_for(run, option).sentence
+    if not told:
+        return option
+    return replace(option, keeps=told if option.kind is OptionKind.FRESH else f"{option.keeps} {told}")
 
 
 def repair_of(

@@ -24,7 +24,7 @@ from checkpoint_core.audit import (
     run_summary,
     title_inside,
 )
-from checkpoint_core.recovery import Choices, RepairPlan, ResumeRefused, plan_recovery, resume
+from checkpoint_core.recovery import Choices, RepairPlan, ResumeRefused, plan_recovery, resume, set_aside_from
 from checkpoint_core.report import Diagnosis, diagnosis_for
 from checkpoint_core.scripts import (
     SCRIPT_TROUBLE,
@@ -211,7 +211,7 @@ class TabPresenter:
         if resumes:
             try:
                 change = plan_resume(run.facts.path, item.name)
-                preview = preview_view(change.diff, change.notes)
+                preview = preview_view(change.diff, _notes(change, set_aside_from(run, item).sentence))
             except TROUBLE as error:
                 resumes, refusal = False, "The train script cannot be changed; see below."
                 preview = error_view(str(error))
@@ -294,7 +294,7 @@ class TabPresenter:
 
     def answer(self, run_name: PageName, question: Confirmation | None) -> ActionResult:
         """Do what a question asked."""
-        if question is None or question.asked in (Asked.OPTION, Asked.UNDO):
+        if question is None or question.asked in (Asked.OPTION, Asked.UNDO, Asked.RESTORE, Asked.DISCARD):
             return self._with_target(self.repairs.answer(question), run_name)
         return self.training.answer(question)
 
@@ -383,6 +383,11 @@ class TabPresenter:
         return new_file(
             Path(tempfile.mkdtemp(prefix="fluxgym-diagnosis-"), report.file_name), report.zip_bytes
         )
+
+
+def _notes(change: ScriptChange, set_aside: str) -> tuple[str, ...]:
+    """What to know of a change, and what is set aside before the training that it leads to."""
+    return (*change.notes, set_aside) if set_aside else change.notes
 
 
 def _repairable(run: RunReport) -> Iterator[CheckpointReport]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from checkpoint_core.audit import Auditor, CheckpointReport, RunReport, UnknownName, title_inside
 from checkpoint_core.recovery import (
     Choices,
+    NothingToRestore,
     NothingToUndo,
     OptionKind,
     RecoveryPlan,
@@ -25,6 +26,7 @@ from checkpoint_core.scripts import SCRIPT_TROUBLE, find_script, run_command
 from checkpoint_core.states import OutputsFolderError, RecordUnusable, RepairRecord, read_records
 from checkpoint_core.tab.lookup import RunLookup
 from checkpoint_core.tab.page_names import PageName, page_name
+from checkpoint_core.tab.replaced_presenter import answer_replaced, ask_replaced, is_about_replaced
 from checkpoint_core.tab.results import ActionResult, Asked, Confirmation, guarded
 from checkpoint_core.tab.views.actions import done_view, error_view, info_view
 from checkpoint_core.tab.views.recovery import (
@@ -36,6 +38,7 @@ from checkpoint_core.tab.views.recovery import (
     repaired_view,
     undo_question,
 )
+from checkpoint_core.training import CannotStart
 
 #: What can go wrong with a repair, each with a text for the user.
 TROUBLE = (
@@ -47,6 +50,8 @@ TROUBLE = (
     RecordUnusable,
     RepairFailed,
     ResumeRefused,
+    NothingToRestore,
+    CannotStart,
 )
 
 
@@ -149,6 +154,8 @@ class RepairPresenter:
                 return self._finish(run)
             if wanted == UNDO:
                 message, question = self._ask_undo(run, self._presenter.checkpoint(run, selected))
+            elif is_about_replaced(wanted):
+                message, question = ask_replaced(run, wanted)
             else:
                 message, question = self._ask_option(run, wanted, layout, choices)
             told.append(question)
@@ -188,6 +195,8 @@ class RepairPresenter:
             return ActionResult(info_view("There is nothing left to do; look again."))
         if question.undo is not None:
             return self.undo(question.run, question.undo)
+        if question.replaced is not None:
+            return guarded(lambda: answer_replaced(self._presenter.run(question.run), question), TROUBLE)
         return guarded(lambda: self._apply_option(question), TROUBLE)
 
     def _apply_option(self, question: Confirmation) -> ActionResult:

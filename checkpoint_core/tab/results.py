@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from checkpoint_core.recovery import RecoveryOption, Removal
+from checkpoint_core.recovery import RecoveryOption, Removal, Replaced
 from checkpoint_core.scripts import Receipt, ScriptChange
 from checkpoint_core.states import RepairRecord
 from checkpoint_core.tab.page_names import PageName
@@ -29,6 +29,9 @@ class Asked(enum.Enum):
     FORCE = "force"
     STOP = "stop"
     REMOVE = "remove"
+    #: Bring back what a start would have overwritten, or remove it for good.
+    RESTORE = "restore"
+    DISCARD = "discard"
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Confirmation:
     """A question, with everything that was shown with it: that alone is done when the user says yes.
 
     ``option`` and ``change`` belong to a recovery option, ``undo`` to a repair's record, ``removal`` to checkpoints
-    that go, ``bring_back`` to a training's start.
+    that go, ``bring_back`` to a training's start, ``replaced`` to what was set aside before one.
     """
 
     run: PageName
@@ -47,6 +50,7 @@ class Confirmation:
     undo: RepairRecord | None = None
     removal: Removal | None = None
     bring_back: bool = False
+    replaced: Replaced | None = None
 
 
 @dataclass(frozen=True)

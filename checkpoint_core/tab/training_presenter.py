@@ -17,6 +17,7 @@ from checkpoint_core.recovery import (
     look_again_at_run,
     plan_removal,
     plan_retention,
+    read_replaced,
 )
 from checkpoint_core.states import OutputsFolderError, RecordUnusable, free_bytes
 from checkpoint_core.tab.lookup import RunLookup
@@ -25,6 +26,7 @@ from checkpoint_core.tab.results import ActionResult, Asked, Confirmation, guard
 from checkpoint_core.tab.views.actions import error_view, good_view, info_view, warning_view
 from checkpoint_core.tab.views.disk import chosen_names, retention_choices, retention_view
 from checkpoint_core.tab.views.loss_plot import Mark
+from checkpoint_core.tab.views.replaced import replaced_view
 from checkpoint_core.tab.views.training import journal_view, log_view, training_view
 from checkpoint_core.text import counted, human_bytes, human_seconds
 from checkpoint_core.trainer import save_rules
@@ -239,7 +241,8 @@ class TrainingPresenter:
         choices = tuple(retention_choices(plan))
         forecast = disk_forecast(run)
         tight = forecast.is_enough is False
-        return DiskView(retention_view(forecast, plan), choices, tight)
+        kept = replaced_view(read_replaced(run.facts.path))
+        return DiskView(retention_view(forecast, plan) + kept, choices, tight)
 
     def ask_remove(self, run_name: PageName, names: Sequence[PageName], layout: str) -> ActionResult:
         """Which checkpoints would be removed, and the question whether to do it."""

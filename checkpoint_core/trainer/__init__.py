@@ -13,7 +13,7 @@ from checkpoint_core.trainer.disk_space import (
     weights_size,
     with_spare,
 )
-from checkpoint_core.trainer.forecast import Forecast, forecast_sentence, make_forecast
+from checkpoint_core.trainer.forecast import Forecast, forecast_sentence, launch_of, make_forecast
 from checkpoint_core.trainer.launch import LaunchPoint, launch_from
 from checkpoint_core.trainer.learning_rate import (
     differs,
@@ -44,7 +44,7 @@ from checkpoint_core.trainer.position import (
     locate,
 )
 from checkpoint_core.trainer.reconstruction import TOLERANCE_NS, lost_scheduler, lost_train_state
-from checkpoint_core.trainer.save_plan import save_rules
+from checkpoint_core.trainer.save_plan import SaveRules, changes, save_rules
 
 __all__ = [
     "MODULE",
@@ -57,9 +57,11 @@ __all__ = [
     "LoraPlan",
     "PlannedGroup",
     "Position",
+    "SaveRules",
     "TrainerOptimizer",
     "accumulation_steps",
     "bytes_to_free",
+    "changes",
     "changes_to",
     "dataset_key",
     "difference",
@@ -69,6 +71,7 @@ __all__ = [
     "highest_rate",
     "implied_steps_per_epoch",
     "launch_from",
+    "launch_of",
     "learning_rate_at",
     "locate",
     "lost_scheduler",

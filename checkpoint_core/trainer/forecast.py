@@ -122,6 +122,14 @@ def _finds_no_step(point: LaunchPoint, launch: Launch) -> bool:
     return launch.first_epoch > launch.last_epoch if total is None else 0 < done >= total
 
 
+def launch_of(point: LaunchPoint) -> Launch | None:
+    """The epochs and steps that a launch trains; ``None`` where it cannot be told where it begins or ends."""
+    start, last = point.start_epoch, None if point.undecided else point.last_epoch
+    if point.script is None or start is None or last is None:
+        return None
+    return _counted(Launch(start, last, point.steps_per_epoch), point, point.script)
+
+
 def _counted(launch: Launch, point: LaunchPoint, script: ScriptFacts) -> Launch:
     """With the steps that the trainer counts; it starts from 0, or from the steps that it skips."""
     steps, done, total = point.steps_per_epoch, point.done_steps or 0, point.total_steps
@@ -139,7 +147,9 @@ def _with_saves(
 ) -> Forecast:
     """With what the changes add up to, each save taken to be as large as this state and its LoRA file."""
     states = [change for change in told if change.is_state and not change.is_removal]
-    room = most_room(told, names, facts.size_bytes, lora_size(facts)) if facts.size_bytes else None
+    # What a start would write over is set aside before, and goes on taking its room.
+    beside = names - {change.name for change in told if not change.is_removal}
+    room = most_room(told, beside, facts.size_bytes, lora_size(facts)) if facts.size_bytes else None
     return replace(
         forecast,
         next_save=states[0].when if states else None,

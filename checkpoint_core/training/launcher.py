@@ -81,7 +81,7 @@ def overwrites(run: RunReport) -> str:
     count = len(run.checkpoints)
     there = "is 1 checkpoint" if count == 1 else f"are {count} checkpoints"
     return (
-        "The train script has no --resume: it begins at epoch 1 and overwrites the run's files one by one. There "
+        "The train script has no --resume: it begins at epoch 1 and sets aside what is there, in .replaced. There "
         f"{there}. To continue the training, choose a checkpoint and resume from it."
     )
 
@@ -297,7 +297,10 @@ def _busy_words(name: str, pid: int, has_gpu: bool) -> str:
         if has_gpu
         else ("is running on this machine", "its processors and its memory, and both would be slow")
     )
-    return f"The training of “{name}” {does} (process {pid}). Two trainings would share {shared}. Wait for it, or stop it."
+    return (
+        f"The training of “{name}” {does} (process {pid}). Two trainings would share {shared}. Wait for it, or stop "
+        "it."
+    )
 
 
 def _check_script(run: Path, python: str | None) -> None:

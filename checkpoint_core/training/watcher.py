@@ -14,7 +14,7 @@ from pathlib import Path
 
 from checkpoint_core.atomic_write import WriteFailed
 from checkpoint_core.audit import Auditor, Verdict
-from checkpoint_core.recovery import disk_forecast
+from checkpoint_core.recovery import disk_forecast, next_set_aside, set_aside_saves
 from checkpoint_core.scripts import find_script
 from checkpoint_core.states import LoraFacts, free_bytes
 from checkpoint_core.text import human_bytes
@@ -84,10 +84,11 @@ class LiveRun:
         self._written: tuple[object, object] = (None, None)
 
     def start(self) -> TrainingProcess:
-        """Start the run's script; raises OSError."""
+        """Set aside what the run's script would write over, and start it; raises OSError."""
         script = find_script(self.run)
         if script is None:
             raise FileNotFoundError(f"there is no train script in {self.run}")
+        self._set_aside()
         self._remember_losses()
         environment = self.auditor.audit_run(self.name).environment
         # A Python that does not answer just now, as on a machine short of memory, is the one all the same.
@@ -102,6 +103,13 @@ class LiveRun:
         return self._keep(
             TrainingProcess(root, LogFollower(self.run), LogReader(), began, process, self._gpu)
         )
+
+    def _set_aside(self) -> None:
+        done = set_aside_saves(self.run, lambda: next_set_aside(self.auditor.audit_run(self.name)))
+        if done is not None:
+            told = f"Set aside before the start: {done.told}."
+            self.log_event(JournalLine(time.time_ns(), "set-aside", told))
+            self._saves.remember()  # an epoch's name for the last state is no save
 
     def adopt(self, root: ProcessId, prints_here: bool) -> TrainingProcess:
         """Watch a training that runs already.

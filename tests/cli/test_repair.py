@@ -116,8 +116,8 @@ def test_recover_shows_the_ways_and_takes_the_first(world: World) -> None:
     assert shown.code == 0
     assert "1. Repair epoch 4 and resume (recommended)" in shown.words
     assert (
-        "2. Resume from epoch 3 Keeps: Everything that was trained up to epoch 3. Loses: 8 steps"
-        in shown.words
+        "2. Resume from epoch 3 Keeps: Everything that was trained up to epoch 3. "
+        "Kept in .replaced: epoch 4. Loses: 8 steps" in shown.words
     )
     assert not (world.run / "repairs.json").exists()
 

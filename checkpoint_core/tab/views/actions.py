@@ -50,7 +50,7 @@ def done_view(what: str, command: str, folder: str, backup: str | None, lines: t
 
 def fresh_view(diff: str) -> str:
     """What “Start fresh” would remove, before it is removed."""
-    said = "Starting fresh trains from epoch 1 again and overwrites the run's files epoch by epoch."
+    said = "Starting fresh trains from epoch 1 again. What is there is kept in .replaced."
     return notice("warning", f"<p>{said} This is what changes in the train script:</p>{diff_block(diff)}")
 
 

@@ -52,7 +52,7 @@ def test_starting_fresh_warns_before_it_asks() -> None:
     html = fresh_view("-  --resume x\n")
 
     assert "ck-warning" in html
-    assert "overwrites the run's files" in html
+    assert "What is there is kept in .replaced." in html
     assert "ck-del" in html
 
 
