@@ -74,7 +74,7 @@ def test_it_is_started_seen_found_again_by_a_new_server_and_stopped(
         expect(page.locator("#ck-result")).to_contain_text("Stop the training of “soaked-cat”?")
         page.get_by_role("button", name="Yes, do it").click()
         expect(page.locator(".ck-training .ck-badge")).to_have_text("Stopped")
-        page.get_by_text("Journal").click()
+        page.get_by_text("Event log").click()
         expect(page.locator(".ck-journal")).to_contain_text("Stopped, as you asked.")
         expect(page.get_by_role("button", name="Start training", exact=True)).to_be_visible()
 
@@ -136,7 +136,7 @@ def test_a_bad_save_is_told_while_it_trains_and_the_box_is_heeded(server: Server
     )
     expect(page.locator(".ck-training .ck-badge")).to_have_text("Training")
     page.get_by_label("Restart automatically after a crash").uncheck()
-    page.get_by_text("Journal").click()
+    page.get_by_text("Event log").click()
     expect(page.locator(".ck-journal")).to_contain_text("It will not restart automatically after a crash")
 
 
