@@ -133,13 +133,15 @@ def test_another_loras_name_takes_the_resume_out_of_the_gym_and_its_own_brings_i
 
     name.press_sequentially(" two")
 
+    # It goes away by itself after ten seconds.
+    expect(page.get_by_text("no longer set in the Gym tab")).to_be_visible()
     expect(page.locator(RESUME_BOX).first).to_have_value("")
     expect(page.locator('[id="--save_state"] input')).not_to_be_checked()
     expect(script).to_have_value(re.compile("--output_name first-lora-two"))
     expect(script).not_to_have_value(re.compile("--resume"))
-    expect(page.get_by_text("no longer set in the Gym tab")).to_be_visible()
     # FluxGym's own refresh comes a second after the typing; it must not bring the resume back.
     page.evaluate("new Promise((done) => setTimeout(done, 1800))")
+    expect(name).to_have_value(f"{run.name} two")
     page.get_by_role("button", name="Start training").click()
     expect(page.locator("#terminal")).to_contain_text("first-lora-two")
     written = mounted.outputs / "first-lora-two" / "train.sh"

@@ -34,13 +34,21 @@ def wire(tab: Tab, gym: Gym, events: tuple[Dependency, ...]) -> None:
     changed = gym.lora_name.change(
         partial(follow, tab, gym),
         [page.carried, *gym.inputs],
-        [page.carried, page.followed, *gym.targets],
+        # Never the name itself: an answer that comes late would take back what was typed meanwhile.
+        [page.carried, page.followed, *(each for each in gym.targets if each is not gym.lora_name)],
         trigger_mode="always_last",
         **QUIET,
     )
     # FluxGym generates its script a second after any typing. Where that began before the boxes were changed it may end
-    # after, with what they held: the last word is had with what they hold now.
-    changed.then(partial(generate, gym), [page.followed, *gym.inputs], gym.outputs, **QUIET)
+    # after, with what they held: the last word is had with what they hold now, in the queue of FluxGym's own function.
+    changed.then(
+        partial(generate, gym),
+        [page.followed, *gym.inputs],
+        gym.outputs,
+        concurrency_id=str(id(gym.generate)),
+        trigger_mode="always_last",
+        **QUIET,
+    )
 
 
 def carry(
@@ -70,7 +78,9 @@ def follow(tab: Tab, gym: Gym, carried: Carried | None, *values: Any) -> Updates
         # While a name is typed letter by letter, the boxes change at its first one.
         return {tab.page.followed: carried is not None and carried.is_out}
     gr.Info(done.told)
-    return {tab.page.carried: done.carried, tab.page.followed: True, **_of_gym(gym, done)}
+    updates = _of_gym(gym, done)
+    updates.pop(gym.lora_name, None)
+    return {tab.page.carried: done.carried, tab.page.followed: True, **updates}
 
 
 def generate(gym: Gym, followed: bool, *values: Any) -> Updates:
