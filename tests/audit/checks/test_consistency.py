@@ -58,7 +58,7 @@ def test_a_schedule_of_other_groups_is_of_another_training(world: World, rates: 
     report = judge_state(world)
 
     assert outcome(report) == ("damaged", ["scheduler-groups-differ"])
-    assert f"a learning rate for {rates} parameter groups, the optimizer has 2" in report.findings[0].message
+    assert f"learning rates for {rates} parameter groups, the optimizer has 2" in report.findings[0].message
 
 
 # Two saves in one directory

@@ -186,7 +186,7 @@ def test_another_alpha_trains_with_another_scale(stepped: RunReport) -> None:
     (found,) = judged(facts_of(stepped), script_of(stepped, network_alpha=("8",)))
     assert (found.code, found.severity) == ("script-alpha", Severity.FIXABLE)
     assert "--network_alpha 1; the train script has --network_alpha 8" in found.message
-    assert "counts 8 times as much" in found.effect
+    assert "changes by a factor of 8 from" in found.effect
     assert found.cure == "Set --network_alpha 1 in the train script again."
 
 
@@ -194,7 +194,7 @@ def test_an_alpha_that_was_dropped_is_one(stepped: RunReport) -> None:
     facts = of_network(stepped, full_size(4), 16.0)
     (found,) = judged(facts, script_of(stepped))
     assert "the train script has no --network_alpha, which means 1." in found.message
-    assert "0.0625 times" in found.effect
+    assert "a factor of 0.0625" in found.effect
 
 
 @pytest.mark.parametrize(
