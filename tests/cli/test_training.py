@@ -89,7 +89,7 @@ def test_a_script_that_would_begin_anew_is_not_started_unasked(run: Path) -> Non
     assert done("watch", run).returncode == 0
     refused = done("watch", run)
     assert refused.returncode == 2
-    assert "begins at epoch 1 and overwrites" in refused.stderr
+    assert "begins at epoch 1 and sets aside what is there" in refused.stderr
     assert done("watch", run, "--fresh").returncode == 0
 
 

@@ -57,7 +57,7 @@ def test_a_run_that_was_never_started_can_be(world: World, started: list[Start])
         "", False, True, False, True,
     )  # fmt: skip
     told = presenter(world).training.start(RUN_NAME, bring_back=True)
-    assert "it begins at epoch 1 and overwrites" in told.message
+    assert "it begins at epoch 1 and sets aside what is there" in told.message
     assert "There are 4 checkpoints." in told.message
     assert (told.done, started) == (False, [])
     assert told.question is not None
