@@ -89,9 +89,12 @@ def interpreter_updates(page: Page, now: InterpreterView, before: InterpreterVie
     }
 
 
-def run_updates(page: Page, view: RunView, before: RunView | None = None) -> Updates:
-    """A run, of ``page.run_parts``; nothing at all where nothing differs, so that a refresh moves nothing."""
-    if view == before:
+def run_updates(page: Page, view: RunView, before: RunView | None = None, *, again: bool = False) -> Updates:
+    """A run, of ``page.run_parts``; nothing at all where nothing differs, so that a refresh moves nothing.
+
+    :param again: send it whether it differs or not; what the user ticked or closed stays all the same.
+    """
+    if view == before and not again:
         return unchanged(page.headline)
     return {
         page.headline: view.headline,
@@ -112,11 +115,17 @@ def run_updates(page: Page, view: RunView, before: RunView | None = None) -> Upd
 
 
 def _disk_updates(page: Page, view: RunView, before: RunView | None) -> Updates:
-    """The disk; what is ticked stays while the choice is the same, and what the user closed stays closed."""
+    """The disk; what is ticked stays while it is offered, and what the user closed stays closed."""
     choices, same_run = list(view.disk.choices), before is not None and before.run == view.run
     updates: Updates = {page.disk: view.disk.view, page.remove: visible(bool(choices))}
     if before is None or not same_run or before.disk.choices != view.disk.choices:
-        updates[page.removable] = gr.update(choices=choices, value=[], visible=bool(choices))
+        offered = {name for _, name in choices}
+        known = before.disk.choices if before is not None and same_run else ()
+        # A refresh that only adds or rewords must not take a tick away under the user's hand.
+        keeps = bool(known) and offered.issuperset(name for _, name in known)
+        cleared: Updates = {page.removable: gr.update(choices=choices, value=[], visible=bool(choices))}
+        kept: Updates = {page.removable: gr.update(choices=choices, visible=True)}
+        updates |= kept if keeps else cleared
     was_tight = before is not None and same_run and before.disk.is_tight
     if view.disk.is_tight and not was_tight:
         updates[page.disk_part] = gr.update(open=True)

@@ -9,6 +9,7 @@ import gradio as gr
 import pytest
 
 from checkpoint_core.tab.interpreter_picker import InterpreterView
+from checkpoint_core.tab.page_names import PageName
 from checkpoint_core.tab.presenter import RunView
 from checkpoint_core.tab.results import ActionResult, Written
 from checkpoint_core.tab.training_presenter import DiskView, TrainingView
@@ -66,6 +67,13 @@ def test_what_is_ticked_stays_while_the_choice_is_the_same(page: Page) -> None:
     assert run_updates(page, replace(selected, run="other"), VIEW)[page.removable]["value"] == []
     more = replace(selected, disk=replace(DISK, choices=()))
     assert run_updates(page, more, VIEW)[page.removable] == gr.update(choices=[], value=[], visible=False)
+
+
+def test_what_is_ticked_stays_when_another_choice_comes_or_all_is_sent_again(page: Page) -> None:
+    assert page.removable not in run_updates(page, VIEW, VIEW, again=True)
+    added = [*DISK.choices, ("another", PageName("another"))]
+    sent = run_updates(page, replace(VIEW, disk=replace(DISK, choices=tuple(added))), VIEW)[page.removable]
+    assert sent == gr.update(choices=added, visible=True)
 
 
 def test_the_disk_is_opened_when_it_becomes_tight_and_not_again(page: Page) -> None:

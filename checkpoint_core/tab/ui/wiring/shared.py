@@ -40,7 +40,7 @@ def show(
         for name, value in chosen.items():
             setattr(session, name, value)
         view, before = session.look(tab.presenter)
-        updates = run_updates(tab.page, view, None if again else before)
+        updates = run_updates(tab.page, view, before, again=again)
         if view.headline != (before.headline if before else ""):
             updates.update(_relabelled(tab, session))
         return updates
