@@ -86,10 +86,13 @@ def _carried_out(run: Path, plan: SetAside) -> Replaced | None:
     if not plan.kept:
         return None
     _check(run, plan)
-    record = _record(run, plan)
-    folder = inside(run, record)
+    return _moved(run, _record(run, plan))
+
+
+def _moved(run: Path, record: Replaced) -> Replaced | None:
+    """Carry a record out, or leave everything as it was."""
     try:
-        own_folder(folder)
+        own_folder(inside(run, record))
         write_replaced(run, record)
         return _carry(run, record)
     except BaseException:
@@ -143,19 +146,17 @@ def _is_plain(path: Path) -> bool:
 
 
 def _record(run: Path, plan: SetAside) -> Replaced:
-    moment = datetime.now(timezone.utc)
     entries = tuple(
         ReplacedEntry(each.save.name, each.is_copy, each.beside, size_of(run / each.save.name))
         for each in plan.kept
     )
-    what = plan.hidden or "the last save"
-    return Replaced(
-        f"{moment:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}",
-        f"{moment:%Y-%m-%dT%H:%M:%SZ}",
-        MOVING,
-        what,
-        entries,
-    )
+    return _new_record(plan.hidden or "the last save", entries)
+
+
+def _new_record(what: str, entries: tuple[ReplacedEntry, ...]) -> Replaced:
+    moment = datetime.now(timezone.utc)
+    identity = f"{moment:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+    return Replaced(identity, f"{moment:%Y-%m-%dT%H:%M:%SZ}", MOVING, what, entries)
 
 
 def _carry(run: Path, record: Replaced) -> Replaced | None:
@@ -282,21 +283,8 @@ def _make_place(run: Path, record: Replaced) -> Replaced | None:
     taken = [entry.name for entry in _present(run, record) if os.path.lexists(run / entry.name)]
     if not taken:
         return None
-    moment = datetime.now(timezone.utc)
-    other = Replaced(
-        f"{moment:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}",
-        f"{moment:%Y-%m-%dT%H:%M:%SZ}",
-        MOVING,
-        f"what was there when {record.what} came back",
-        tuple(ReplacedEntry(name, size_bytes=size_of(run / name)) for name in taken),
-    )
-    try:
-        own_folder(inside(run, other))
-        write_replaced(run, other)
-        return _carry(run, other)
-    except BaseException:
-        _take_back(run, other)
-        raise
+    entries = tuple(ReplacedEntry(name, size_bytes=size_of(run / name)) for name in taken)
+    return _moved(run, _new_record(f"what was there when {record.what} came back", entries))
 
 
 def _restore_free(run: Path, record: Replaced) -> None:
