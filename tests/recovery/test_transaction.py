@@ -311,19 +311,8 @@ _KILLED = """
 import os, sys
 from pathlib import Path
 from checkpoint_core.recovery import transaction
+from tests.recovery.killing import die_at
 from tests.recovery.test_transaction import plan_of
-def die_at(number):
-    count = 0
-    def counted(call):
-        def wrapper(*args, **kwargs):
-            nonlocal count
-            if count == number:
-                os._exit(137)
-            count += 1
-            return call(*args, **kwargs)
-        return wrapper
-    for name in "open write fsync close chmod chown replace rename link unlink utime mkdir rmdir".split():
-        setattr(os, name, counted(getattr(os, name)))
 for number, folder in enumerate(sys.argv[2:]):
     run = Path(folder)
     child = os.fork()
